@@ -1,0 +1,40 @@
+# The two commands of this project: `make run` and `make test`. Each works alone on a fresh clone.
+PYTHON ?= python3
+AS ?= alice
+BIN := .venv/bin
+
+.PHONY: help install run test check lock
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+install: .venv/installed ## make .venv with Safelight in it
+
+run: .venv/installed ## start three nodes and open alice's REPL (AS=bob for another user)
+	@$(BIN)/safelight run --user "$(AS)"
+
+test: .venv/installed-dev ## run the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/installed-dev ## format check, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lock: .venv/installed-dev ## resolve requirements*.lock anew from pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --group dev -o requirements-dev.lock
+
+.venv/installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Safelight needs Python 3.11 or newer: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv .venv
+	@echo "Installing Safelight into .venv (once) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.lock
+	@echo "Installing the test tools into .venv (once) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@

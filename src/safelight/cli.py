@@ -1,0 +1,296 @@
+"""Commands, options and exit codes. No logic: each command imports what does the work, and only that.
+
+Exit codes: 0, it is done; 1, it is not, and one line on standard error says why; 2, the command line is wrong;
+130, stopped by Ctrl-C. `up` and `server` are meant to be stopped: with them Ctrl-C ends in 0.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from safelight import __version__
+from safelight.client.arguments import Decorator, decrypt_arguments, stacked, upload_arguments
+from safelight.errors import SafelightError
+
+if TYPE_CHECKING:
+    from safelight.config import Config
+
+T = TypeVar("T")
+
+
+# -- options: each setting of config.Config that a command takes, as --option and as SAFELIGHT_OPTION --
+
+
+def _setting(name: str, metavar: str, text: str, kind: Any = str) -> Decorator:
+    variable = f"SAFELIGHT_{name.upper()}"
+    return click.option(
+        f"--{name.replace('_', '-')}", metavar=metavar, help=text, type=kind, envvar=variable, show_envvar=True
+    )
+
+
+_common = stacked(
+    click.option(
+        "--config",
+        "file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        envvar="SAFELIGHT_CONFIG",
+        show_envvar=True,
+        help="Configuration file (TOML), instead of your own one.",
+    ),
+    _setting("servers", "HOST:PORT,...", "Addresses of node 1, node 2, ... [default: three on 127.0.0.1:8001-8003]"),
+    click.option("--nodes", type=int, metavar="N", help="Instead of --servers: N nodes on this machine."),
+    click.option("--base-port", type=int, metavar="PORT", help="Instead of --servers: the port of node 1."),
+    _setting("tls_ca", "FILE", "PEM file of the authority to believe."),
+    click.option(
+        "--insecure-http",
+        is_flag=True,
+        default=None,
+        envvar="SAFELIGHT_INSECURE_HTTP",
+        show_envvar=True,
+        help="Plain HTTP beyond loopback: tokens and images cross the network readable.",
+    ),
+)
+_data_dir = _setting("data_dir", "DIR", "Keyring, users and state of this machine's nodes.")
+_of_nodes = stacked(
+    _data_dir,
+    _setting("heartbeat", "SECONDS", "Between two heartbeats.", float),
+    _setting("body_timeout", "SECONDS", "How long a body may stand still.", float),
+    _setting("drain_timeout", "SECONDS", "For what was granted before a stop.", float),
+    _setting("tls_certificate", "FILE", "PEM file of this node's certificate."),
+    _setting("tls_key", "FILE", "PEM file of its private key."),
+)
+_of_clients = stacked(
+    _setting("client_dir", "DIR", "Your tokens and the REPL's history."),
+    _setting("timeout", "SECONDS", "How long to look for a leader.", float),
+)
+_max_image_size = _setting("max_image_size", "SIZE", "Largest image, such as 512M or 16 GiB.")
+_user = click.option(
+    "--user", required=True, metavar="NAME", envvar="SAFELIGHT_USER", show_envvar=True, help="Whose images they are."
+)
+
+
+def _configured(*options: Decorator) -> Decorator:
+    """Add options of the configuration; the command gets the `Config` itself, first, instead of them."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def command(
+            file: Path | None, nodes: int | None, base_port: int | None, insecure_http: bool | None, **rest: Any
+        ) -> Any:
+            from safelight.config import Config, load, local_servers
+
+            said = {key: rest.pop(key) for key in [*rest] if key in Config.__struct_fields__}
+            if nodes is not None or base_port is not None:
+                if _on_command_line("servers"):
+                    raise click.UsageError("--servers says it all: leave out --nodes and --base-port")
+                said["servers"] = local_servers(3 if nodes is None else nodes, 8001 if base_port is None else base_port)
+            return function(load(file, {**said, "insecure_http": insecure_http}), **rest)
+
+        return stacked(_common, *options)(command)
+
+    return decorate
+
+
+def _on_command_line(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+# -- commands --
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="safelight", message="%(prog)s %(version)s")
+def safelight() -> None:
+    """A fault-tolerant cluster that encrypts people's images.
+
+    To begin with, type: safelight run --user alice
+    """
+
+
+@safelight.command()
+@click.argument("node", type=int)
+@click.option("--until-eof", is_flag=True, hidden=True)
+@_configured(_of_nodes, _max_image_size)
+def server(config: Config, node: int, until_eof: bool) -> None:
+    """One node in the foreground: NODE is its place in --servers, from 1."""
+    from safelight.node.server import run
+
+    run(config, node, until_eof=until_eof)
+
+
+@safelight.command()
+@_configured(_of_nodes, _max_image_size)
+def up(config: Config) -> None:
+    """All nodes in one terminal; Ctrl-C stops them."""
+    from safelight.launch import up
+
+    up(config)
+
+
+@safelight.command()
+@_user
+@_configured(_of_nodes, _of_clients, _max_image_size)
+def run(config: Config, user: str) -> None:
+    """All nodes, and a user's REPL on top.
+
+    When standard input is not a terminal the commands are read from it; the exit code is 0 if all of them succeeded.
+    """
+    from safelight.launch import run
+
+    _finish(run(config, user))
+
+
+@safelight.command()
+@click.argument("user")
+@_configured(_of_clients, _max_image_size)
+def client(config: Config, user: str) -> None:
+    """The REPL of USER: upload, decrypt, status, help, quit."""
+    from safelight.client.console import Transcript
+    from safelight.client.repl import converse
+
+    _finish(_complete(converse(config, user, Transcript(dialogue=True))))
+
+
+@safelight.command()
+@upload_arguments
+@_user
+@click.option("--quiet", is_flag=True, help="Print the new paths only, one a line.")
+@_configured(_of_clients, _max_image_size)
+def upload(config: Config, user: str, quiet: bool, **options: Any) -> None:
+    """Encrypt images. Goes on after a failure; the exit code is 0 if all succeeded."""
+    from safelight.client.commands import upload
+
+    _finish(_complete(upload(config, user, quiet=quiet, **options)))
+
+
+@safelight.command()
+@decrypt_arguments
+@_user
+@click.option("--quiet", is_flag=True, help="Print the new paths only, one a line.")
+@_configured(_of_clients, _max_image_size)
+def decrypt(config: Config, user: str, quiet: bool, **options: Any) -> None:
+    """Open encrypted images again. Goes on after a failure; the exit code is 0 if all succeeded."""
+    from safelight.client.commands import decrypt
+
+    _finish(_complete(decrypt(config, user, quiet=quiet, **options)))
+
+
+@safelight.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_configured(_of_clients)
+def status(config: Config, as_json: bool) -> None:
+    """Every node: role, epoch, leader, and what it does and has done. The exit code is 0 if there is a leader."""
+    from safelight.client.commands import status
+
+    _finish(_complete(status(config, as_json=as_json)))
+
+
+@safelight.command()
+@_configured(_data_dir)
+def init(config: Config) -> None:
+    """Make the keyring and the identity of a new cluster (on loopback the nodes do so by themselves)."""
+    from safelight.node.datadir import create_cluster
+
+    keyring = create_cluster(config.data_dir)
+    click.echo(f"Cluster {keyring.cluster_id} is made. Its keyring is in: {config.data_dir}")
+
+
+@safelight.command()
+@click.argument("user")
+@_configured(_of_clients)
+def token(config: Config, user: str) -> None:
+    """The fingerprint of USER's token, for the operator who adds the user. It is no secret; the token is."""
+    from safelight.client.commands import fingerprint
+
+    click.echo(_complete(fingerprint(config, user)))
+
+
+@safelight.group()
+def user() -> None:
+    """Users of this machine's nodes."""
+
+
+@user.command()
+@click.argument("name")
+@click.argument("fingerprint")
+@_configured(_data_dir)
+def add(config: Config, name: str, fingerprint: str) -> None:
+    """Admit user NAME, who has the token with this FINGERPRINT (64 hex digits)."""
+    from safelight.node.users import add
+
+    new = add(config.data_dir, name, fingerprint)
+    click.echo(f"{name} may use this cluster now." if new else f"{name} could use this cluster already.")
+
+
+@safelight.command()
+@click.option("--to", type=click.Path(path_type=Path), default="demo", show_default=True, help="For the picture.")
+def demo(to: Path) -> None:
+    """Watch a failover: a cluster of its own encrypts a photograph, loses its leader, and goes on."""
+    from safelight.demo.walkthrough import walk_through
+
+    walk_through(to)
+
+
+# -- exit codes --
+
+
+def main() -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):  # a ✓ or a file's name that the terminal cannot show is no error
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        code = safelight.main(prog_name="safelight", standalone_mode=False)
+        sys.stdout.flush()
+    except SafelightError as error:
+        code = _complain(str(error), 1)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "safelight"
+        code = _complain(f"{error.format_message()} (see: {path} --help)", 2)
+    except click.ClickException as error:
+        code = _complain(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        code = 1
+    if code == 1:
+        _silence_broken_pipe()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"safelight: {message}", err=True)
+    return code
+
+
+def _silence_broken_pipe() -> None:
+    """Whoever read our output has gone: Python would complain when it flushes the rest."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _finish(succeeded: bool) -> None:
+    if not succeeded:
+        raise click.exceptions.Exit(1)
+
+
+def _complete(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
+    from safelight.cluster import unwinding
+
+    with unwinding():
+        return asyncio.run(work)

@@ -1,0 +1,37 @@
+"""What `upload` and `decrypt` take: the same in the REPL and on the command line, so it is said once, here."""
+
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import click
+
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
+
+
+def stacked(*decorators: Decorator) -> Decorator:
+    """One decorator for many; the first is the outermost."""
+    return lambda function: reduce(lambda inner, each: each(inner), reversed(decorators), function)
+
+
+def _to(default: str, what: str) -> Decorator:
+    directory = click.Path(path_type=Path)
+    return click.option(
+        "--to", type=directory, default=default, show_default=True, help=f"Directory for the {what} images."
+    )
+
+
+_paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+_scheme = click.option(
+    "--scheme",
+    type=click.Choice(["sealed", "classic"]),
+    default="sealed",
+    show_default=True,
+    help="'classic' is AES-128-CTR under SHA-256 of the user name: for teaching; it protects nothing.",
+)
+_any = click.option("--any", "any_type", is_flag=True, help="Take files that are no images, too.")
+
+upload_arguments = stacked(_paths, _to("images", "encrypted"), _scheme, _any)
+decrypt_arguments = stacked(_paths, _to("decrypted", "decrypted"), _scheme)

@@ -1,0 +1,211 @@
+"""What a person sees: the transcript of an upload, the table of the nodes, a bar while it takes longer than a blink.
+
+Lines go to standard output; what moves (bar, spinner) and what nodes say goes to standard error, and what moves
+is only shown on a terminal. Everything that comes from elsewhere (names, a server's words) is shown without its
+control characters: a terminal would obey them.
+"""
+
+import asyncio
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+from safelight.client.status import ServerStatus
+from safelight.sizes import human_size
+
+BLINK = 0.3  # seconds; what is over sooner shows no bar
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # Cc, and what reverses the direction
+_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Lines as they are: not wrapped, nothing in them interpreted; colours on a terminal, unless NO_COLOR."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    return _CONTROL.sub("�", text)
+
+
+def node_line(node: int, line: str, *, dim: bool = False) -> Text:
+    """`Node 2: …`, the name in the node's colour; nodes name themselves in most lines, but not twice here."""
+    name = f"Node {node}: "
+    text = line.removeprefix(name).removeprefix("safelight: ")
+    style = "dim" if dim else ""
+    return Text.assemble((name, f"{style} {_COLOURS[(node - 1) % len(_COLOURS)]}".strip()), (plain(text), style))
+
+
+class Transcript:
+    """The mission's lines for each image, as feedback of a session. All methods are for the event loop's thread."""
+
+    def __init__(self, *, dialogue: bool, quiet: bool = False) -> None:
+        """`dialogue`: failures are part of the conversation; otherwise they go to standard error.
+
+        `quiet`: of what succeeds only the new file's path is shown, for programs.
+        """
+        self._lines = console()
+        self._moving = console(stderr=True)
+        self._dialogue = dialogue
+        self._quiet = quiet
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._timer: asyncio.TimerHandle | None = None
+        self._text = ""
+        self._done = 0
+        self._total: int | None = None
+
+    # -- feedback of a session --
+
+    def broadcasting(self) -> None:
+        self._tell("Broadcasting...")
+
+    def declined(self, server: int, detail: str) -> None:
+        self._tell(f"  - Server {server} declined: {detail}")
+
+    def unreachable(self, server: int, detail: str) -> None:
+        self._tell(f"  - Server {server} unreachable: {detail}", "yellow")
+
+    def waiting(self, reason: str) -> None:
+        self._move(plain(reason), 0, None)
+
+    def progress(self, done: int, total: int) -> None:
+        self._move("", done, total)
+
+    def processed(self, server: int) -> None:
+        self.say(f"  ✓ Leader (server {server}) processed request", "green")
+
+    # -- what follows --
+
+    def succeeded(self, what: str, path: Path) -> None:
+        """`what` was done: "Encrypted" or "Decrypted"."""
+        self.say("✓ Success!", "green")
+        self.say(f"{what} image saved to: {path}")
+        if self._quiet:
+            print(path, flush=True)  # as it is, not made plain: a program opens it
+
+    def failed(self, message: str) -> None:
+        self.settle()
+        if self._dialogue:
+            self.say(f"✗ {message}", "red")
+        else:
+            self._moving.print(Text(f"safelight: {plain(message)}"))
+
+    def say(self, line: str, style: str = "") -> None:
+        self.settle()
+        if not self._quiet:
+            self._lines.print(Text(plain(line), style))
+
+    def node(self, node: int, line: str) -> None:
+        """What a node says meanwhile: above the bar, if there is one."""
+        self._moving.print(node_line(node, line, dim=True))
+
+    def status(self, servers: list[ServerStatus]) -> None:
+        self.settle()
+        for line in status_lines(servers):
+            self._lines.print(line)
+
+    def settle(self) -> None:
+        """Take away what moves."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _tell(self, line: str, style: str = "") -> None:
+        """A line in the middle of work: what moved before it goes on below."""
+        self.say(line, style)
+        self._move(self._text, self._done, self._total)
+
+    # -- what moves --
+
+    def _move(self, text: str, done: int, total: int | None) -> None:
+        other_kind = (total is None) != (self._total is None)
+        self._text, self._done, self._total = text, done, total
+        if self._progress is not None and other_kind:
+            self.settle()
+            self._appear()
+        elif self._progress is not None:
+            self._progress.update(self._task, description=text, completed=done, total=total)
+        elif self._timer is None and sys.stderr.isatty() and self._moving.is_interactive:
+            self._timer = asyncio.get_running_loop().call_later(BLINK, self._appear)
+
+    def _appear(self) -> None:
+        columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
+        if self._total is not None:
+            columns = [
+                BarColumn(),
+                DownloadColumn(binary_units=True),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            ]
+        self._timer = None
+        self._progress = Progress(
+            *columns, console=self._moving, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._task = self._progress.add_task(self._text, completed=self._done, total=self._total)
+        self._progress.start()
+
+
+_LEFT = ("NODE", "ADDRESS", "ROLE", "EPOCH", "LEADER")
+_RIGHT = ("UPTIME", "IN FLIGHT", "IMAGES", "BYTES", "DECLINES")
+
+
+def status_lines(servers: Iterable[ServerStatus]) -> list[Text]:
+    """A table with one line for each node; the leader's is bold, and who cannot be reached has the reason behind it.
+
+    What others heard of such a node is shown; what it said of the election is not: it may be a dead node's word.
+    """
+    rows: list[tuple[str, ...]] = [(*_LEFT, *_RIGHT)]
+    ends, styles = [""], ["dim"]
+    for status in servers:
+        load = status.load
+        known = load is not None and not status.heard
+        counts = (
+            (
+                _duration(load.uptime),
+                f"{load.in_flight}",
+                f"{load.images}",
+                human_size(load.bytes),
+                f"{load.declines}",
+            )
+            if load
+            else ("-",) * len(_RIGHT)
+        )
+        state = (load.role, f"{load.counter}", f"{load.leader or '-'}") if load and known else ("unreachable", "-", "-")
+        rows.append((f"{status.server}", status.address, *state, *counts))
+        ends.append("" if known else f"  {status.problem}" + ("; its numbers by heartbeat" if status.heard else ""))
+        styles.append(("bold" if load and load.leader == load.node else "") if known else "yellow")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [Text(plain(_aligned(row, widths) + end), style) for row, end, style in zip(rows, ends, styles, strict=True)]
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
+    padded = [
+        cell.ljust(width) if column < len(_LEFT) else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(padded)
+
+
+def _duration(seconds: float) -> str:
+    for length, unit, below in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
+        if seconds < length * below:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds // 86400:.0f} d"

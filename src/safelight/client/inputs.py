@@ -1,0 +1,125 @@
+"""Input files, checked before a byte of them is sent.
+
+An image is opened once and read by position, so that every attempt sends the same file, and a file that
+changes meanwhile is noticed before its last byte has gone out.
+"""
+
+import difflib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from safelight.errors import SafelightError, reason
+from safelight.imagetypes import HEAD, ImageType, sniff
+from safelight.names import shown
+from safelight.sizes import human_size
+
+
+class CannotRead(SafelightError):
+    """A file that cannot be uploaded."""
+
+
+class ChangedWhileReading(CannotRead):
+    """The file is not the one any more whose size was announced."""
+
+
+class Source:
+    """An open image whose size is known and which can be read from the start any number of times."""
+
+    def __init__(self, path: Path, descriptor: int, image_type: ImageType | None) -> None:
+        found = os.fstat(descriptor)
+        self.path = path
+        self.size = found.st_size  # bytes
+        self.modified = int(found.st_mtime)  # Unix time, seconds
+        self.type = image_type
+        self._descriptor = descriptor
+        self._state = (found.st_size, found.st_mtime_ns)
+
+    @property
+    def extension(self) -> str:
+        """The type's, without a dot, for a name that has no suffix; '' if the type is not known."""
+        return self.type.extension if self.type else ""
+
+    def chunks(self, length: int = 1 << 20) -> Iterator[bytes]:
+        """All `size` bytes from the start, at most `length` at a time; iterators do not disturb each other.
+
+        Raises ChangedWhileReading, at the latest instead of the last piece: so whoever waits for `size` bytes
+        never gets a complete image that is a mixture of two.
+        """
+        offset = 0
+        while offset < self.size:
+            try:
+                chunk = os.pread(self._descriptor, min(length, self.size - offset), offset)
+                now = os.fstat(self._descriptor)
+            except OSError as error:
+                raise CannotRead(f"cannot read {shown(str(self.path))}: {reason(error)}") from error
+            if not chunk or (now.st_size, now.st_mtime_ns) != self._state:
+                raise ChangedWhileReading(f"{shown(str(self.path))} changed while it was read; try again")
+            offset += len(chunk)
+            yield chunk
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def open_image(path: Path, *, any_type: bool, max_size: int) -> Source:
+    """Open an image to upload. Raises CannotRead, in one line, for whatever should not be sent.
+
+    That is: nothing there, not a regular file, empty, more than `max_size` bytes, or (unless `any_type`) not
+    an image. A pipe or a device is refused without waiting for it.
+    """
+    quoted = shown(str(path))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError as error:
+        raise CannotRead(f"{quoted} does not exist{_meant(path)}") from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise CannotRead(f"{quoted} is not a regular file; give the path of an image") from error
+        raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
+    with ExitStack() as on_failure:
+        on_failure.callback(os.close, descriptor)
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise CannotRead(f"{quoted} is a directory; give the path of an image")
+        if not stat.S_ISREG(found.st_mode):
+            raise CannotRead(f"{quoted} is not a regular file; give the path of an image")
+        if found.st_size == 0:
+            raise CannotRead(f"{quoted} is empty")
+        if found.st_size > max_size:
+            size, limit = human_size(found.st_size), human_size(max_size)
+            if size == limit:
+                size, limit = f"{found.st_size} bytes", f"{max_size} bytes"
+            raise CannotRead(
+                f"{quoted} is too large: {size}, where {limit} are allowed; raise max_image_size in the configuration"
+            )
+        try:
+            image_type = sniff(os.pread(descriptor, HEAD, 0))
+        except OSError as error:
+            raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
+        if image_type is None and not any_type:
+            raise CannotRead(f"{quoted} is not an image of a known type; give --any to encrypt it nevertheless")
+        source = Source(path, descriptor, image_type)
+        on_failure.pop_all()
+        return source
+
+
+def _meant(path: Path) -> str:
+    """A hint at the files beside `path` with nearly its name, or ''."""
+    try:
+        close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.75)
+    except OSError:
+        return ""
+    return f"; did you mean {shown(str(path.with_name(close[0])))}?" if close else ""

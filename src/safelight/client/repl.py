@@ -1,0 +1,307 @@
+"""The conversation: a line is read, done, answered. An error is an answer, too; only `quit` and Ctrl-D end it.
+
+On a terminal lines come from prompt_toolkit, with completion and a history. Otherwise they come from standard input,
+each is shown as if it had been typed, and whoever started us learns whether all of them succeeded.
+"""
+
+import asyncio
+import difflib
+import glob
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from safelight.client.arguments import Decorator, decrypt_arguments, upload_arguments
+from safelight.client.commands import Commands, leader_of
+from safelight.client.console import Transcript
+from safelight.client.session import Session
+from safelight.client.status import survey
+from safelight.config import Config
+from safelight.errors import SafelightError
+from safelight.names import shown
+from safelight.protocol import Scheme
+
+if TYPE_CHECKING:
+    from prompt_toolkit.completion import Completer
+    from prompt_toolkit.history import History
+
+HELP = """\
+upload PATH…     encrypt images into images/          [--scheme classic] [--any] [--to DIR]
+decrypt PATH…    open them again into decrypted/      [--scheme classic] [--to DIR]
+status           every node: who leads, what it does and has done
+help             this list; upload --help and decrypt --help say more
+quit             or Ctrl-D; Ctrl-C stops what is running
+Paths may be quoted, begin with ~, and be patterns such as *.png"""
+
+NAMES = ("upload", "decrypt", "status", "help", "quit", "exit")
+OPTIONS = {"upload": ("--scheme", "--any", "--to"), "decrypt": ("--scheme", "--to")}
+
+
+class Repl:
+    """One user's conversation. `execute` is all of it that does not depend on where the lines come from."""
+
+    def __init__(self, config: Config, session: Session, transcript: Transcript) -> None:
+        self.done = False
+        self._config = config
+        self._transcript = transcript
+        self._commands = Commands(session, transcript)
+
+    async def execute(self, line: str) -> bool:
+        """Do what one line says. Whatever fails is told, and False."""
+        try:
+            words = split(line)
+            return await self._dispatch(words[0], words[1:]) if words else True
+        except SafelightError as error:
+            self._transcript.failed(str(error))
+        except click.exceptions.Exit:  # from --help
+            return True
+        except click.ClickException as error:
+            self._transcript.failed(error.format_message())
+        except Exception as error:
+            self._transcript.failed(f"this is a bug in Safelight, please report it: {error!r}")
+        finally:
+            self._transcript.settle()
+        return False
+
+    async def _dispatch(self, name: str, words: list[str]) -> bool:
+        match name:
+            case "upload":
+                options = _parse(name, upload_arguments, words)
+                return await self._commands.upload(
+                    expand(options["paths"]),
+                    to=options["to"].expanduser(),
+                    scheme=Scheme(options["scheme"]),
+                    any_type=options["any_type"],
+                )
+            case "decrypt":
+                options = _parse(name, decrypt_arguments, words)
+                return await self._commands.decrypt(
+                    expand(options["paths"]),
+                    to=options["to"].expanduser(),
+                    scheme=Scheme(options["scheme"]),
+                )
+            case "status" | "help" | "quit" | "exit" if words:
+                raise SafelightError(f"{name} takes nothing after it")
+            case "status":
+                servers = await survey(self._config)
+                self._transcript.status(servers)
+                return leader_of(servers) is not None
+            case "help":
+                for line in HELP.splitlines():
+                    self._transcript.say(line)
+            case "quit" | "exit":
+                self.done = True
+            case _:
+                close = difflib.get_close_matches(name.lower(), NAMES, n=1)
+                hint = f"did you mean {close[0]}?" if close else "help lists all there are"
+                raise SafelightError(f"there is no command {shown(name)}; {hint}")
+        return True
+
+
+def split(line: str) -> list[str]:
+    """The words of a line, quotes and backslashes as in a shell. Raises SafelightError."""
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        what = "a quote is not closed" if "quot" in str(error) else "nothing follows the last backslash"
+        raise SafelightError(f"{what}; write a path with spaces as 'my photo.png'") from None
+
+
+def expand(paths: Iterable[str]) -> list[Path]:
+    """`~` and patterns, as in a shell; what exists is taken literally. Raises SafelightError for no match."""
+    found: list[Path] = []
+    for path in paths:
+        home = os.path.expanduser(path)
+        if os.path.lexists(home) or not glob.has_magic(home):
+            found.append(Path(home))
+        elif matches := [match for match in sorted(glob.glob(home)) if not os.path.isdir(match)]:
+            found += map(Path, matches)
+        else:
+            raise SafelightError(f"no file matches {shown(path)}")
+    return found
+
+
+def completions(line: str) -> Iterator[tuple[str, str, int]]:
+    """For the line up to the cursor: (what to insert, what to show, how many characters it replaces)."""
+    raw, word, before = _last_word(line)
+    if not before:
+        yield from ((name + " ", name, len(raw)) for name in NAMES if name.startswith(word))
+        return
+    if word.startswith("-"):
+        options = OPTIONS.get(before[0], ())
+        yield from ((option + " ", option, len(raw)) for option in options if option.startswith(word))
+    elif before[-1] == "--scheme":
+        yield from ((scheme + " ", scheme, len(raw)) for scheme in Scheme if scheme.startswith(word))
+    elif before[0] in OPTIONS:
+        yield from ((text, label, len(raw)) for text, label in _paths(word, directories=before[-1] == "--to"))
+
+
+def _last_word(line: str) -> tuple[str, str, list[str]]:
+    """The word at the cursor as typed (perhaps with an open quote) and as meant, and the words before it."""
+    start, quote, escaped = 0, "", False
+    for position, character in enumerate(line):
+        if escaped:
+            escaped = False
+        elif character == "\\" and quote != "'":
+            escaped = True
+        elif quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character.isspace():
+            start = position + 1
+    raw = line[start:]
+    closed = raw.removesuffix("\\") if escaped else raw
+    return raw, "".join(shlex.split(closed + quote)), shlex.split(line[:start])
+
+
+def _paths(word: str, *, directories: bool) -> Iterator[tuple[str, str]]:
+    folder, _, prefix = word.rpartition("/")
+    parent = folder + "/" if "/" in word else ""
+    try:
+        with os.scandir(os.path.expanduser(parent) or ".") as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries)
+    except OSError:
+        return
+    for name, is_directory in found:
+        hidden = name.startswith(".") and not prefix.startswith(".")
+        if hidden or not name.startswith(prefix) or (directories and not is_directory):
+            continue
+        if is_directory:  # the quote stays open: the path goes on
+            yield _quoted(parent + name + "/").removesuffix("'"), name + "/"
+        else:
+            yield _quoted(parent + name) + " ", name
+
+
+def _quoted(path: str) -> str:
+    home, slash, rest = path.partition("/")
+    if home.startswith("~") and slash:
+        return home + slash + (shlex.quote(rest) if rest else "")
+    return shlex.quote(path)
+
+
+def _parse(name: str, arguments: Decorator, words: list[str]) -> dict[str, Any]:
+    command = click.command(name)(arguments(lambda **options: options))
+    with command.make_context(name, list(words)) as context:
+        return context.params
+
+
+# -- where the lines come from --
+
+
+async def converse(config: Config, user: str, transcript: Transcript) -> bool:
+    """The whole conversation of `user`: on a terminal, or with standard input. False if anything failed in the latter.
+
+    Raises InvalidName for the user.
+    """
+    async with Session(config, user) as session:
+        repl = Repl(config, session, transcript)
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            await _on_terminal(repl, config, user, transcript)
+            return True
+        return await _through_pipe(repl, user, transcript)
+
+
+async def _through_pipe(repl: Repl, user: str, transcript: Transcript) -> bool:
+    succeeded = True
+    async for line in _standard_input():
+        if not line.strip():
+            continue
+        transcript.say(f"{user}> {line}")
+        succeeded &= await repl.execute(line)
+        if repl.done:
+            break
+    return succeeded
+
+
+async def _standard_input() -> AsyncIterator[str]:
+    """Read in a daemon thread and without a lock that others want: a read that never returns keeps nobody here."""
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def read() -> None:
+        with suppress(RuntimeError), open(0, "rb", buffering=0, closefd=False) as stream:  # the loop has ended
+            while line := stream.readline():
+                loop.call_soon_threadsafe(lines.put_nowait, os.fsdecode(line.rstrip(b"\r\n")))
+            loop.call_soon_threadsafe(lines.put_nowait, None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := await lines.get()) is not None:
+        yield line
+
+
+async def _on_terminal(repl: Repl, config: Config, user: str, transcript: Transcript) -> None:
+    from prompt_toolkit import PromptSession
+
+    transcript.say("Type help for the commands; Tab completes them and paths.", "dim")
+    prompt: PromptSession[str] = PromptSession(
+        history=_history(config.client_dir / "history"), completer=_completer(), complete_while_typing=False
+    )
+    while not repl.done:
+        try:
+            line = await prompt.prompt_async(f"{user}> ")
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            break
+        await _interruptible(repl.execute(line), transcript)
+
+
+async def _interruptible(work: Coroutine[Any, Any, bool], transcript: Transcript) -> None:
+    """Do it; Ctrl-C ends this, and not us."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    loop.add_signal_handler(signal.SIGINT, task.cancel)
+    try:
+        await asyncio.wait([task])
+        if task.cancelled():
+            transcript.failed("stopped by Ctrl-C")
+        else:
+            task.result()
+    finally:
+        task.cancel()
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def above_prompt(show: Callable[[], None]) -> None:
+    """Print while a prompt may be waiting: it is taken away and drawn again below. For the event loop's thread."""
+    from prompt_toolkit.application import get_app_or_none, run_in_terminal
+
+    app = get_app_or_none()
+    if app is not None and app.is_running:
+        run_in_terminal(show)
+    else:
+        show()
+
+
+def _history(file: Path) -> "History":
+    """Lines of earlier conversations; nobody else's to read, because paths say a lot."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    try:
+        file.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        with open(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600), "rb") as opened:
+            os.fchmod(opened.fileno(), 0o600)
+    except OSError:  # a read-only home is no reason not to work
+        return InMemoryHistory()
+    return FileHistory(file)
+
+
+def _completer() -> "Completer":
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+    from prompt_toolkit.document import Document
+
+    class ShellLike(Completer):
+        def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+            for text, label, length in completions(document.text_before_cursor):
+                yield Completion(text, start_position=-length, display=label)
+
+    return ShellLike()

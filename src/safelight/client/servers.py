@@ -1,0 +1,102 @@
+"""The servers that a client talks to, over connections that stay open from one image to the next."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from types import TracebackType
+from typing import Self, TypeVar
+
+import aiohttp
+import msgspec
+
+from safelight.config import Address, Config
+from safelight.protocol import MAX_JSON, Problem, Refusal, read_problem
+from safelight.tls import client_tls
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds; a machine that is up answers in less, one that is off does not answer at all."""
+
+KEEPALIVE = 60.0
+"""Seconds that an idle connection is kept; nodes keep theirs for longer."""
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+Broken = (aiohttp.ClientError, OSError, TimeoutError)
+"""What a request raises when the server, or the way to it, failed: whoever catches it may try again."""
+
+
+class Servers:
+    """An HTTP client for all nodes of one cluster; an async context manager."""
+
+    def __init__(self, config: Config) -> None:
+        self.addresses: dict[int, Address] = config.addresses
+        self._tls = client_tls(config)
+
+    async def __aenter__(self) -> Self:
+        self.http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=self._tls or True),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            auto_decompress=False,
+            raise_for_status=False,
+            read_bufsize=1 << 18,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.http.close()
+
+    async def ask(
+        self,
+        server: int,
+        method: str,
+        path: str,
+        answer: type[_T],
+        *,
+        token: str | None = None,
+        message: msgspec.Struct | None = None,
+    ) -> _T:
+        """One small request. Raises Refusal, and `Broken` where no answer comes."""
+        async with self.http.request(
+            method,
+            self.addresses[server].url + path,
+            headers={"Authorization": f"Bearer {token}"} if token else None,
+            data=msgspec.json.encode(message) if message is not None else None,
+            allow_redirects=False,
+        ) as response:
+            body = await read_small(response)
+            if response.status not in (200, 201):
+                raise read_problem(response.status, body)
+            try:
+                return msgspec.json.decode(body or b"{}", type=answer)
+            except msgspec.DecodeError:
+                raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
+
+
+async def read_small(response: aiohttp.ClientResponse) -> bytes:
+    """A body that ought to be a message of ours; the beginning of it, if it is longer than any."""
+    try:
+        return await response.content.readexactly(MAX_JSON)
+    except asyncio.IncompleteReadError as whole:
+        return whole.partial
+
+
+def reason(error: BaseException) -> str:
+    """Why a server could not be reached, in a few words."""
+    if isinstance(error, TimeoutError | aiohttp.ServerTimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is not trusted: set tls_ca"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "it does not speak TLS: check http and https"
+    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+        return "connection refused"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "there is no such host"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return "the connection broke"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "no usable answer"

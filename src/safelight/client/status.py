@@ -1,0 +1,78 @@
+"""How every server does: asked one by one, and completed by what the others heard of those that are silent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from safelight.client.servers import Broken, Servers, reason
+from safelight.config import Config
+from safelight.errors import SafelightError
+from safelight.protocol import API, Load, Refusal, Status
+
+PATIENCE = 1.0
+"""Seconds that a server has for its answer."""
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """One server: its load, or (None) the problem with it. `heard`: the load is known by hearsay alone."""
+
+    server: int
+    address: str
+    load: Load | None
+    problem: str = ""
+    heard: bool = False
+
+
+async def survey(config: Config) -> list[ServerStatus]:
+    """All servers, in the order of the configuration."""
+    async with Servers(config) as servers:
+        return await _survey(servers)
+
+
+async def wait_for_leader(config: Config, patience: float) -> int:
+    """The leader's number, once every server that answers agrees on it. Raises SafelightError."""
+    give_up = time.monotonic() + patience
+    async with Servers(config) as servers:
+        while True:
+            found = [status.load for status in await _survey(servers) if status.load and not status.heard]
+            leaders = {load.leader for load in found}
+            if len(leaders) == 1 and (leader := leaders.pop()) in {load.node for load in found}:
+                assert leader is not None
+                return leader
+            if time.monotonic() >= give_up:
+                raise SafelightError(
+                    f"the servers have elected no leader within {patience:g} s: see `safelight status`"
+                )
+            await asyncio.sleep(0.05)
+
+
+async def _survey(servers: Servers) -> list[ServerStatus]:
+    answers = dict(
+        zip(
+            servers.addresses,
+            await asyncio.gather(*(_ask(servers, server) for server in servers.addresses)),
+            strict=True,
+        )
+    )
+    heard = {load.node: load for answer in answers.values() if isinstance(answer, Status) for load in answer.nodes}
+    result = []
+    for server, answer in answers.items():
+        address = servers.addresses[server].netloc
+        if isinstance(answer, str):
+            hearsay = heard.get(server)
+            result.append(ServerStatus(server, address, hearsay, answer, heard=hearsay is not None))
+        else:
+            own = next((load for load in answer.nodes if load.node == answer.node), None)
+            result.append(ServerStatus(server, address, own, "" if own else "it says nothing of itself"))
+    return result
+
+
+async def _ask(servers: Servers, server: int) -> Status | str:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await servers.ask(server, "GET", f"{API}/status", Status)
+    except (Refusal, *Broken) as error:
+        return str(error) if isinstance(error, Refusal) else reason(error)

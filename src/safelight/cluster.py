@@ -1,0 +1,208 @@
+"""Nodes as child processes of this one: started, heard, killed and stopped; none of them outlives it.
+
+Each child is `python -m safelight server N` in a session of its own, so the terminal's Ctrl-C is ours to pass on.
+It holds the other end of a pipe that nothing is ever written to; when that pipe ends it stops. So a parent that
+is killed with SIGKILL takes its nodes along, too. The configuration travels in the environment: the command line
+of a process is everybody's to read, and `ps` shows which node is which.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from safelight.config import Config, local_servers
+from safelight.errors import SafelightError
+
+GRACE = 2.0  # seconds beyond `drain_timeout` until a node that was told to stop is killed
+_PREFIX = "SAFELIGHT_"
+
+
+@dataclass
+class _Child:
+    process: subprocess.Popen[str]
+    reader: threading.Thread | None = None
+    stopping: bool = False
+    ended: bool = False
+
+
+class Cluster:
+    """The nodes of a configuration, or some of them. Leaving the `with` block stops them all.
+
+    `on_line(node, line)` gets every line that a node prints, and one more when a node ends that nobody told to.
+    It is called from a thread of each node.
+    """
+
+    def __init__(self, config: Config, on_line: Callable[[int, str], None]) -> None:
+        self.config = config
+        self._on_line = on_line
+        self._children: dict[int, _Child] = {}
+        self._changed = threading.Condition()
+        self._broken: BaseException | None = None
+
+    @property
+    def running(self) -> list[int]:
+        """The nodes whose processes have not ended, suspended ones included."""
+        with self._changed:
+            return [node for node, child in self._children.items() if not child.ended]
+
+    def start(self, *nodes: int) -> None:
+        """Start these nodes; all of the configuration if none is named. Does not wait until they are ready."""
+        for node in nodes or tuple(self.config.addresses):
+            self._start(node)
+
+    def pid(self, node: int) -> int:
+        return self._children[node].process.pid
+
+    def kill(self, node: int, how: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal, and with SIGKILL wait for the end."""
+        child = self._children[node]
+        child.process.send_signal(how)
+        if how is signal.SIGKILL:
+            self._await([child], timeout=None)
+
+    def wait(self) -> None:
+        """Return when no node is running any more. Raises what `on_line` raised (a closed pipe, perhaps)."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._broken is not None or not self.running)
+        if self._broken is not None:
+            raise self._broken
+
+    def stop(self, *nodes: int) -> None:
+        """SIGTERM to these nodes (or all); SIGKILL to those that go on beyond their deadline, or when interrupted."""
+        children = [self._children[node] for node in nodes or tuple(self._children)]
+        for child in children:
+            child.stopping = True
+            child.process.terminate()
+            child.process.send_signal(signal.SIGCONT)  # a suspended process would not hear of it otherwise
+        try:
+            self._await(children, timeout=self.config.drain_timeout + GRACE)
+        finally:
+            for child in children:
+                child.process.kill()
+            self._await(children, timeout=None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start(self, node: int) -> None:
+        if node in self.running:
+            raise SafelightError(f"node {node} is running already")
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-u", "-m", "safelight", "server", str(node), "--until-eof"],
+            env=environment(self.config),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+        child = _Child(process)
+        child.reader = threading.Thread(target=self._listen, args=(node, child), daemon=True)
+        with self._changed:
+            self._children[node] = child
+        child.reader.start()
+
+    def _listen(self, node: int, child: _Child) -> None:
+        assert child.process.stdout is not None
+        with child.process.stdout as lines:
+            for line in lines:
+                self._say(node, line.rstrip("\n"))
+        status = child.process.wait()
+        if not child.stopping:
+            self._say(node, f"ended by itself: {_cause(status)}")
+        if child.process.stdin is not None:
+            child.process.stdin.close()
+        with self._changed:
+            child.ended = True
+            self._changed.notify_all()
+
+    def _say(self, node: int, line: str) -> None:
+        if self._broken is None:  # afterwards lines are swallowed: a node must not stand still on a full pipe
+            try:
+                self._on_line(node, line)
+            except BaseException as error:
+                with self._changed:
+                    self._broken = error
+                    self._changed.notify_all()
+
+    def _await(self, children: list[_Child], timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            self._changed.wait_for(
+                lambda: all(child.ended for child in children),
+                None if deadline is None else deadline - time.monotonic(),
+            )
+
+
+def _cause(status: int) -> str:
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"exit status {status}"
+
+
+def environment(config: Config) -> dict[str, str]:
+    """This process's environment, in which `safelight` finds exactly `config` and reads no file."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(_PREFIX)}
+    settings = {
+        _PREFIX + key.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
+        for key in config.__struct_fields__
+        if (value := getattr(config, key)) is not None
+    }
+    return {**inherited, **settings, _PREFIX + "CONFIG": os.devnull, "PYTHONIOENCODING": "utf-8"}
+
+
+def throwaway(directory: Path, nodes: int = 3, **settings: Any) -> Config:
+    """The configuration of a cluster on free ports of this machine that keeps everything in `directory`."""
+    with ExitStack() as sockets:
+        free = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(nodes)]
+        ports = [each.getsockname()[1] for each in free]
+    servers = tuple(server for port in ports for server in local_servers(1, port))
+    return Config(
+        **{
+            "servers": servers,
+            "data_dir": directory / "data",
+            "client_dir": directory / "client",
+            "drain_timeout": 5.0,
+            **settings,
+        }
+    )
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this process through its `with` and `finally` blocks, as Ctrl-C does.
+
+    A second one while it unwinds is ignored, and so is a SIGHUP that was ignored before (nohup).
+    """
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        for each in replaced:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    replaced = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            replaced[number] = signal.signal(number, unwind)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            for number, before in replaced.items():
+                signal.signal(number, before)

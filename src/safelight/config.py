@@ -1,0 +1,218 @@
+"""One frozen configuration, for nodes and clients alike.
+
+A value comes from the command line, else from the environment (`SAFELIGHT_…`), else from the configuration
+file, else from here. The file is named by `--config` or `SAFELIGHT_CONFIG`, or it is `config.toml` in the
+user's configuration directory. A file in the working directory is never picked up by itself: it could
+send a user's token to servers that somebody else chose.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import platformdirs
+
+from safelight.bully import Timing
+from safelight.errors import SafelightError
+from safelight.sizes import parse_size
+
+APP = "safelight"
+
+
+class ConfigError(SafelightError):
+    """The configuration cannot be used; the message names the file, the line and the key."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where one node is reached. The Nth address of a configuration is node N's."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        return is_loopback(self.host)
+
+    @property
+    def netloc(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.netloc}"
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+Positive = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every setting there is, with its default."""
+
+    servers: tuple[str, ...] = ("127.0.0.1:8001", "127.0.0.1:8002", "127.0.0.1:8003")
+    """host:port of node 1, node 2, … To a client their order does not matter."""
+
+    data_dir: Path = Path(platformdirs.user_data_dir(APP))
+    """A machine's keyring, users and epoch counters, shared by its nodes."""
+
+    client_dir: Path = Path(platformdirs.user_config_dir(APP))
+    """A person's tokens and REPL history."""
+
+    heartbeat: Annotated[float, msgspec.Meta(ge=0.05, le=60)] = 0.5
+    """Seconds between heartbeats. A hung leader is noticed after three; a broken link at once, in any case."""
+
+    timeout: Positive = 30.0
+    """Seconds that a client goes on trying to find a leader."""
+
+    body_timeout: Positive = 20.0
+    """Seconds that a body may stand still before its request is given up."""
+
+    drain_timeout: Positive = 30.0
+    """Seconds that a node which was told to stop goes on with what it granted."""
+
+    max_image_size: int = 16 << 30
+    """Bytes; larger images are refused. The file may also say "16 GiB"."""
+
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    """PEM files of a node: its certificate (with the chain) and its private key."""
+
+    tls_ca: Path | None = None
+    """PEM file: the authority that nodes and clients believe, where it is not one of the system's."""
+
+    insecure_http: bool = False
+    """Plain HTTP beyond loopback: tokens and images cross the network readable."""
+
+    @property
+    def addresses(self) -> dict[int, Address]:
+        return {number: self._address(server) for number, server in enumerate(self.servers, start=1)}
+
+    @property
+    def timing(self) -> Timing:
+        return Timing.of(self.heartbeat)
+
+    def _address(self, server: str) -> Address:
+        match = re.fullmatch(r"(?:(https?)://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})/?", server)
+        if match is None or not 0 < int(match[3]) < 65536:
+            raise ConfigError(f"{server!r} is not a server's address: write host:port, such as 127.0.0.1:8001")
+        host = match[2].strip("[]").lower()
+        secure = self.tls_certificate or self.tls_ca or not (is_loopback(host) or self.insecure_http)
+        return Address(match[1] or ("https" if secure else "http"), host, int(match[3]))
+
+
+def local_servers(nodes: int, base_port: int) -> tuple[str, ...]:
+    """Addresses of `nodes` nodes on this machine's loopback, from `base_port` up. Raises ConfigError."""
+    if not 1 <= nodes <= 1000 or not 1 <= base_port <= 65536 - nodes:
+        raise ConfigError(f"{nodes} nodes from port {base_port} up do not exist: choose 1 to 1000, within 1-65535")
+    return tuple(f"127.0.0.1:{base_port + offset}" for offset in range(nodes))
+
+
+def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
+    """The configuration: `overrides` (from the command line and the environment; None is "not said")
+    over `file` (None: the user's own, if there is one) over the defaults. Raises ConfigError.
+    """
+    settings, source = {}, ""
+    default = Path(platformdirs.user_config_dir(APP)) / "config.toml"
+    if file is not None or default.exists():
+        source = str(file or default)
+        text = _read(Path(source))
+        settings = _convert(_parse(text, source), text, source)
+    said = {key: value for key, value in overrides.items() if value is not None}
+    config = _build({**settings, **_convert(said, "", "")}, "", "")
+    _check(config)
+    return config
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{file}: cannot read this configuration file: {reason}") from None
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: this is not TOML: {error}") from None
+
+
+def _convert(settings: dict[str, Any], text: str, source: str) -> dict[str, Any]:
+    """Resolve what one source says, on its own, so that an error can name the source."""
+    settings = dict(settings)
+    if "max_image_size" in settings:
+        try:
+            settings["max_image_size"] = parse_size(settings["max_image_size"])
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{_where('max_image_size', text, source)}: {error}") from None
+    if isinstance(settings.get("servers"), str):
+        settings["servers"] = [part.strip() for part in settings["servers"].split(",") if part.strip()]
+    if source:
+        for key in ("data_dir", "client_dir", "tls_certificate", "tls_key", "tls_ca"):
+            if isinstance(settings.get(key), str):
+                settings[key] = str(Path(source).parent / Path(settings[key]).expanduser())
+    _build(settings, text, source)
+    return settings
+
+
+def _build(settings: dict[str, Any], text: str, source: str) -> Config:
+    for key in settings:
+        if key not in Config.__struct_fields__:
+            known = ", ".join(Config.__struct_fields__)
+            raise ConfigError(f"{_where(key, text, source)}: there is no such setting; there are {known}")
+    for key, value in settings.items():
+        try:
+            config = msgspec.convert({key: value}, Config, dec_hook=_path, strict=bool(source))
+            if key == "servers":
+                _ = config.addresses
+        except msgspec.ValidationError as error:
+            reason = str(error).split(" - at")[0]
+            raise ConfigError(f"{_where(key, text, source)}: {reason}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{_where(key, text, source)}: {error}") from None
+    return msgspec.convert(settings, Config, dec_hook=_path, strict=bool(source))
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(value).expanduser()
+    raise msgspec.ValidationError(f"Expected a path, got {value!r}")
+
+
+def _where(key: str, text: str, source: str) -> str:
+    """`FILE, line 3, key heartbeat`, or the key alone where no file said it."""
+    if not source:
+        return key
+    for number, line in enumerate(text.splitlines(), start=1):
+        if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.\]]|\s*\[\s*{re.escape(key)}\b", line):
+            return f"{source}, line {number}, key {key}"
+    return f"{source}, key {key}"
+
+
+def _check(config: Config) -> None:
+    if not config.servers:
+        raise ConfigError("servers is empty: name at least one, such as 127.0.0.1:8001")
+    netlocs = [address.netloc for address in config.addresses.values()]
+    if twice := {netloc for netloc in netlocs if netlocs.count(netloc) > 1}:
+        raise ConfigError(f"servers names {', '.join(sorted(twice))} twice: each node needs its own address")
+    if (config.tls_certificate is None) != (config.tls_key is None):
+        raise ConfigError("tls_certificate and tls_key go together: one of them is missing")

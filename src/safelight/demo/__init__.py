@@ -1,0 +1,1 @@
+"""What shows Safelight at work; nothing else depends on it."""

@@ -1,0 +1,199 @@
+"""Keys: which there are, how each is derived, and the keyring that holds the secret ones.
+
+    cluster key (random, 32 bytes) ──HKDF──> key id     (8 bytes, public: names the cluster key)
+                                   ──HKDF──> user key   (16 bytes: wraps the data keys of one user)
+    node secret (random, 32 bytes) ──HKDF──> subkeys    (32 bytes each: tickets, peers, …)
+                                   ──HKDF──> check      (8 bytes, public: do two nodes hold the same keyring?)
+    username                       ──SHA-256─> classic key (16 bytes, no secret at all)
+
+HKDF is RFC 5869 with SHA-256 and no salt. Every `info` begins with a label of its own, none of which is the
+beginning of another, so no two derivations can meet. `docs/format.md` specifies all of it.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
+
+import msgspec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from safelight.encryption.errors import KeyringError
+
+Random = Callable[[int], bytes]
+"""A source of randomness: a number of bytes in, so many bytes out. `os.urandom`, but for test vectors."""
+
+SECRET_SIZE = 32
+USER_KEY_SIZE = 16
+KEY_ID_SIZE = 8
+CLUSTER_ID_SIZE = 16
+MAX_USER_BYTES = 255
+
+
+def user_bytes(user: str) -> bytes:
+    """The user's name as the formats hold it: 1 to 255 bytes of UTF-8.
+
+    Raises ValueError for any other. The rules for names that people may choose are narrower, and not here.
+    """
+    name = user.encode()
+    if not 1 <= len(name) <= MAX_USER_BYTES:
+        raise ValueError(f"a user name has 1 to {MAX_USER_BYTES} bytes, not {len(name)}")
+    return name
+
+
+def classic_key(user: str) -> bytes:
+    """The AES-128 key of a classic file: SHA-256(username)[:16]. Whoever knows the name knows the key."""
+    return hashlib.sha256(user_bytes(user)).digest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterKey:
+    """One cluster key (32 bytes) and its key id (16 hex digits).
+
+    Raises KeyringError for a secret of another length.
+    """
+
+    secret: bytes = field(repr=False)
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != SECRET_SIZE:
+            raise KeyringError(f"A cluster key has {SECRET_SIZE} bytes, not {len(self.secret)}.")
+        object.__setattr__(self, "id", _hkdf(self.secret, b"safelight/1/key-id", KEY_ID_SIZE).hex())
+
+    def user_key(self, user: str) -> bytes:
+        """The user's AES-128 key: HKDF-SHA256(cluster key, info = label || username), 16 bytes."""
+        return _hkdf(self.secret, b"safelight/1/user-key/" + user_bytes(user), USER_KEY_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """All secrets of a cluster. Immutable; the same on every node.
+
+    cluster_id   32 hex digits, public
+    node_secret  32 bytes by which nodes prove themselves to each other; never used to encrypt images
+    keys         the cluster keys, oldest first
+    current_id   the key id of the one that seals new images; all of them open
+
+    Raises KeyringError if its parts do not fit each other.
+    """
+
+    cluster_id: str
+    node_secret: bytes = field(repr=False)
+    keys: tuple[ClusterKey, ...]
+    current_id: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]{32}", self.cluster_id):
+            raise KeyringError("The keyring's cluster id is not 32 hex digits: restore it from a backup.")
+        if len(self.node_secret) != SECRET_SIZE:
+            raise KeyringError(f"The keyring's node secret has {len(self.node_secret)} bytes, not {SECRET_SIZE}.")
+        if len({key.id for key in self.keys}) != len(self.keys):
+            raise KeyringError("The keyring holds the same cluster key twice: remove one of the two.")
+        if self.find(self.current_id) is None:
+            raise KeyringError("The keyring's current key is not among its cluster keys: restore it from a backup.")
+
+    @classmethod
+    def new(cls, random: Random = os.urandom) -> "Keyring":
+        """The keyring of a new cluster, with one cluster key."""
+        cluster_id, node_secret, key = (
+            random(CLUSTER_ID_SIZE).hex(),
+            random(SECRET_SIZE),
+            ClusterKey(random(SECRET_SIZE)),
+        )
+        return cls(cluster_id, node_secret, (key,), key.id)
+
+    @property
+    def current(self) -> ClusterKey:
+        """The cluster key that seals new images."""
+        key = self.find(self.current_id)
+        assert key is not None  # __post_init__
+        return key
+
+    def find(self, key_id: str) -> ClusterKey | None:
+        """The cluster key with this id (16 hex digits), or None if this cluster does not have it."""
+        return next((key for key in self.keys if key.id == key_id), None)
+
+    def derive(self, label: str) -> bytes:
+        """A 32-byte subkey of the node secret for one purpose, such as "tickets"."""
+        return _hkdf(self.node_secret, b"safelight/1/node/" + label.encode(), SECRET_SIZE)
+
+    @property
+    def check(self) -> str:
+        """16 hex digits that peers compare to learn whether their keyrings match, and that reveal nothing.
+
+        Covers the cluster id, the node secret and which cluster keys there are. Not which one is current, nor
+        their order: nodes that differ in these still open each other's images, as they do amid a rotation.
+        """
+        key_ids = sorted(key.id for key in self.keys)
+        info = b"safelight/1/check/" + bytes.fromhex(self.cluster_id + "".join(key_ids))
+        return _hkdf(self.node_secret, info, 8).hex()
+
+    def to_json(self) -> bytes:
+        """The keyring as text, secrets and all, for a file that only its owner can read."""
+        text = _KeyringText(
+            version=1,
+            cluster=self.cluster_id,
+            node_secret=self.node_secret,
+            current=self.current_id,
+            keys=[_KeyText(key.id, key.secret) for key in self.keys],
+        )
+        return msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n"
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Keyring":
+        """The keyring that `to_json` wrote. Raises KeyringError for anything else."""
+        version = _decode(text, _Version).version
+        if version != 1:
+            raise KeyringError(
+                f"The keyring has version {version}, and this Safelight knows version 1: use a newer one."
+            )
+        read = _decode(text, _KeyringText)
+        keys = tuple(ClusterKey(key.secret) for key in read.keys)
+        for key, said in zip(keys, read.keys, strict=True):
+            if key.id != said.id:
+                raise KeyringError(
+                    f"The keyring's key {said.id} does not fit its id: restore the keyring from a backup."
+                )
+        return cls(read.cluster, read.node_secret, keys, read.current)
+
+
+_T = TypeVar("_T")
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+_Hex8 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+_Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+_Secret = Annotated[bytes, msgspec.Meta(min_length=SECRET_SIZE, max_length=SECRET_SIZE)]  # base64 in JSON
+
+
+class _KeyText(msgspec.Struct):
+    id: _Hex8
+    secret: _Secret
+
+
+class _KeyringText(msgspec.Struct):
+    version: int
+    cluster: _Hex16
+    node_secret: _Secret
+    current: _Hex8
+    keys: list[_KeyText]
+
+
+def _decode(text: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # msgspec names the field and what it expected, never the value; UnicodeDecodeError carries the text.
+        why = str(error) if isinstance(error, msgspec.DecodeError) else "not JSON"
+    raise KeyringError(f"The keyring is malformed ({why}): restore it from a backup.")
+
+
+def _hkdf(secret: bytes, info: bytes, size: int) -> bytes:
+    return HKDF(SHA256(), size, salt=None, info=info).derive(secret)

@@ -1,0 +1,14 @@
+"""The one kind of error that a user is meant to read.
+
+Every message is one line that says what was wrong and what to do about it. Whoever catches a
+`SafelightError` prints it and goes on, or exits with status 1; anything else is a bug.
+"""
+
+
+class SafelightError(Exception):
+    """What was wrong, and what to do, in one line."""
+
+
+def reason(error: OSError) -> str:
+    """What the operating system says, for the middle of a line."""
+    return (error.strerror or str(error)).lower()

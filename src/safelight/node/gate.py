@@ -1,0 +1,204 @@
+"""Who may do what: every request passes here before its body is read.
+
+In this order: is it addressed to this node (DNS rebinding), whose is it (token or ticket), is it for the
+leader. The answer is a job to do here, another address to go to, or a refusal.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from urllib.parse import quote
+
+from aiohttp import web
+
+from safelight import tickets
+from safelight.config import Config
+from safelight.encryption import Scheme
+from safelight.encryption.keys import Keyring
+from safelight.names import check_image_name, check_user
+from safelight.node.load import LoadBook
+from safelight.node.member import Member
+from safelight.node.users import Users
+from safelight.node.work import Job
+from safelight.protocol import UPLOAD_ID, Action, Grant, Offer, Problem, Refusal
+
+HOLD = 0.8
+"""Seconds that a request waits in a node for an election to end before it is told that nobody leads."""
+
+
+class GoTo(Exception):
+    """The request belongs to another node: its address there, with a ticket in it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+class Gate:
+    """One node's gate."""
+
+    def __init__(
+        self,
+        config: Config,
+        node: int,
+        life: str,
+        keyring: Keyring,
+        users: Users,
+        member: Member,
+        load: LoadBook,
+    ) -> None:
+        self._addresses = config.addresses
+        self._node = node
+        self._users = users
+        self._member = member
+        self._load = load
+        self._key = keyring.derive("tickets")
+        self._hosts = _hosts(config, node)
+        self.book = tickets.Book(node, life)
+        self.open_enrolment = self._addresses[node].loopback
+        self.leaving = False
+
+    # -- what a request says of itself ---------------------------------------------------------------
+
+    def check_host(self, request: web.Request) -> None:
+        """Refuse requests to names that are not this node's, as a page elsewhere might cause them."""
+        if request.host.lower() not in self._hosts:
+            raise Refusal(Problem.WRONG_HOST, f"this is {self._addresses[self._node].netloc}: ask for that address")
+
+    def bearer(self, request: web.Request) -> str | None:
+        """The token that a request carries, if any."""
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        return token.strip() if kind.lower() == "bearer" else None
+
+    def user(self, request: web.Request) -> str:
+        token = self.bearer(request)
+        if token is None:
+            raise Refusal(Problem.NO_CREDENTIALS, "say who you are: Authorization: Bearer TOKEN")
+        return self._users.of_token(token)
+
+    # -- offers --------------------------------------------------------------------------------------
+
+    async def grant(self, request: web.Request, offer: Offer) -> Grant:
+        """Answer an offer: grant it if this node leads. Raises Refusal (NOT_THE_LEADER first of all)."""
+        user = self.user(request)
+        if user != offer.user:
+            raise Refusal(Problem.WRONG_USER, f"this token is {user}'s, not {check_user(offer.user)}'s")
+        job = Job(user, offer.upload, check_image_name(offer.name), offer.size, Action(offer.action), offer.scheme)
+        if not UPLOAD_ID.fullmatch(offer.upload) or offer.size < 0:
+            raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits, a size is not negative")
+        await self._leader_only(job)
+        ticket = self._ticket(job, self._node, self.book.life)
+        self.book.granted(ticket)
+        return Grant(
+            node=self._node,
+            counter=self._member.epoch.counter,
+            url=self._url(job, self._node),
+            ticket=tickets.write(ticket, self._key),
+        )
+
+    # -- bodies --------------------------------------------------------------------------------------
+
+    async def admit(self, request: web.Request, action: Action) -> Job:
+        """The job that a request with a body is, if it is for this node. Raises GoTo and Refusal."""
+        self.check_host(request)
+        name = check_image_name(request.match_info["name"])
+        scheme = _scheme(request)
+        size = request.content_length
+        text = self._ticket_text(request)
+        if text is None:
+            user = self.user(request)
+            upload = request.headers.get("Safelight-Upload") or secrets.token_hex(16)
+            if not UPLOAD_ID.fullmatch(upload):
+                raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
+            job = Job(user, upload, name, size, action, scheme)
+            issuer = None
+        else:
+            ticket = self._redeem(text)
+            job = Job(ticket.user, ticket.upload, name, size, action, scheme)
+            if job != _job(ticket):
+                raise Refusal(Problem.BAD_TICKET, "this ticket is for another request: ask for a new one")
+            upload = request.headers.get("Safelight-Upload", job.upload)
+            token = self.bearer(request)
+            if upload != job.upload or (token is not None and self._users.of_token(token) != job.user):
+                raise Refusal(Problem.BAD_TICKET, "this ticket is for another upload or user: ask for a new one")
+            issuer = ticket.issuer
+        if issuer != self._node:  # what this node granted itself, it does, whoever leads by now
+            await self._leader_only(job, redirect=True)
+        return job
+
+    def _ticket_text(self, request: web.Request) -> str | None:
+        kind, _, text = request.headers.get("Authorization", "").partition(" ")
+        return text.strip() if kind.lower() == "ticket" else request.query.get("ticket")
+
+    def _redeem(self, text: str) -> tickets.Ticket:
+        try:
+            ticket = tickets.read(text, self._key)
+            self.book.redeem(ticket, time.time())
+        except tickets.BadTicket as error:
+            raise Refusal(Problem.BAD_TICKET, str(error)) from None
+        return ticket
+
+    # -- the leader's gate ---------------------------------------------------------------------------
+
+    async def _leader_only(self, job: Job, *, redirect: bool = False) -> None:
+        """Return if this node leads; else refuse, or with `redirect` send the request to the leader."""
+        if self.leaving:
+            raise Refusal(Problem.LEAVING, f"Node {self._node} is stopping", node=self._node)
+        leader = await self._member.settled(HOLD)
+        if self._member.leads:
+            return
+        if leader is None:
+            raise Refusal(
+                Problem.NO_LEADER,
+                f"Node {self._node} knows no leader: an election is going on",
+                node=self._node,
+            )
+        life = self._member.life_of(leader)
+        if redirect and life is not None:
+            text = tickets.write(self._ticket(job, leader, life), self._key)
+            url = self._url(job, leader)
+            raise GoTo(f"{url}{'&' if '?' in url else '?'}ticket={text}")
+        self._load.declines += 1
+        raise Refusal(Problem.NOT_THE_LEADER, f"Node {self._node} is not the leader", node=self._node, leader=leader)
+
+    def _ticket(self, job: Job, node: int, life: str) -> tickets.Ticket:
+        return tickets.Ticket(
+            user=job.user,
+            upload=job.upload,
+            name=job.name,
+            size=job.size,
+            action=job.action,
+            scheme=job.scheme,
+            node=node,
+            life=life,
+            issuer=self._node,
+            expires=time.time() + tickets.LIFETIME,
+            nonce=tickets.new_nonce(),
+        )
+
+    def _url(self, job: Job, node: int) -> str:
+        scheme = "" if job.scheme is Scheme.SEALED else f"?scheme={job.scheme.value}"
+        return f"{self._addresses[node].url}{job.action.path}/{quote(job.name, safe='')}{scheme}"
+
+
+def _job(ticket: tickets.Ticket) -> Job:
+    return Job(ticket.user, ticket.upload, ticket.name, ticket.size, ticket.action, ticket.scheme)
+
+
+def _scheme(request: web.Request) -> Scheme:
+    try:
+        return Scheme(request.query.get("scheme", Scheme.SEALED.value))
+    except ValueError:
+        known = " and ".join(scheme.value for scheme in Scheme)
+        raise Refusal(Problem.BAD_REQUEST, f"there is no such scheme: there are {known}") from None
+
+
+def _hosts(config: Config, node: int) -> frozenset[str]:
+    """The values of `Host` that mean this node."""
+    address = config.addresses[node]
+    hosts = {address.netloc}
+    if address.loopback:
+        hosts |= {f"{name}:{address.port}" for name in ("localhost", "127.0.0.1", "[::1]")}
+    if address.port == {"http": 80, "https": 443}[address.scheme]:
+        hosts |= {host.rpartition(":")[0] for host in hosts}
+    return frozenset(hosts)

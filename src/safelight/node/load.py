@@ -1,0 +1,64 @@
+"""What each node has to do and has done: counted here, told with every heartbeat, shown by `status`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from safelight.bully import Epoch
+from safelight.protocol import Load
+
+
+class LoadBook:
+    """This node's own counters, and what the others last told of theirs."""
+
+    def __init__(self, node: int, state: Callable[[], tuple[str, Epoch, int | None]], freshness: float) -> None:
+        """`state` gives role, epoch and leader; others' loads are forgotten after `freshness` seconds."""
+        self._node = node
+        self._state = state
+        self._freshness = freshness
+        self._started = time.monotonic()
+        self._heard: dict[int, tuple[float, Load]] = {}
+        self.in_flight = 0
+        self.images = 0
+        self.bytes = 0
+        self.declines = 0
+
+    @contextmanager
+    def work(self, size: int | None) -> Iterator[None]:
+        """Count one image as in flight, and as done if nothing is raised."""
+        self.in_flight += 1
+        try:
+            yield
+            self.images += 1
+            self.bytes += size or 0
+        finally:
+            self.in_flight -= 1
+
+    def own(self) -> Load:
+        role, epoch, leader = self._state()
+        return Load(
+            node=self._node,
+            role=role,
+            counter=epoch.counter,
+            leader=leader,
+            uptime=round(time.monotonic() - self._started, 3),
+            in_flight=self.in_flight,
+            images=self.images,
+            bytes=self.bytes,
+            declines=self.declines,
+        )
+
+    def heard(self, peer: int, loads: list[Load]) -> None:
+        """A peer's heartbeat told these: its own, and if it leads, also those that it was told."""
+        now = time.monotonic()
+        for load in loads:
+            if load.node != self._node and (load.node == peer or peer == self._state()[2]):
+                self._heard[load.node] = (now, load)
+
+    def known(self) -> list[Load]:
+        """All fresh loads, in the order of nodes."""
+        oldest = time.monotonic() - self._freshness
+        fresh = [load for heard, load in self._heard.values() if heard >= oldest]
+        return sorted([self.own(), *fresh], key=lambda load: load.node)

@@ -1,0 +1,184 @@
+"""A node's seat in the election: drives the state machine of `bully` with a real clock, links and disk.
+
+Everything here happens on the event loop, one event at a time: an effect is carried out before the next
+event is taken, so what `leads` says is always already on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from safelight.bully import (
+    Cause,
+    Election,
+    Epoch,
+    Event,
+    Kind,
+    LeaderChanged,
+    LeaderDown,
+    Message,
+    PeerConnected,
+    PeerLost,
+    Readiness,
+    Received,
+    Save,
+    Send,
+    Tick,
+)
+from safelight.protocol import Load
+
+RECOVERY = 5.0
+"""Seconds until a node whose disk failed stands for election again."""
+
+
+class Wire(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """An election's message between nodes, with the loads that ride on a heartbeat."""
+
+    kind: Kind
+    counter: int
+    epoch_leader: int
+    leader: int | None = None
+    loads: list[Load] = []
+
+
+class Member:
+    """One node in the election, among its peers."""
+
+    def __init__(
+        self,
+        election: Election,
+        *,
+        send: Callable[[int, bytes], None],
+        save: Callable[[Epoch], None],
+        loads: Callable[[], list[Load]],
+        heard: Callable[[int, list[Load]], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._election = election
+        self._send, self._save, self._loads, self._heard, self._say = send, save, loads, heard, say
+        self._lives: dict[int, str] = {}
+        self._linked: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._news: set[asyncio.Future[None]] = set()
+
+    @property
+    def leads(self) -> bool:
+        return self._election.leads
+
+    @property
+    def leader(self) -> int | None:
+        return self._election.leader
+
+    @property
+    def epoch(self) -> Epoch:
+        return self._election.epoch
+
+    @property
+    def role(self) -> str:
+        return self._election.phase.value
+
+    def life_of(self, peer: int) -> str | None:
+        """Which life of a peer we are linked with."""
+        return self._lives.get(peer) if peer in self._linked else None
+
+    def start(self) -> None:
+        self._schedule()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def settled(self, patience: float) -> int | None:
+        """The leader, waiting up to `patience` seconds for one; None if there is none by then."""
+        try:
+            async with asyncio.timeout(patience):
+                while self.leader is None:
+                    news = asyncio.get_running_loop().create_future()
+                    self._news.add(news)
+                    try:
+                        await news
+                    finally:
+                        self._news.discard(news)
+        except TimeoutError:
+            pass
+        return self.leader
+
+    # -- events --------------------------------------------------------------------------------------
+
+    def connected(self, peer: int, life: str) -> None:
+        if peer in self._linked and self._lives.get(peer) != life:
+            self.lost(peer)  # it died and was started again before we could notice
+        self._lives[peer] = life
+        self._linked.add(peer)
+        self.take(PeerConnected(peer))
+
+    def lost(self, peer: int) -> None:
+        self._linked.discard(peer)
+        self.take(PeerLost(peer))
+
+    def received(self, peer: int, frame: bytes) -> None:
+        try:
+            wire = msgspec.json.decode(frame, type=Wire)
+        except msgspec.DecodeError:
+            self._say(f"node {peer} says what this version does not understand")
+            return
+        if wire.loads:
+            self._heard(peer, wire.loads)
+        self.take(Received(peer, Message(wire.kind, Epoch(wire.counter, wire.epoch_leader), wire.leader)))
+
+    def ready(self, ready: bool) -> None:
+        self.take(Readiness(ready))
+
+    def take(self, event: Event) -> None:
+        for effect in self._election.step(asyncio.get_running_loop().time(), event):
+            match effect:
+                case Save(epoch):
+                    try:
+                        self._save(epoch)
+                    except OSError as error:
+                        self._unfit(error)
+                        break
+                case Send(peer, message):
+                    self._send(peer, self._encode(message))
+                case LeaderDown(leader, Cause.RESIGNED):
+                    self._say(f"Leader {leader} resigned. Starting new election...")
+                case LeaderDown(leader, cause):
+                    self._say(f"Leader {leader} is DOWN! Starting new election... ({cause.value})")
+                case LeaderChanged(leader, epoch):
+                    self._announce(leader, epoch)
+        self._schedule()
+
+    def _unfit(self, error: OSError) -> None:
+        """What cannot be saved must not be acted upon: stand back, and look again in a while."""
+        self._say(f"cannot save the epoch ({error.strerror}): standing back from the election")
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self.ready, False)
+        loop.call_later(RECOVERY, self.ready, True)
+
+    # -- helpers -------------------------------------------------------------------------------------
+
+    def _announce(self, leader: int | None, epoch: Epoch) -> None:
+        if self.leads:
+            self._say(f"I am the new leader! (epoch {epoch.counter})")
+        elif leader is not None:
+            self._say(f"Node {leader} is the leader (epoch {epoch.counter})")
+        for news in self._news:
+            if not news.done():
+                news.set_result(None)
+
+    def _encode(self, message: Message) -> bytes:
+        wire = Wire(message.kind, message.epoch.counter, message.epoch.leader, message.leader)
+        if message.kind is Kind.HEARTBEAT:
+            wire.loads = self._loads()
+        return msgspec.json.encode(wire)
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        when = self._election.next_call()
+        if when is not None:
+            self._timer = asyncio.get_running_loop().call_at(when, self.take, Tick())

@@ -1,0 +1,249 @@
+"""The HTTP interface of a node: /v1. See docs/api.md; every refusal is a problem document (RFC 9457)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from safelight import __version__
+from safelight.config import Config
+from safelight.encryption.errors import CannotOpen, TooLarge
+from safelight.errors import SafelightError
+from safelight.node.gate import Gate, GoTo
+from safelight.node.links import PATH, Links
+from safelight.node.load import LoadBook
+from safelight.node.users import Users
+from safelight.node.work import Job, Workshop
+from safelight.protocol import (
+    API,
+    MAX_JSON,
+    PROBLEM_TYPE,
+    SEALED_TYPE,
+    Action,
+    Cluster,
+    Offer,
+    Problem,
+    Refusal,
+    Status,
+    fingerprint,
+    problem_body,
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+JOB = web.RequestKey("job", Job)
+CONTINUE = web.Response(status=100)
+"""Stands for "go on, send the body"; never sent itself."""
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """A response broke off in its middle; it is too late for another."""
+
+    def __init__(self, response: web.StreamResponse, reason: str) -> None:
+        super().__init__(reason)
+        self.response = response
+
+
+class Routes:
+    """The handlers of one node, over what does the work."""
+
+    def __init__(
+        self,
+        config: Config,
+        node: int,
+        cluster: str,
+        *,
+        gate: Gate,
+        workshop: Workshop,
+        users: Users,
+        links: Links,
+        load: LoadBook,
+        say: Callable[[str], None],
+    ) -> None:
+        self._config, self._node, self._cluster = config, node, cluster
+        self._gate, self._workshop, self._users, self._load, self._say = gate, workshop, users, load, say
+        self._links = links
+
+    def application(self) -> web.Application:
+        app = web.Application(middlewares=[self._guard], client_max_size=MAX_JSON)
+        app.router.add_get(f"{API}/cluster", self.cluster)
+        app.router.add_get(f"{API}/status", self.status)
+        app.router.add_put(f"{API}/users/{{user}}", self.enrol)
+        app.router.add_post(f"{API}/offers", self.offer)
+        app.router.add_get(PATH, self._links.accept)
+        for action, handler in ((Action.SEAL, self.seal), (Action.OPEN, self.open)):
+            app.router.add_route("PUT", f"{action.path}/{{name}}", handler, expect_handler=self._expecting(action))
+        return app
+
+    # -- small messages ------------------------------------------------------------------------------
+
+    async def cluster(self, request: web.Request) -> web.Response:
+        return _json(Cluster(self._cluster, self._node, __version__, self._gate.open_enrolment))
+
+    async def status(self, request: web.Request) -> web.Response:
+        return _json(Status(self._cluster, self._node, self._load.known()))
+
+    async def enrol(self, request: web.Request) -> web.Response:
+        """PUT /v1/users/NAME with a token: the token claims the name, where enrolment is open."""
+        token = self._gate.bearer(request)
+        if not token:
+            raise Refusal(Problem.NO_CREDENTIALS, "enrol with a token: Authorization: Bearer TOKEN")
+        if not self._gate.open_enrolment:
+            raise Refusal(Problem.ENROLMENT_CLOSED, "only the operator adds users here, with `safelight user add`")
+        created = self._users.enrol(request.match_info["user"], fingerprint(token))
+        return web.Response(status=201 if created else 200)
+
+    async def offer(self, request: web.Request) -> web.Response:
+        """POST /v1/offers: a grant from the leader, a refusal from everybody else."""
+        try:
+            offer = msgspec.json.decode(await request.read(), type=Offer)
+        except msgspec.DecodeError as error:
+            raise Refusal(Problem.BAD_REQUEST, f"this is not an offer: {error}") from None
+        grant = await self._gate.grant(request, offer)
+        return _json(grant, status=201)
+
+    # -- bodies --------------------------------------------------------------------------------------
+
+    async def seal(self, request: web.Request) -> web.StreamResponse:
+        """PUT /v1/images/NAME: an image in, its sealed file out."""
+        job = await self._job(request, Action.SEAL)
+        with self._load.work(job.size):
+            async with self._workshop.places:
+                spool = await self._workshop.seal(job, request.content)
+            try:
+                self._say(f"Encrypted an image for {job.user} ({spool.size} bytes)")
+                return await self._send(request, job, spool.size, spool.chunks(), status=201)
+            finally:
+                spool.close()
+
+    async def open(self, request: web.Request) -> web.StreamResponse:
+        """PUT /v1/opened/NAME: a sealed file in, its image out."""
+        job = await self._job(request, Action.OPEN)
+        with self._load.work(job.size):
+            async with self._workshop.places:
+                spool, size = await self._workshop.verify(job, request.content)
+            try:
+                self._say(f"Opened an image for {job.user} ({size} bytes)")
+                return await self._send(request, job, size, self._workshop.opened(job, spool), status=200)
+            finally:
+                spool.close()
+
+    async def _job(self, request: web.Request, action: Action) -> Job:
+        return request.get(JOB) or await self._admit(request, action)
+
+    async def _admit(self, request: web.Request, action: Action) -> Job:
+        job = await self._gate.admit(request, action)
+        self._workshop.check_size(job)
+        return job
+
+    def _expecting(self, action: Action) -> Handler:
+        """What aiohttp calls for `Expect: 100-continue`, before and instead of the middlewares: the gate
+        must answer before the body is asked for (RFC 9110, 10.1.1).
+        """
+
+        async def expected(request: web.Request) -> web.StreamResponse | None:
+            async def admit(request: web.Request) -> web.StreamResponse:
+                request[JOB] = await self._admit(request, action)
+                return CONTINUE
+
+            answer = await self._guard(request, admit)
+            if answer is not CONTINUE:
+                answer.force_close()  # the announced body will never come: this connection is of no use
+                return answer
+            assert request.transport is not None
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return None
+
+        return expected  # type: ignore[return-value]  # aiohttp's own type for it allows None
+
+    async def _send(
+        self, request: web.Request, job: Job, size: int, chunks: AsyncIterator[bytes], *, status: int
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(
+            status=status,
+            headers={
+                "Content-Type": SEALED_TYPE,
+                "Content-Length": str(size),
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+                "Safelight-Node": str(self._node),
+                "Safelight-Upload": job.upload,
+                "Safelight-Kept": "no",  # until there is a vault, this answer is the only copy
+            },
+        )
+        await response.prepare(request)
+        try:
+            async for chunk in chunks:
+                async with asyncio.timeout(self._config.body_timeout):
+                    await response.write(chunk)
+        except (CannotOpen, TimeoutError, OSError) as error:
+            # Too late for another status: break off visibly, so that nobody takes a part for the whole.
+            if request.transport is not None:
+                request.transport.abort()
+            raise Interrupted(response, str(error)) from None
+        await response.write_eof()
+        return response
+
+    # -- errors --------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            self._gate.check_host(request)
+            return await handler(request)
+        except GoTo as redirect:
+            return web.Response(status=307, headers={"Location": redirect.url, "Cache-Control": "no-store"})
+        except Refusal as refusal:
+            return self._problem(refusal)
+        except CannotOpen as error:
+            return self._problem(Refusal(Problem.CANNOT_OPEN, str(error)))
+        except TooLarge as error:
+            return self._problem(Refusal(Problem.TOO_LARGE, str(error)))
+        except SafelightError as error:
+            return self._problem(Refusal(Problem.BAD_REQUEST, str(error)))
+        except web.HTTPException as error:
+            return self._problem(_translate(error))
+        except Interrupted as interrupted:
+            self._say(f"An answer broke off half-way ({interrupted})")
+            return interrupted.response
+        except (ConnectionError, HttpProcessingError) as error:
+            self._say(f"A client went away half-way ({type(error).__name__})")
+            return self._problem(Refusal(Problem.BAD_LENGTH, "the connection ended before the body did"))
+        except Exception:
+            log.exception("Node %d failed", self._node)
+            return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
+
+    def _problem(self, refusal: Refusal) -> web.Response:
+        headers = {"Cache-Control": "no-store"}
+        if refusal.problem.status == 503:
+            headers["Retry-After"] = "1"
+        if refusal.problem.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        refusal.node = self._node
+        return web.Response(
+            status=refusal.problem.status,
+            body=problem_body(refusal),
+            content_type=PROBLEM_TYPE,
+            headers=headers,
+        )
+
+
+def _translate(error: web.HTTPException) -> Refusal:
+    """What aiohttp itself refuses, in our words."""
+    by_status = {404: Problem.NOT_FOUND, 405: Problem.METHOD, 413: Problem.TOO_LARGE}
+    return Refusal(by_status.get(error.status, Problem.BAD_REQUEST), error.reason)
+
+
+def _json(value: msgspec.Struct, status: int = 200) -> web.Response:
+    return web.Response(
+        status=status,
+        body=msgspec.json.encode(value),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )

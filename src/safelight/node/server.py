@@ -1,0 +1,214 @@
+"""One node as a process: builds its parts, listens, serves until it is told to stop, and leaves politely."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import signal
+import socket
+import ssl
+import sys
+import time
+
+import uvloop
+from aiohttp import web
+
+from safelight.bully import Election
+from safelight.config import Address, Config
+from safelight.encryption.keys import Keyring
+from safelight.errors import SafelightError
+from safelight.node import datadir
+from safelight.node.gate import Gate
+from safelight.node.handshake import Party
+from safelight.node.links import Links
+from safelight.node.load import LoadBook
+from safelight.node.member import Member
+from safelight.node.routes import Routes
+from safelight.node.users import Users
+from safelight.node.work import Workshop
+from safelight.tls import client_tls
+
+UNUSED_GRANTS = 2.0
+"""Seconds that a leaving node waits for bodies which it granted and which have not begun to come."""
+
+READ_BUFFER = 1 << 18
+"""Bytes that aiohttp buffers of a body before it stops reading the socket."""
+
+
+class CannotServe(SafelightError):
+    """This node cannot start, and what to do about it."""
+
+
+def run(config: Config, node: int, *, until_eof: bool = False) -> None:
+    """Serve as node number `node` until SIGTERM or SIGINT; with `until_eof` also until standard input ends.
+
+    Raises CannotServe, and DataError or KeyringError for the data directory.
+    """
+    if node not in config.addresses:
+        known = ", ".join(str(number) for number in config.addresses)
+        raise CannotServe(f"there is no node {node}: this cluster has nodes {known} (one for each of `servers`)")
+    address = config.addresses[node]
+    tls = _server_tls(config, address)
+    listener = _listen(address)
+    with listener:
+        everywhere = all(other.loopback for other in config.addresses.values())
+        datadir.prepare(config.data_dir)
+        keyring = datadir.load_keyring(config.data_dir, create=everywhere)
+        uvloop.run(Node(config, node, keyring).serve(listener, tls, until_eof=until_eof))
+
+
+class Node:
+    """The parts of a node, put together."""
+
+    def __init__(self, config: Config, node: int, keyring: Keyring) -> None:
+        self._config = config
+        self._number = node
+        self._cluster = keyring.cluster_id
+        life = secrets.token_hex(8)
+        timing = config.timing
+        self._load = LoadBook(
+            node, lambda: (self._member.role, self._member.epoch, self._member.leader), 2 * timing.silence
+        )
+        self._links = Links(
+            Party(keyring, node, life),
+            config.addresses,
+            patience=timing.silence,
+            tls=client_tls(config),
+            connected=lambda peer, life: self._member.connected(peer, life),
+            lost=lambda peer: self._member.lost(peer),
+            received=lambda peer, frame: self._member.received(peer, frame),
+            say=self.say,
+        )
+        self._member = Member(
+            Election(
+                node,
+                config.addresses,
+                timing,
+                saved=datadir.load_epoch(config.data_dir, node),
+                now=time.monotonic(),
+            ),
+            send=self._links.send,
+            save=lambda epoch: datadir.save_epoch(config.data_dir, node, epoch),
+            loads=lambda: self._load.known() if self._member.leads else [self._load.own()],
+            heard=self._load.heard,
+            say=self.say,
+        )
+        users = Users(config.data_dir)
+        self._gate = Gate(config, node, life, keyring, users, self._member, self._load)
+        self._routes = Routes(
+            config,
+            node,
+            keyring.cluster_id,
+            gate=self._gate,
+            workshop=Workshop(config, keyring),
+            users=users,
+            links=self._links,
+            load=self._load,
+            say=self.say,
+        )
+
+    def say(self, line: str) -> None:
+        """One line of what happens here, for whoever watches the terminal."""
+        print(f"Node {self._number}: {line}", flush=True)
+
+    async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None, *, until_eof: bool) -> None:
+        stop = _stop_event(until_eof)
+        runner = web.AppRunner(
+            self._routes.application(),
+            access_log=None,  # addresses may hold tickets
+            handle_signals=False,
+            shutdown_timeout=1.0,
+            read_bufsize=READ_BUFFER,
+        )
+        await runner.setup()
+        await web.SockSite(runner, listener, ssl_context=tls).start()
+        address = self._config.addresses[self._number]
+        self.say(f"listening on {address.url} (cluster {self._cluster[:8]})")
+        if not address.loopback and tls is None:
+            self.say("WARNING: plain HTTP beyond loopback: tokens and images cross the network readable")
+        self._links.start()
+        self._member.start()
+        await stop.wait()
+        await self._leave()
+        self._member.stop()
+        await self._links.close()
+        await runner.cleanup()
+        self.say("stopped")
+
+    async def _leave(self) -> None:
+        """Resign, decline what is new, finish what was granted."""
+        self._gate.leaving = True
+        self._member.ready(False)
+        await self._links.flush()
+        started = time.monotonic()
+        while (waited := time.monotonic() - started) < self._config.drain_timeout:
+            unused = self._gate.book.outstanding(time.time()) if waited < UNUSED_GRANTS else 0
+            if not (self._load.in_flight or unused):
+                return
+            await asyncio.sleep(0.02)
+        self.say(f"{self._load.in_flight} images were still in work when the time to leave was over")
+
+
+def _stop_event(until_eof: bool) -> asyncio.Event:
+    """Set when the process is told to stop; a second signal then ends it at once."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def told() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, told)
+    if until_eof:
+        descriptor = sys.stdin.fileno()
+
+        def readable() -> None:
+            if not os.read(descriptor, 4096):
+                loop.remove_reader(descriptor)
+                stop.set()
+
+        loop.add_reader(descriptor, readable)
+    return stop
+
+
+def _listen(address: Address) -> socket.socket:
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise CannotServe(f"{address.host} is no address of this machine: {error.strerror}") from None
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(where)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise CannotServe(
+                f"port {address.port} is already in use: stop what listens there, "
+                "or choose other ports with --base-port or --servers"
+            ) from None
+        raise CannotServe(f"cannot listen on {address.netloc}: {error.strerror}") from None
+    return listener
+
+
+def _server_tls(config: Config, address: Address) -> ssl.SSLContext | None:
+    if config.tls_certificate is None or config.tls_key is None:
+        if not address.loopback and not config.insecure_http:
+            raise CannotServe(
+                f"{address.host} is not loopback: set tls_certificate and tls_key, or say --insecure-http "
+                "if tokens and images may cross the network readable"
+            )
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.tls_certificate, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise CannotServe(
+            f"cannot use tls_certificate {config.tls_certificate} with tls_key {config.tls_key}: {error}"
+        ) from None
+    return context

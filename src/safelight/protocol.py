@@ -1,0 +1,183 @@
+"""What crosses the wire, in one place: the words that clients and nodes say to each other over HTTP.
+
+Bodies of images travel as they are. Everything else is JSON of the structures below; every refusal is
+a problem document (RFC 9457) whose `type` is one of `Problem`. docs/api.md tells the same with examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from enum import Enum, StrEnum
+from http import HTTPStatus
+
+import msgspec
+
+from safelight.encryption import Scheme as Scheme
+from safelight.errors import SafelightError
+
+API = "/v1"
+MAX_JSON = 16 * 1024
+"""Bytes; more than any message here needs. Longer ones are refused unread."""
+
+PROBLEM_TYPE = "application/problem+json"
+SEALED_TYPE = "application/octet-stream"
+UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def fingerprint(token: str) -> str:
+    """What the cluster keeps of a user's token: its SHA-256, in 64 hex digits. Public."""
+    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
+
+
+class Action(StrEnum):
+    """What a client wants done with a body."""
+
+    SEAL = "seal"
+    OPEN = "open"
+
+    @property
+    def path(self) -> str:
+        return f"{API}/images" if self is Action.SEAL else f"{API}/opened"
+
+
+class Problem(Enum):
+    """Every refusal: its name in `type`, its HTTP status, and its title."""
+
+    BAD_REQUEST = ("bad-request", HTTPStatus.BAD_REQUEST, "The request is malformed")
+    BAD_LENGTH = ("bad-length", HTTPStatus.BAD_REQUEST, "The body is not as long as announced")
+    NO_CREDENTIALS = ("no-credentials", HTTPStatus.UNAUTHORIZED, "A token is needed")
+    UNKNOWN_TOKEN = ("unknown-token", HTTPStatus.UNAUTHORIZED, "This token is nobody's")
+    WRONG_USER = ("wrong-user", HTTPStatus.FORBIDDEN, "This is another user's")
+    BAD_TICKET = ("bad-ticket", HTTPStatus.FORBIDDEN, "The ticket does not admit this request")
+    ENROLMENT_CLOSED = ("enrolment-closed", HTTPStatus.FORBIDDEN, "Only the operator adds users here")
+    NOT_FOUND = ("not-found", HTTPStatus.NOT_FOUND, "There is nothing here")
+    METHOD = ("method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "This method is not for this address")
+    STALLED = ("stalled", HTTPStatus.REQUEST_TIMEOUT, "The body stopped moving")
+    NAME_TAKEN = ("name-taken", HTTPStatus.CONFLICT, "The name belongs to somebody else")
+    TOO_LARGE = ("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The image is too large")
+    NOT_THE_LEADER = ("not-the-leader", HTTPStatus.MISDIRECTED_REQUEST, "Another node leads")
+    WRONG_HOST = ("wrong-host", HTTPStatus.MISDIRECTED_REQUEST, "This node does not answer to that name")
+    CANNOT_OPEN = ("cannot-open", HTTPStatus.UNPROCESSABLE_ENTITY, "The file cannot be opened")
+    INTERNAL = ("internal", HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed")
+    NO_LEADER = ("no-leader", HTTPStatus.SERVICE_UNAVAILABLE, "No node leads at the moment")
+    LEAVING = ("leaving", HTTPStatus.SERVICE_UNAVAILABLE, "The node is stopping")
+    DISK_FULL = ("disk-full", HTTPStatus.INSUFFICIENT_STORAGE, "The node's disk is full")
+
+    def __init__(self, slug: str, status: HTTPStatus, title: str) -> None:
+        self.slug = slug
+        self.status = status
+        self.title = title
+
+    @property
+    def uri(self) -> str:
+        return f"urn:safelight:problem:{self.slug}"
+
+    @classmethod
+    def of(cls, uri: str) -> Problem | None:
+        return next((problem for problem in cls if problem.uri == uri), None)
+
+
+class Refusal(SafelightError):
+    """A request refused: raised in a node, sent as a problem document, raised again in the client."""
+
+    def __init__(self, problem: Problem, detail: str, *, node: int = 0, leader: int | None = None) -> None:
+        super().__init__(detail)
+        self.problem = problem
+        self.detail = detail
+        self.node = node
+        self.leader = leader
+
+
+class ProblemDocument(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """RFC 9457, with the node that refused, and the leader if it knows one."""
+
+    type: str
+    title: str = ""
+    status: int = 0
+    detail: str = ""
+    node: int = 0
+    leader: int | None = None
+
+
+def problem_body(refusal: Refusal) -> bytes:
+    problem = refusal.problem
+    return msgspec.json.encode(
+        ProblemDocument(
+            type=problem.uri,
+            title=problem.title,
+            status=int(problem.status),
+            detail=refusal.detail,
+            node=refusal.node,
+            leader=refusal.leader,
+        )
+    )
+
+
+def read_problem(status: int, body: bytes) -> Refusal:
+    """The refusal that a problem document tells of; whatever else a server says becomes one, too."""
+    try:
+        document = msgspec.json.decode(body, type=ProblemDocument)
+    except msgspec.DecodeError:
+        document = ProblemDocument(type="")
+    problem = Problem.of(document.type)
+    if problem is None:
+        return Refusal(Problem.INTERNAL, f"the server answered {status}, which is not Safelight's way")
+    return Refusal(problem, document.detail, node=document.node, leader=document.leader)
+
+
+class Offer(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /v1/offers, to every node at once: "who does this for me?" No body of an image is in it."""
+
+    user: str
+    upload: str
+    """The upload id: 32 hex digits, made by the client once for all its attempts."""
+    name: str
+    size: int
+    action: Action = Action.SEAL
+    scheme: Scheme = Scheme.SEALED
+
+
+class Grant(msgspec.Struct):
+    """201: the leader's answer to an offer. PUT the body to `url`, with `Authorization: Ticket …`."""
+
+    node: int
+    counter: int
+    """With `node` the epoch in which it was granted, as (counter, node)."""
+    url: str
+    ticket: str
+
+    @property
+    def epoch(self) -> tuple[int, int]:
+        return (self.counter, self.node)
+
+
+class Cluster(msgspec.Struct):
+    """GET /v1/cluster: who we are. Public."""
+
+    cluster: str
+    node: int
+    version: str
+    open_enrolment: bool
+
+
+class Load(msgspec.Struct):
+    """What one node has to do and has done. It tells its leader with every heartbeat."""
+
+    node: int
+    role: str
+    counter: int
+    leader: int | None
+    uptime: float = 0.0
+    in_flight: int = 0
+    images: int = 0
+    bytes: int = 0
+    declines: int = 0
+
+
+class Status(msgspec.Struct):
+    """GET /v1/status: this node, and what it knows of the others by heartbeat."""
+
+    cluster: str
+    node: int
+    nodes: list[Load]

@@ -1,0 +1,124 @@
+"""Tickets: single-use capabilities that the cluster signs, so that a body may go where a token does not.
+
+A ticket says who may send which body to which node for what. curl, browsers and HTTP libraries drop
+`Authorization` when they are redirected to another port; a ticket travels in the address instead, and is
+worth little to whoever reads it there: it holds for one request, to one life of one node, for a minute.
+
+    ticket = base64url(JSON of `Ticket`) "." base64url(HMAC-SHA256 of that text)      RFC 4648 §5, RFC 2104
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+
+import msgspec
+
+from safelight.encryption import Scheme
+from safelight.errors import SafelightError
+from safelight.protocol import Action
+
+LIFETIME = 60.0
+"""Seconds. Longer than a client takes from grant to body, short enough to be remembered whole."""
+
+MAX_LENGTH = 4096
+"""Characters; a name of 255 bytes escaped in JSON makes about half of it."""
+
+
+class BadTicket(SafelightError):
+    """The ticket does not admit the request, and why."""
+
+
+class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a ticket admits. `size` is None where the sender could not say it (chunked coding)."""
+
+    user: str
+    upload: str
+    name: str
+    size: int | None
+    action: Action
+    scheme: Scheme
+    node: int
+    life: str
+    """Which life of that node: after a restart its tickets are void, as it has forgotten which were used."""
+    issuer: int
+    expires: float
+    """Unix seconds."""
+    nonce: str
+
+
+def new_nonce() -> str:
+    return secrets.token_hex(8)
+
+
+def write(ticket: Ticket, key: bytes) -> str:
+    """The signed text of a ticket, safe in a URL and in a header."""
+    text = _encode(msgspec.json.encode(ticket))
+    return f"{text}.{_encode(_sign(text, key))}"
+
+
+def read(text: str, key: bytes) -> Ticket:
+    """The ticket, if this cluster signed it. Raises BadTicket."""
+    body, dot, signature = text.partition(".")
+    plausible = dot and text.isascii() and len(text) <= MAX_LENGTH
+    if not plausible or not hmac.compare_digest(_sign(body, key), _decode(signature)):
+        raise BadTicket("this ticket was not issued by this cluster: ask for a new one")
+    return msgspec.json.decode(_decode(body), type=Ticket)
+
+
+class Book:
+    """One node's memory of its tickets: which were used, and which it granted that may still come.
+
+    Both are forgotten once they have expired, so the memory is bounded by the rate of requests.
+    """
+
+    def __init__(self, node: int, life: str) -> None:
+        self.node = node
+        self.life = life
+        self._used: dict[str, float] = {}
+        self._granted: dict[str, float] = {}
+
+    def granted(self, ticket: Ticket) -> None:
+        self._granted[ticket.nonce] = ticket.expires
+
+    def outstanding(self, now: float) -> int:
+        """How many granted tickets may still be used."""
+        self._forget(now)
+        return len(self._granted)
+
+    def redeem(self, ticket: Ticket, now: float) -> None:
+        """Use a ticket up. Raises BadTicket if it is for another node, expired or used."""
+        self._forget(now)
+        if (ticket.node, ticket.life) != (self.node, self.life):
+            raise BadTicket(f"this ticket is for node {ticket.node} as it was then: ask for a new one")
+        if now >= ticket.expires:
+            raise BadTicket("this ticket has expired: ask for a new one")
+        if ticket.nonce in self._used:
+            raise BadTicket("this ticket was used already: ask for a new one")
+        self._used[ticket.nonce] = ticket.expires
+        self._granted.pop(ticket.nonce, None)
+
+    def _forget(self, now: float) -> None:
+        for memory in (self._used, self._granted):
+            # In the order of insertion, which is that of expiry but for the clock's own steps.
+            for nonce, expires in list(memory.items()):
+                if expires > now:
+                    break
+                del memory[nonce]
+
+
+def _sign(text: str, key: bytes) -> bytes:
+    return hmac.digest(key, text.encode(), hashlib.sha256)
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError:
+        return b""

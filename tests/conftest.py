@@ -1,0 +1,28 @@
+"""Fixtures that start real clusters. See `running`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from safelight import samples
+from tests.running import Running, running
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Running]:
+    """Three nodes with a leader, for one test."""
+    with running(tmp_path / "cluster") as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Three nodes with a leader, for all tests of a module that leave them as they were."""
+    with running(tmp_path_factory.mktemp("cluster")) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Path:
+    return samples.path("lighthouse.png")
