@@ -125,7 +125,7 @@ class Cluster:
                 self._say(node, line.rstrip("\n"))
         status = child.process.wait()
         if not child.stopping:
-            self._say(node, f"ended by itself: {_cause(status)}")
+            self._say(node, _end(status))
         if child.process.stdin is not None:
             child.process.stdin.close()
         with self._changed:
@@ -150,10 +150,10 @@ class Cluster:
             )
 
 
-def _cause(status: int) -> str:
+def _end(status: int) -> str:
     if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    return f"exit status {status}"
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"ended by itself, with exit status {status}"
 
 
 def environment(config: Config) -> dict[str, str]:

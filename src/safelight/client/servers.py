@@ -84,7 +84,9 @@ async def read_small(response: aiohttp.ClientResponse) -> bytes:
 
 
 def reason(error: BaseException) -> str:
-    """Why a server could not be reached, in a few words."""
+    """Why a server did not do what it was asked, in a few words."""
+    if isinstance(error, Refusal):
+        return error.detail
     if isinstance(error, TimeoutError | aiohttp.ServerTimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

@@ -75,4 +75,4 @@ async def _ask(servers: Servers, server: int) -> Status | str:
         async with asyncio.timeout(PATIENCE):
             return await servers.ask(server, "GET", f"{API}/status", Status)
     except (Refusal, *Broken) as error:
-        return str(error) if isinstance(error, Refusal) else reason(error)
+        return reason(error)

@@ -5,9 +5,9 @@ import asyncio
 import itertools
 import tempfile
 import time
-from importlib import resources
 from pathlib import Path
 
+from safelight import samples
 from safelight.client.console import Transcript
 from safelight.client.outputs import reserve
 from safelight.client.session import Saved, Session
@@ -34,46 +34,47 @@ def walk_through(to: Path) -> Path:
 
 async def _walk(config: Config, cluster: Cluster, transcript: Transcript, scratch: Path, to: Path) -> Path:
     def step(number: int, text: str) -> None:
-        transcript.say(f"\n{number}. {text}", "bold")
+        transcript.say("")
+        transcript.say(f"{number}. {text}", "bold")
 
-    with resources.as_file(resources.files("safelight").joinpath("samples", SAMPLE)) as sample:
-        step(1, "Three nodes start and elect a leader.")
-        cluster.start()
-        first = await wait_for_leader(config, config.timeout)
-        transcript.say(f"Node {first} leads.")
+    sample = samples.path(SAMPLE)
+    step(1, "Three nodes start and elect a leader.")
+    cluster.start()
+    first = await wait_for_leader(config, config.timeout)
+    transcript.say(f"Node {first} leads.")
 
-        async with Session(config, USER) as session:
-            step(2, f"{USER} encrypts a photograph.")
-            before = await _seal(session, sample, scratch, transcript)
+    async with Session(config, USER) as session:
+        step(2, f"{USER} encrypts a photograph.")
+        before = await _seal(session, sample, scratch, transcript)
 
-            step(3, f"The leader, node {first}, is killed (SIGKILL), and {USER} encrypts the photograph again at once.")
-            killed = time.monotonic()
-            cluster.kill(first)
-            after = await _seal(session, sample, scratch, transcript)
-            failover = 1000 * (time.monotonic() - killed)
-            transcript.say(f"Node {after.node} has taken over: {failover:.0f} ms from the kill to the encrypted file.")
-            if after.node == first:
-                raise SafelightError(f"node {first} was killed and yet it encrypted; please report this")
+        step(3, f"The leader, node {first}, is killed (SIGKILL), and {USER} encrypts the photograph again at once.")
+        killed = time.monotonic()
+        cluster.kill(first)
+        after = await _seal(session, sample, scratch, transcript)
+        failover = 1000 * (time.monotonic() - killed)
+        transcript.say(f"Node {after.node} has taken over: {failover:.0f} ms from the kill to the encrypted file.")
+        if after.node == first:
+            raise SafelightError(f"node {first} was killed and yet it encrypted; please report this")
 
-            step(4, "Both are opened again and compared with the original.")
-            original = sample.read_bytes()
-            for sealed in (before, after):
-                opened = await session.open(sealed.path, to=scratch / "decrypted", feedback=transcript)
-                transcript.settle()
-                if opened.path.read_bytes() != original:
-                    raise SafelightError(f"what node {sealed.node} encrypted opens differently; please report this")
-                transcript.say(f"✓ What node {sealed.node} encrypted is the original again, byte for byte.", "green")
-        if before.path.read_bytes() == after.path.read_bytes():
-            raise SafelightError("the same photograph encrypted twice gave the same file; please report this")
+        step(4, "Both are opened again and compared with the original.")
+        original = sample.read_bytes()
+        for sealed in (before, after):
+            opened = await session.open(sealed.path, to=scratch / "decrypted", feedback=transcript)
+            transcript.settle()
+            if opened.path.read_bytes() != original:
+                raise SafelightError(f"what node {sealed.node} encrypted opens differently; please report this")
+            transcript.say(f"✓ What node {sealed.node} encrypted is the original again, byte for byte.", "green")
+    if before.path.read_bytes() == after.path.read_bytes():
+        raise SafelightError("the same photograph encrypted twice gave the same file; please report this")
 
-        step(5, "What a viewer makes of the three: the photograph, the ciphertext, the photograph again.")
-        title = f"Encrypted by node {after.node}, {failover:.0f} ms after node {first} was killed"
-        picture = draw(original, after.path.read_bytes(), opened.path.read_bytes(), title)
-        with reserve(to, (counted(PICTURE, n) for n in itertools.count(1))) as reservation:
-            picture.save(reservation.file, "PNG")
-            reservation.commit()
-        transcript.say(f"Picture saved to: {reservation.path}")
-        return reservation.path
+    step(5, "What a viewer makes of the three: the photograph, the ciphertext, the photograph again.")
+    title = f"Encrypted by node {after.node}, {failover:.0f} ms after node {first} was killed"
+    picture = draw(original, after.path.read_bytes(), opened.path.read_bytes(), title)
+    with reserve(to, (counted(PICTURE, n) for n in itertools.count(1))) as reservation:
+        picture.save(reservation.file, "PNG")
+        reservation.commit()
+    transcript.say(f"Picture saved to: {reservation.path}")
+    return reservation.path
 
 
 async def _seal(session: Session, sample: Path, scratch: Path, transcript: Transcript) -> Saved:

@@ -1,0 +1,104 @@
+"""Who a user is to the cluster: the token that proves it, the enrolment that made it known, the offers in its name."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+
+from safelight import names
+from safelight.client import tokens
+from safelight.client.servers import Broken, Servers, reason
+from safelight.config import Config
+from safelight.errors import SafelightError
+from safelight.protocol import API, Cluster, Grant, Offer, Problem, Refusal, fingerprint
+
+ALL_DOWN = 3.0
+"""Seconds after which a cluster is given up of which no server can be reached at all."""
+
+ROUND = 1.0
+"""Seconds that servers have to say which cluster they are of."""
+
+
+AGAIN = 0.1
+"""Seconds until the next round."""
+
+
+class Unreachable(SafelightError):
+    """No server of the cluster answers."""
+
+
+class Account:
+    """One user at one cluster."""
+
+    def __init__(self, config: Config, servers: Servers, user: str) -> None:
+        self._config = config
+        self._servers = servers
+        self.user = names.check_user(user)
+        self._token: tokens.Token | None = None
+        self._asked: set[asyncio.Task[Cluster]] = set()
+
+    async def fingerprint(self) -> str:
+        """What an operator needs to add this user: the SHA-256 of its token, made now if there is none."""
+        return fingerprint(await self.token())
+
+    async def offer(self, server: int, offer: Offer) -> Grant:
+        """One server's answer to an offer; enrols the user where the server does not know it yet.
+
+        Raises Refusal, and `Broken` where no answer comes.
+        """
+        token = await self.token()
+        path = f"{API}/offers"
+        try:
+            return await self._servers.ask(server, "POST", path, Grant, token=token, message=offer)
+        except Refusal as refusal:
+            if refusal.problem is not Problem.UNKNOWN_TOKEN:
+                raise
+        await self._enrol(server, token)
+        return await self._servers.ask(server, "POST", path, Grant, token=token, message=offer)
+
+    async def _enrol(self, server: int, token: tokens.Token) -> None:
+        try:
+            await self._servers.ask(server, "PUT", f"{API}/users/{self.user}", msgspec.Struct, token=token)
+        except Refusal as refusal:
+            if refusal.problem is Problem.ENROLMENT_CLOSED:
+                raise Refusal(
+                    refusal.problem,
+                    f"this cluster does not know {self.user}: ask its operator to run "
+                    f"`safelight user add {self.user} {fingerprint(token)}`",
+                ) from None
+            if refusal.problem is Problem.NAME_TAKEN:
+                raise Refusal(
+                    refusal.problem,
+                    f"the name {self.user} belongs to somebody else in this cluster: choose another, "
+                    f"or bring {self.user}'s token from where it was made",
+                ) from None
+            raise
+
+    async def token(self) -> tokens.Token:
+        """This user's token for this cluster: kept from an earlier session, or made now."""
+        if self._token is None:
+            cluster = await self._find_cluster()
+            self._token, _ = tokens.load_or_create(self._config.client_dir, cluster, self.user)
+        return self._token
+
+    async def _find_cluster(self) -> str:
+        """The cluster's id, as soon as one server tells it."""
+        give_up = time.monotonic() + min(ALL_DOWN, self._config.timeout)
+        while True:
+            self._asked = {
+                asyncio.create_task(self._servers.ask(server, "GET", f"{API}/cluster", Cluster))
+                for server in self._servers.addresses
+            }
+            reasons = set()
+            for answer in asyncio.as_completed(self._asked, timeout=ROUND):
+                try:
+                    return (await answer).cluster  # the others go on: their connections will be needed
+                except (Refusal, *Broken) as error:
+                    reasons.add(reason(error))
+            if time.monotonic() >= give_up:
+                addresses = ", ".join(address.netloc for address in self._servers.addresses.values())
+                why = "; ".join(sorted(reasons))
+                raise Unreachable(f"no server answers at {addresses} ({why}): start them with `safelight up`")
+            await asyncio.sleep(AGAIN)

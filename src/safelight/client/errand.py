@@ -1,0 +1,277 @@
+"""One image's way through the cluster and back, over as many attempts as it takes.
+
+    OFFER to every server at once -> the leader grants -> PUT the body there, once -> the answer into a part file
+
+Everything that fails on the way ends in another offer under the same upload id and name, until the time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+
+from safelight.client import inputs, outputs
+from safelight.client.account import ALL_DOWN, Account
+from safelight.client.feedback import Feedback
+from safelight.client.servers import Broken, Servers, read_small, reason
+from safelight.config import Config
+from safelight.errors import SafelightError
+from safelight.protocol import Grant, Offer, Problem, Refusal, read_problem
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
+"""Seconds between two offers of one image, with jitter: an election is over in less, most of the time."""
+
+ROUND = 1.5
+"""Seconds that one multicast waits for the slowest server."""
+
+STRAGGLERS = 0.3
+"""Seconds that a finished upload waits for what the workers have to say."""
+
+ATTEMPTS = 5
+"""Bodies that may break off before an image is given up; each is preceded by a search for the leader."""
+
+QUIET = 1.0
+"""Seconds without a moving byte after which a client looks whether somebody else leads by now."""
+
+CHUNK = 1 << 18
+
+PASSING = {Problem.NOT_THE_LEADER, Problem.NO_LEADER, Problem.LEAVING}
+"""Refusals that an election's end makes good."""
+
+ANOTHER_TRY = PASSING | {Problem.BAD_TICKET, Problem.STALLED, Problem.BAD_LENGTH}
+"""Refusals of a body that another offer may make good."""
+
+
+class NoLeader(SafelightError):
+    """Nobody granted the offer in time."""
+
+
+class Superseded(Exception):
+    """While a body stood still, another node was elected: it has granted the same offer."""
+
+    def __init__(self, grant: Grant) -> None:
+        self.grant = grant
+
+
+class Errand:
+    """One image, one upload id, one name."""
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        account: Account,
+        offer: Offer,
+        source: inputs.Source,
+        reservation: outputs.Reservation,
+        feedback: Feedback,
+    ) -> None:
+        self._config = config
+        self._servers = servers
+        self._account = account
+        self._offer = offer
+        self._source = source
+        self._reservation = reservation
+        self._feedback = feedback
+        self._said: set[int] = set()
+        self._asked: dict[asyncio.Task[Grant], int] = {}
+        self._moved = 0.0  # when a byte last moved, in seconds of time.monotonic()
+
+    async def run(self) -> int:
+        """Offer and send until it is done. Returns the node that did it. Raises SafelightError."""
+        await self._account.token()
+        self._feedback.broadcasting()
+        try:
+            grant = await self._find_leader()
+            for attempt in count(1):
+                try:
+                    await self._send_watched(grant)
+                    break
+                except Superseded as superseded:
+                    why, grant = "another leader was elected", superseded.grant
+                    self._feedback.waiting(f"{why}: sending again")
+                    continue
+                except Refusal as refusal:
+                    if refusal.problem not in ANOTHER_TRY or attempt >= ATTEMPTS:
+                        raise
+                    why = str(refusal)
+                except Broken as error:
+                    why = f"server {grant.node}: {reason(error)}"
+                    if attempt >= ATTEMPTS:
+                        raise NoLeader(f"the image broke off {attempt} times, last with {why}: try again") from None
+                self._feedback.waiting(f"{why}: looking for the leader, then sending again")
+                grant = await self._find_leader()
+            await self._hear_stragglers()
+            self._feedback.processed(grant.node)
+            return grant.node
+        finally:
+            await self._dismiss()
+
+    # -- offers --------------------------------------------------------------------------------------
+
+    async def _find_leader(self) -> Grant:
+        """Multicast the offer until somebody grants it, or the time limit is over."""
+        started, pause = time.monotonic(), FIRST_PAUSE
+        while True:
+            errors = await self._multicast(self._tell)
+            if isinstance(errors, Grant):
+                return errors
+            for error in errors.values():
+                if not (_passes(error) or _absent(error)):
+                    raise error
+            waited = time.monotonic() - started
+            nobody = all(_absent(error) for error in errors.values())
+            if waited >= (min(ALL_DOWN, self._config.timeout) if nobody else self._config.timeout):
+                raise self._no_leader(errors, waited)
+            self._feedback.waiting("no server can be reached" if nobody else "the servers are electing a leader")
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _multicast(self, tell: Callable[[int, BaseException], None]) -> Grant | dict[int, BaseException]:
+        """Offer to every server at once. The first grant, or every server's reason why not.
+
+        Who has not answered when somebody grants goes on answering: see `_hear_stragglers`.
+        """
+        await self._dismiss()
+        self._asked = {
+            asyncio.create_task(self._account.offer(server, self._offer)): server for server in self._servers.addresses
+        }
+        errors: dict[int, BaseException] = {}
+        pending = set(self._asked)
+        give_up = time.monotonic() + ROUND
+        while pending and (left := give_up - time.monotonic()) > 0:
+            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=self._asked.__getitem__):
+                server = self._asked[task]
+                if error := task.exception():
+                    errors[server] = error
+                    tell(server, error)
+            grants = [task.result() for task in done if task.exception() is None]
+            if grants:
+                self._asked = {task: self._asked[task] for task in pending}
+                return max(grants, key=lambda grant: grant.epoch)
+        for task in pending:
+            errors[self._asked[task]] = TimeoutError()
+            tell(self._asked[task], TimeoutError())
+        return errors
+
+    async def _hear_stragglers(self) -> None:
+        """Let the workers finish their sentences, for the record of who declined."""
+        if not self._asked:
+            return
+        done, pending = await asyncio.wait(self._asked, timeout=STRAGGLERS)
+        for task in sorted(done | pending, key=self._asked.__getitem__):
+            error = task.exception() if task in done else TimeoutError()
+            if error is not None:
+                self._tell(self._asked[task], error)
+
+    async def _dismiss(self) -> None:
+        for task in self._asked:
+            task.cancel()
+        await asyncio.gather(*self._asked, return_exceptions=True)
+        self._asked = {}
+
+    def _tell(self, server: int, error: BaseException) -> None:
+        """Pass on what a server answered, once for each server."""
+        if server in self._said:
+            return
+        if _absent(error):
+            self._feedback.unreachable(server, reason(error))
+        elif isinstance(error, Refusal) and error.problem in (Problem.NOT_THE_LEADER, Problem.LEAVING):
+            self._feedback.declined(server, error.detail)
+        else:
+            return
+        self._said.add(server)
+
+    def _no_leader(self, errors: dict[int, BaseException], waited: float) -> NoLeader:
+        leaders = {error.leader for error in errors.values() if isinstance(error, Refusal) and error.leader is not None}
+        answers = "; ".join(f"server {server}: {reason(error)}" for server, error in sorted(errors.items()))
+        hint = ""
+        if leaders and not any(map(_absent, errors.values())):
+            hint = f"; node {max(leaders)} leads: name its address in --servers, too"
+        return NoLeader(f"no server took the image within {waited:.0f} s ({answers}){hint}")
+
+    # -- the body ------------------------------------------------------------------------------------
+
+    async def _send_watched(self, grant: Grant) -> None:
+        """Send the body, and watch it. Raises Superseded, and as `_send`."""
+        self._moved = time.monotonic()
+        sending = asyncio.create_task(self._send(grant))
+        watching = asyncio.create_task(self._watch(grant))
+        try:
+            await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                return sending.result()
+            return watching.result()
+        finally:
+            sending.cancel()
+            watching.cancel()
+            await asyncio.gather(sending, watching, return_exceptions=True)
+
+    async def _watch(self, grant: Grant) -> None:
+        """End only if the body has stopped moving and another node would take it, or for too long."""
+        while True:
+            await asyncio.sleep(QUIET / 4)
+            quiet = time.monotonic() - self._moved
+            if quiet >= self._config.body_timeout:
+                raise TimeoutError
+            if quiet >= QUIET:
+                self._feedback.waiting(f"server {grant.node} does not go on")
+                elsewhere = await self._multicast(lambda server, error: None)
+                if isinstance(elsewhere, Grant) and elsewhere.epoch > grant.epoch:
+                    raise Superseded(elsewhere)
+
+    async def _send(self, grant: Grant) -> None:
+        """PUT the body where the grant says, and write the answer into the part file.
+
+        Raises Refusal, `Broken`, and what reading and writing the files raises.
+        """
+        if not any(grant.url.startswith(f"{address.url}/") for address in self._servers.addresses.values()):
+            raise Refusal(Problem.INTERNAL, f"server {grant.node} grants an address that is not among --servers")
+        trouble: list[SafelightError] = []
+        self._reservation.restart()
+        headers = {"Authorization": f"Ticket {grant.ticket}", "Content-Length": str(self._source.size)}
+        try:
+            async with self._servers.http.put(
+                grant.url, data=self._body(trouble), headers=headers, allow_redirects=False
+            ) as response:
+                if response.status not in (200, 201):
+                    raise read_problem(response.status, await read_small(response))
+                done = self._source.size
+                async for chunk in response.content.iter_any():
+                    self._reservation.file.write(chunk)
+                    done += len(chunk)
+                    self._advance(done)
+        except Broken:
+            if trouble:
+                raise trouble[0] from None
+            raise
+
+    async def _body(self, trouble: list[SafelightError]) -> AsyncIterator[bytes]:
+        """The image, from the beginning. What goes wrong while reading it is left in `trouble`."""
+        done = 0
+        try:
+            for chunk in self._source.chunks(CHUNK):
+                yield chunk
+                done += len(chunk)
+                self._advance(done)
+        except inputs.CannotRead as error:
+            trouble.append(error)
+            raise
+
+    def _advance(self, done: int) -> None:
+        self._moved = time.monotonic()
+        self._feedback.progress(done, 2 * self._source.size)
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether an election's end makes this good."""
+    return isinstance(error, Refusal) and error.problem in PASSING
+
+
+def _absent(error: BaseException) -> bool:
+    """Whether there is no node at that address, or one that has failed."""
+    return isinstance(error, Broken) or (isinstance(error, Refusal) and error.problem is Problem.INTERNAL)
