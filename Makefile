@@ -1,6 +1,9 @@
 # The two commands of this project: `make run` and `make test`. Each works alone on a fresh clone.
 PYTHON ?= python3
-AS ?= alice
+ifneq ($(origin AS),command line)
+# Make has a variable of this name by itself, the assembler: only `make run AS=bob` counts.
+AS := alice
+endif
 BIN := .venv/bin
 
 .PHONY: help install run test check lock

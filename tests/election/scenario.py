@@ -125,15 +125,16 @@ class Scenario:
         self.world.advance(_seconds(seconds))
 
     def do_stabilize(self) -> None:
-        """Let time pass until nothing is said but heartbeats for a while, and sum up."""
+        """Let time pass until nobody has changed its leader for a while, and sum up."""
         world = self.world
-        quiet_since, said = world.time, world.chatter()
+        begin = quiet_since = world.time
+        changes = world.leader_changes
         while world.time - quiet_since < 2 * TIMING.silence:
             world.advance(HEARTBEAT)
-            if world.chatter() != said:
-                quiet_since, said = world.time, world.chatter()
-            if world.time - quiet_since > 60:
-                raise Violation("they go on talking")
+            if world.leader_changes != changes:
+                quiet_since, changes = world.time, world.leader_changes
+            if world.time - begin > 60 * HEARTBEAT:
+                raise Violation("they find no peace")
         self.do_status()
 
     def do_status(self) -> None:

@@ -342,7 +342,7 @@ class World:
         due = core.next_call()
         machine.timer += 1
         if due is not None:
-            self._at(self.time + (due - now) / machine.rate, self._timer, machine, machine.timer)
+            self._at(self.time + max(due - now, 0.0) / machine.rate + 1e-6, self._timer, machine, machine.timer)
 
     def _tell(self, machine: Machine, core: Election) -> None:
         """Write down what a node has become."""

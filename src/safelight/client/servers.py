@@ -97,8 +97,8 @@ def reason(error: BaseException) -> str:
         return "connection refused"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "there is no such host"
-    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+        return error.os_error.strerror.lower()
+    if isinstance(error, aiohttp.ClientConnectionError | OSError):
         return "the connection broke"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
     return "no usable answer"

@@ -1,0 +1,178 @@
+"""What the tests of the mission share: a witness of the feedback, images of any size, and plain requests."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from safelight.client import tokens
+from safelight.client.session import Saved, Session
+from safelight.config import Config
+from safelight.protocol import Load, Offer, Status
+from tests.running import as_user, eventually
+
+SETTLED = 5.0
+"""A heartbeat for clusters that are not to hold an election while a test looks away, however busy the machine
+is. Starting, killing and restarting nodes takes no longer with it: links tell, not heartbeats.
+"""
+
+MEBIBYTE = 1 << 20
+OUTPUT = re.compile(r"encrypted_(?P<name>.*)_(?P<timestamp>\d{10})\.(?P<extension>[a-z]+)", re.DOTALL)
+
+_T = TypeVar("_T")
+
+
+class Witness:
+    """A Feedback that remembers, and can do something at a given point of the way (with `at`)."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+        self._at: list[tuple[Callable[[tuple[object, ...]], bool], Callable[[], None]]] = []
+
+    def at(self, moment: Callable[[tuple[object, ...]], bool], do: Callable[[], None]) -> Witness:
+        """Once, when something is told for which `moment` holds, `do` it before the session goes on."""
+        self._at.append((moment, do))
+        return self
+
+    def at_progress(self, share: float, do: Callable[[], None]) -> Witness:
+        """`do` it when this share of the bytes has moved; the body itself is the first half of them."""
+
+        def reached(told: tuple[object, ...]) -> bool:
+            return told[0] == "progress" and int(str(told[1])) >= share * int(str(told[2]))
+
+        return self.at(reached, do)
+
+    def of(self, kind: str) -> list[tuple[object, ...]]:
+        """What was told of this kind, without the kind."""
+        return [told[1:] for told in self.told if told[0] == kind]
+
+    def broadcasting(self) -> None:
+        self._tell("broadcasting")
+
+    def declined(self, server: int, detail: str) -> None:
+        self._tell("declined", server, detail)
+
+    def unreachable(self, server: int, detail: str) -> None:
+        self._tell("unreachable", server, detail)
+
+    def waiting(self, reason: str) -> None:
+        self._tell("waiting", reason)
+
+    def progress(self, done: int, total: int) -> None:
+        self._tell("progress", done, total)
+
+    def processed(self, server: int) -> None:
+        self._tell("processed", server)
+
+    def _tell(self, *told: object) -> None:
+        self.told.append(told)
+        for each in [each for each in self._at if each[0](told)]:
+            self._at.remove(each)
+            each[1]()
+
+
+def seal(config: Config, path: Path, to: Path, user: str = "alice", feedback: Witness | None = None) -> Saved:
+    return as_user(config, user, lambda session: session.seal(path, to=to, feedback=feedback or Witness()))
+
+
+def open_(config: Config, path: Path, to: Path, user: str = "alice") -> Saved:
+    return as_user(config, user, lambda session: session.open(path, to=to, feedback=Witness()))
+
+
+def opens_to(config: Config, path: Path, original: Path, to: Path, user: str = "alice") -> bool:
+    """Whether the file at `path` is the original, sealed."""
+    return open_(config, path, to, user).path.read_bytes() == original.read_bytes()
+
+
+def image_of(size: int, path: Path, photograph: Path) -> Path:
+    """A file of `size` bytes that begins as the photograph does, and else has something else everywhere."""
+    head = photograph.read_bytes()[:1024]
+    body = b"".join(b"pixels %08x\n" % number for number in range(size // 16 + 1))
+    path.write_bytes((head + body)[:size])
+    return path
+
+
+def contents(directory: Path) -> list[str]:
+    """Every name in a directory, hidden ones included."""
+    return sorted(entry.name for entry in directory.iterdir()) if directory.exists() else []
+
+
+def in_background(config: Config, user: str, work: Callable[[Session], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
+    """The same as `as_user`, within a running event loop."""
+
+    async def go() -> _T:
+        async with Session(config, user) as session:
+            return await work(session)
+
+    return asyncio.create_task(go())
+
+
+# -- plain requests --
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def problem(self) -> str:
+        """The last word of the problem document's type (RFC 9457), such as "bad-ticket"."""
+        assert self.headers.get("content-type", "").startswith("application/problem+json"), self
+        document = json.loads(self.body)
+        assert document["status"] == self.status
+        assert document["detail"]
+        return str(document["type"]).rpartition(":")[2]
+
+
+def request(
+    config: Config, node: int, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> Answer:
+    """One request, told by the standard library's client, which follows no redirects."""
+    address = config.addresses[node]
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=30)
+    try:
+        connection.request(method, path, body or None, dict(headers or {}))
+        response = connection.getresponse()
+        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+    finally:
+        connection.close()
+
+
+def status_of(config: Config, node: int) -> dict[int, Load]:
+    """The loads that a node tells: its own and those that it has heard of."""
+    answer = request(config, node, "GET", "/v1/status")
+    assert answer.status == 200
+    return {load.node: load for load in msgspec.json.decode(answer.body, type=Status).nodes}
+
+
+def enrolled(config: Config, user: str) -> str:
+    """The user's token, after its first use here."""
+
+    async def offer(session: Session) -> None:
+        await session.offer_to(max(config.addresses), Offer(user, "0" * 32, "first.png", 1))
+
+    as_user(config, user, offer)
+    (directory,) = (config.client_dir / "tokens").iterdir()
+    token = tokens.load(config.client_dir, directory.name, user)
+    assert token is not None
+    return token
+
+
+def wait_until_all_follow(config: Config, leader: int) -> None:
+    """Wait until every node of the configuration runs and says that `leader` leads."""
+
+    def follow() -> bool:
+        try:
+            return all(status_of(config, node)[node].leader == leader for node in config.addresses)
+        except OSError:
+            return False
+
+    eventually(follow, f"all nodes follow node {leader}")
