@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from safelight import samples
-from tests.running import Running, running
+from tests.running import SETTLED, Running, running
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def cluster(tmp_path: Path) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Three nodes with a leader, for all tests of a module that leave them as they were."""
-    with running(tmp_path_factory.mktemp("cluster")) as it:
+    with running(tmp_path_factory.mktemp("cluster"), heartbeat=SETTLED) as it:
         yield it
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,6 +19,11 @@ from safelight.config import Config
 
 GENEROUS = 30.0
 """Seconds that a test waits for what takes milliseconds: a slow machine is no failure."""
+
+SETTLED = 5.0
+"""A heartbeat for clusters that are not to hold an election while a test looks elsewhere, however busy the machine
+is. It slows nothing down when nodes start, die and return, as long as all of them do: links tell, not heartbeats.
+"""
 
 _T = TypeVar("_T")
 
@@ -55,6 +62,15 @@ class Running:
         """Wait until all nodes that answer follow `node`."""
         eventually(lambda: self.leader() == node, f"node {node} leads")
 
+    def suspend(self, node: int) -> None:
+        """As `kill -STOP`, and wait until it stands still."""
+        pid = self.cluster.pid(node)
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED)
+
+    def wait_until_ended(self, *nodes: int) -> None:
+        eventually(lambda: not {*nodes} & {*self.cluster.running}, f"the processes of nodes {nodes} ended")
+
     def wait_until_down(self, node: int) -> None:
         eventually(lambda: asyncio.run(survey(self.config))[node - 1].load is None, f"node {node} is down")
 
@@ -62,6 +78,16 @@ class Running:
 @contextmanager
 def running(directory: Path, nodes: int = 3, *, start: bool = True, **settings: Any) -> Iterator[Running]:
     """A cluster in `directory`; with `start` all its nodes run and have a leader when the block begins."""
+    with running_as(throwaway(directory, nodes, **settings)) as it:
+        if start:
+            it.cluster.start()
+            it.wait_until_leader(nodes)
+        yield it
+
+
+@contextmanager
+def running_as(config: Config) -> Iterator[Running]:
+    """The cluster of a configuration; none of its nodes runs yet."""
     lines: dict[int, list[str]] = {}
     heard = threading.Condition()
 
@@ -70,12 +96,8 @@ def running(directory: Path, nodes: int = 3, *, start: bool = True, **settings: 
             lines.setdefault(node, []).append(line)
             heard.notify_all()
 
-    with Cluster(throwaway(directory, nodes, **settings), on_line) as cluster:
-        it = Running(cluster, lines, heard)
-        if start:
-            cluster.start()
-            it.wait_until_leader(nodes)
-        yield it
+    with Cluster(config, on_line) as cluster:
+        yield Running(cluster, lines, heard)
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:

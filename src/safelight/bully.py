@@ -359,7 +359,10 @@ class Election:
             if self.leads and epoch < self.epoch:
                 self._send(sender, Kind.COORDINATOR)
         elif better is not None:
-            self._answer(sender)
+            if epoch > self.epoch:
+                self._report_due = now  # our word counts when our leader has outbid this epoch
+            else:
+                self._answer(sender)
         elif epoch < self.epoch:
             if sender != self.leader:
                 self._answer(sender)  # it speaks from the past; our epoch tells it so

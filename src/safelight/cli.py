@@ -288,9 +288,6 @@ def _finish(succeeded: bool) -> None:
 
 
 def _complete(work: Coroutine[Any, Any, T]) -> T:
-    import asyncio
+    from safelight.signals import run
 
-    from safelight.cluster import unwinding
-
-    with unwinding():
-        return asyncio.run(work)
+    return run(work)

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from safelight.config import Config, local_servers
@@ -182,27 +182,3 @@ def throwaway(directory: Path, nodes: int = 3, **settings: Any) -> Config:
             **settings,
         }
     )
-
-
-@contextmanager
-def unwinding() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end this process through its `with` and `finally` blocks, as Ctrl-C does.
-
-    A second one while it unwinds is ignored, and so is a SIGHUP that was ignored before (nohup).
-    """
-
-    def unwind(number: int, frame: FrameType | None) -> None:
-        for each in replaced:
-            signal.signal(each, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    replaced = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            replaced[number] = signal.signal(number, unwind)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            for number, before in replaced.items():
-                signal.signal(number, before)

@@ -3,10 +3,11 @@
 import asyncio
 import sys
 
+from safelight import signals
 from safelight.client.console import Transcript, console, node_line
 from safelight.client.repl import above_prompt, converse
 from safelight.client.status import wait_for_leader
-from safelight.cluster import Cluster, unwinding
+from safelight.cluster import Cluster
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.names import check_user
@@ -19,7 +20,7 @@ def up(config: Config) -> None:
     lines = console()
     notes = console(stderr=True)
     notes.print(f"Starting {_described(config)}. Ctrl-C stops them.", style="dim")
-    with unwinding(), Cluster(config, lambda node, line: lines.print(node_line(node, line))) as cluster:
+    with signals.unwinding(), Cluster(config, lambda node, line: lines.print(node_line(node, line))) as cluster:
         cluster.start()
         try:
             cluster.wait()
@@ -36,11 +37,11 @@ def run(config: Config, user: str) -> bool:
     """
     check_user(user)
     board = _Board()
-    with unwinding(), Cluster(config, board.line) as cluster:
+    with signals.unwinding(), Cluster(config, board.line) as cluster:
         board.note(f"Starting {_described(config)} ...")
         cluster.start()
         try:
-            return asyncio.run(_run(config, user, cluster, board))
+            return signals.run(_run(config, user, cluster, board))
         finally:
             board.close()
 

@@ -118,7 +118,7 @@ def read_problem(status: int, body: bytes) -> Refusal:
     """The refusal that a problem document tells of; whatever else a server says becomes one, too."""
     try:
         document = msgspec.json.decode(body, type=ProblemDocument)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         document = ProblemDocument(type="")
     problem = Problem.of(document.type)
     if problem is None:

@@ -1,12 +1,18 @@
 """The command `safelight` as its users have it: a process with arguments, an environment, and an exit code."""
 
+import fcntl
 import os
+import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safelight.cluster import environment
@@ -16,9 +22,7 @@ from tests.running import GENEROUS
 COMMAND = (sys.executable, "-m", "safelight")
 
 
-def safelight(
-    *arguments: str | Path, config: Config, cwd: Path, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
+def safelight(*arguments: str | Path, config: Config, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run it to its end, without a terminal."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
@@ -94,9 +98,53 @@ def started(*arguments: str | Path, config: Config, cwd: Path) -> Iterator[Start
             process.kill()
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+class Terminal:
+    """`safelight` on a pseudo-terminal of its own: what a person types, and what a person sees."""
+
+    def __init__(self, *arguments: str, config: Config, cwd: Path) -> None:
+        self._keyboard, screen = pty.openpty()
+        fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        self._process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            env=environment(config) | {"TERM": "xterm"},
+            cwd=cwd,
+            stdin=screen,
+            stdout=screen,
+            stderr=screen,
+            start_new_session=True,
+        )
+        os.close(screen)
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        self.seen = ""
+        os.write(self._keyboard, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        give_up = time.monotonic() + GENEROUS
+        while text not in self.seen:
+            assert time.monotonic() < give_up, f"never showed {text!r}: {self.seen!r}"
+            if select.select([self._keyboard], [], [], 0.1)[0]:
+                self._read()
+
+    def interrupt(self) -> None:
+        """Ctrl-C while nobody reads keys: then it is the terminal that makes a signal of it."""
+        self._process.send_signal(signal.SIGINT)
+
+    def end(self) -> int:
+        """The exit code, once it has ended by itself; `seen` has the rest of what it showed."""
+        with suppress(OSError):  # how Linux says that nobody has the screen open any more
+            while True:
+                self._read()
+        return self._process.wait(GENEROUS)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(GENEROUS)
+        os.close(self._keyboard)
+
+    def _read(self) -> None:
+        data = os.read(self._keyboard, 65536)
+        if b"\x1b[6n" in data:  # "where is the cursor?"
+            os.write(self._keyboard, b"\x1b[1;1R")
+        self.seen += data.decode(errors="replace")

@@ -25,9 +25,10 @@ TIMING = Timing.of(HEARTBEAT)
 class Scenario:
     """Carries out commands and collects the transcript. The first command is `nodes`."""
 
-    def __init__(self, core: type[Election] = Election) -> None:
+    def __init__(self, core: type[Election] = Election, silent: bool = False) -> None:
         self.world = World([], TIMING)
         self._core = core
+        self._silent = silent
         self.lines: list[str] = []
 
     def run(self, command: str) -> None:
@@ -41,7 +42,7 @@ class Scenario:
 
     def do_nodes(self, *nodes: str) -> None:
         """`nodes 1 2 3`: the cluster; none of them runs yet."""
-        self.world = World(map(int, nodes), TIMING, self._note, self._core)
+        self.world = World(map(int, nodes), TIMING, None if self._silent else self._note, self._core)
 
     def do_start(self, *nodes: str) -> None:
         for node in nodes:

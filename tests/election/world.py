@@ -90,7 +90,7 @@ class World:
         self,
         nodes: Iterable[int],
         timing: Timing,
-        log: Callable[[float, str], None] = lambda time, line: None,
+        log: Callable[[float, str], None] | None = None,
         core: type[Election] = Election,
     ) -> None:
         self.timing = timing
@@ -103,7 +103,7 @@ class World:
         self.slow: dict[Link, float] = {}
         self.duplicating: set[Link] = set()
         self.reordering: set[Link] = set()
-        self._log = log
+        self._transcript = log
         self._core = core
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = 0
@@ -124,7 +124,7 @@ class World:
         machine.inbox.clear()
         machine.lost.clear()
         machine.phase = machine.leader = None
-        self._log(self.time, f"{node} starts" + (f", saved {_epoch(machine.disk)}" if machine.disk != NEVER else ""))
+        self._log(f"{node} starts" + (f", saved {_epoch(machine.disk)}" if machine.disk != NEVER else ""))
         machine.election = self._core(
             node, self.machines, self.timing, saved=machine.disk, now=machine.clock(self.time)
         )
@@ -143,7 +143,7 @@ class World:
         machine = self.machines[node]
         if machine.election is None:
             return
-        self._log(self.time, f"{node} dies")
+        self._log(f"{node} dies")
         machine.election = None
         machine.timer += 1
         machine.paused = False
@@ -153,14 +153,14 @@ class World:
     def pause(self, node: int) -> None:
         machine = self.machines[node]
         if machine.election is not None and not machine.paused:
-            self._log(self.time, f"{node} pauses")
+            self._log(f"{node} pauses")
             machine.paused = True
 
     def resume(self, node: int, timers_first: bool = False) -> None:
         machine = self.machines[node]
         if not machine.paused:
             return
-        self._log(self.time, f"{node} resumes, {len(machine.inbox)} messages waiting")
+        self._log(f"{node} resumes, {len(machine.inbox)} messages waiting")
         machine.paused = False
         waiting, machine.inbox = machine.inbox, []
         for event in [Tick(), *waiting] if timers_first else [*waiting, Tick()]:
@@ -172,7 +172,7 @@ class World:
         if machine.ready == ready:
             return
         machine.ready = ready
-        self._log(self.time, f"{node} is {'ready' if ready else 'not ready'} to lead")
+        self._log(f"{node} is {'ready' if ready else 'not ready'} to lead")
         self._give(machine, Readiness(ready))
 
     def block(self, links: Iterable[Link]) -> None:
@@ -329,25 +329,30 @@ class World:
                     machine.cause = cause
                 case LeaderChanged():
                     self.leader_changes += 1
-        self._tell(machine, core)
-        for (message, fate), receivers in lines.items():
-            if message.kind is not Kind.HEARTBEAT:
-                word = (message.kind in (Kind.ANSWER, Kind.RESIGN) and message.leader) or None
-                text = f"{message.kind.name} {_epoch(message.epoch)}" + (f', "I hear {word}"' if word else "")
-                self._log(
-                    self.time,
-                    f"  {machine.node} -> {' '.join(map(str, receivers))}  {text}" + (f"  ({fate})" if fate else ""),
-                )
+        if self._transcript is not None:
+            self._tell(machine, core, lines)
         self._check(machine, core, now, led)
         due = core.next_call()
         machine.timer += 1
         if due is not None:
             self._at(self.time + max(due - now, 0.0) / machine.rate + 1e-6, self._timer, machine, machine.timer)
 
-    def _tell(self, machine: Machine, core: Election) -> None:
-        """Write down what a node has become."""
-        if (core.phase, core.leader) == (machine.phase, machine.leader):
-            return
+    def _log(self, text: str) -> None:
+        if self._transcript is not None:
+            self._transcript(self.time, text)
+
+    def _tell(self, machine: Machine, core: Election, sent: dict[tuple[Message, str], list[int]]) -> None:
+        """Write down what a node has become and what it said."""
+        if (core.phase, core.leader) != (machine.phase, machine.leader):
+            self._tell_role(machine, core)
+        for (message, fate), receivers in sent.items():
+            if message.kind is not Kind.HEARTBEAT:
+                word = message.leader if message.kind in (Kind.ANSWER, Kind.RESIGN) else None
+                text = f"{message.kind.name} {_epoch(message.epoch)}" + (f', "I hear {word}"' if word else "")
+                text += f"  ({fate})" if fate else ""
+                self._log(f"  {machine.node} -> {' '.join(map(str, receivers))}  {text}")
+
+    def _tell_role(self, machine: Machine, core: Election) -> None:
         node, why = machine.node, f" ({machine.leader}: {machine.cause.value})" if machine.cause else ""
         match core.phase:
             case Phase.LEADER:
@@ -365,7 +370,7 @@ class World:
             case Phase.STARTING:
                 text = ""
         if text:
-            self._log(self.time, f"{node} {text}{why}")
+            self._log(f"{node} {text}{why}")
         machine.phase, machine.leader, machine.cause = core.phase, core.leader, None
 
     # -- what must hold at any time ------------------------------------------------------------------

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
 from safelight.client import tokens
-from safelight.client.session import Saved, Session
+from safelight.client.session import Saved
 from safelight.config import Config
-from safelight.protocol import Load, Offer, Status
+from safelight.protocol import Load, Status
 from tests.running import as_user, eventually
-
-SETTLED = 5.0
-"""A heartbeat for clusters that are not to hold an election while a test looks away, however busy the machine
-is. Starting, killing and restarting nodes takes no longer with it: links tell, not heartbeats.
-"""
 
 MEBIBYTE = 1 << 20
 OUTPUT = re.compile(r"encrypted_(?P<name>.*)_(?P<timestamp>\d{10})\.(?P<extension>[a-z]+)", re.DOTALL)
-
-_T = TypeVar("_T")
 
 
 class Witness:
@@ -104,16 +96,6 @@ def contents(directory: Path) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir()) if directory.exists() else []
 
 
-def in_background(config: Config, user: str, work: Callable[[Session], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
-    """The same as `as_user`, within a running event loop."""
-
-    async def go() -> _T:
-        async with Session(config, user) as session:
-            return await work(session)
-
-    return asyncio.create_task(go())
-
-
 # -- plain requests --
 
 
@@ -154,15 +136,12 @@ def status_of(config: Config, node: int) -> dict[int, Load]:
 
 
 def enrolled(config: Config, user: str) -> str:
-    """The user's token, after its first use here."""
-
-    async def offer(session: Session) -> None:
-        await session.offer_to(max(config.addresses), Offer(user, "0" * 32, "first.png", 1))
-
-    as_user(config, user, offer)
-    (directory,) = (config.client_dir / "tokens").iterdir()
-    token = tokens.load(config.client_dir, directory.name, user)
-    assert token is not None
+    """The user's token, known to the cluster: the one that the user's sessions have, too."""
+    cluster = json.loads(request(config, max(config.addresses), "GET", "/v1/cluster").body)["cluster"]
+    token, _ = tokens.load_or_create(config.client_dir, cluster, user)
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = request(config, max(config.addresses), "PUT", f"/v1/users/{user}", headers=headers)
+    assert answer.status in (200, 201)
     return token
 
 

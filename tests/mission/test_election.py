@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.mission.support import status_of, wait_until_all_follow
-from tests.running import Running, running
+from tests.running import SETTLED, Running, running
 
 
 def victories(cluster: Running, node: int) -> int:
@@ -42,19 +42,19 @@ def test_nodes_that_start_after_the_highest_follow_it(tmp_path: Path, order: tup
 
 
 def test_five_nodes_follow_the_highest_that_lives(tmp_path: Path) -> None:
-    with running(tmp_path, nodes=5) as cluster:
+    with running(tmp_path, nodes=5, heartbeat=SETTLED) as cluster:
         wait_until_all_follow(cluster.config, 5)
         cluster.cluster.kill(5)
         cluster.cluster.kill(2)
         cluster.wait_for_line(4, "I am the new leader!")
         cluster.wait_until_leader(4)
         assert victories(cluster, 1) == victories(cluster, 3) == 0
-        cluster.cluster.start(5)
+        cluster.cluster.start(2, 5)
         cluster.wait_until_leader(5)
 
 
 def test_an_epoch_never_comes_twice_even_after_everybody_died(tmp_path: Path) -> None:
-    with running(tmp_path) as cluster:
+    with running(tmp_path, heartbeat=SETTLED) as cluster:
         before = status_of(cluster.config, 3)[3].counter
         for node in (1, 2, 3):
             cluster.cluster.kill(node)

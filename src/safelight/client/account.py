@@ -91,6 +91,8 @@ class Account:
                 asyncio.create_task(self._servers.ask(server, "GET", f"{API}/cluster", Cluster))
                 for server in self._servers.addresses
             }
+            for task in self._asked:
+                task.add_done_callback(_observe)
             reasons = set()
             for answer in asyncio.as_completed(self._asked, timeout=ROUND):
                 try:
@@ -102,3 +104,9 @@ class Account:
                 why = "; ".join(sorted(reasons))
                 raise Unreachable(f"no server answers at {addresses} ({why}): start them with `safelight up`")
             await asyncio.sleep(AGAIN)
+
+
+def _observe(task: asyncio.Task[Cluster]) -> None:
+    """Look at a task's error, so that asyncio does not report it as forgotten."""
+    if not task.cancelled():
+        task.exception()

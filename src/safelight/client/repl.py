@@ -267,8 +267,10 @@ async def _interruptible(work: Coroutine[Any, Any, bool], transcript: Transcript
         else:
             task.result()
     finally:
-        task.cancel()
         loop.remove_signal_handler(signal.SIGINT)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
 
 
 def above_prompt(show: Callable[[], None]) -> None:

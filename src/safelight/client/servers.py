@@ -71,7 +71,7 @@ class Servers:
                 raise read_problem(response.status, body)
             try:
                 return msgspec.json.decode(body or b"{}", type=answer)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
 
 

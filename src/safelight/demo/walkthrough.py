@@ -1,18 +1,17 @@
 """The failover, shown: encrypt, kill the leader, encrypt again, open both, compare, draw. All of it is thrown away
 but the picture: the cluster has its own ports, keyring and user in a temporary directory."""
 
-import asyncio
 import itertools
 import tempfile
 import time
 from pathlib import Path
 
-from safelight import samples
+from safelight import samples, signals
 from safelight.client.console import Transcript
 from safelight.client.outputs import reserve
 from safelight.client.session import Saved, Session
 from safelight.client.status import wait_for_leader
-from safelight.cluster import Cluster, throwaway, unwinding
+from safelight.cluster import Cluster, throwaway
 from safelight.config import Config
 from safelight.demo.picture import draw
 from safelight.errors import SafelightError
@@ -26,10 +25,10 @@ PICTURE = "failover.png"
 def walk_through(to: Path) -> Path:
     """Do it all; the path of the picture, in `to`. Raises SafelightError if anything is not as it should be."""
     transcript = Transcript(dialogue=True)
-    with unwinding(), tempfile.TemporaryDirectory(prefix="safelight-demo-") as scratch:
+    with signals.unwinding(), tempfile.TemporaryDirectory(prefix="safelight-demo-") as scratch:
         config = throwaway(Path(scratch))
         with Cluster(config, transcript.node) as cluster:
-            return asyncio.run(_walk(config, cluster, transcript, Path(scratch), to))
+            return signals.run(_walk(config, cluster, transcript, Path(scratch), to))
 
 
 async def _walk(config: Config, cluster: Cluster, transcript: Transcript, scratch: Path, to: Path) -> Path:

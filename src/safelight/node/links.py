@@ -33,6 +33,12 @@ QUEUE = 1000
 MAX_FRAME = 1 << 20
 """Bytes; a leader's heartbeat tells the loads of all nodes, some 150 bytes each."""
 
+REASON = 200
+"""Characters of a refusal that are shown."""
+
+STRANGERS, COMPLAINTS = 0, 20
+"""Whoever dials without proving which node it is; different complaints about one peer, until it is linked."""
+
 Frame = bytes
 
 
@@ -60,7 +66,7 @@ class Links:
         self._outgoing: dict[int, asyncio.Queue[Frame]] = {}
         self._incoming: set[web.WebSocketResponse] = set()
         self._knock = {node: asyncio.Event() for node in self._addresses}
-        self._complaints: dict[int, str] = {}
+        self._complaints: dict[int, set[str]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -130,7 +136,7 @@ class Links:
                     raise Refused("what answers there is not a node")
                 theirs = _decode(answer.data)
                 if isinstance(theirs, Proof):
-                    raise Refused(theirs.refused or "it refused without a reason")
+                    raise Refused(_reason(theirs))
                 try:
                     if theirs.node != peer:
                         raise Refused(f"at {self._addresses[peer].netloc} node {theirs.node} answers")
@@ -183,6 +189,7 @@ class Links:
         try:
             async with asyncio.timeout(self._patience):
                 peer = await self._examine(socket)
+            self._complaints.pop(STRANGERS, None)
             self._knock[peer].set()
             async for message in socket:
                 if message.type is aiohttp.WSMsgType.BINARY:
@@ -190,7 +197,7 @@ class Links:
         except (TimeoutError, ConnectionError):
             pass
         except Refused as refusal:
-            self._complain(0, f"refused a link: {refusal}")
+            self._complain(STRANGERS, f"refused a link: {refusal}")
         finally:
             self._incoming.discard(socket)
             await socket.close()
@@ -210,7 +217,7 @@ class Links:
             await socket.send_bytes(msgspec.json.encode(ours))
             proof = _decode(await _receive(socket))
             if not isinstance(proof, Proof) or proof.refused:
-                raise Refused(proof.refused if isinstance(proof, Proof) else "it did not prove itself")
+                raise Refused(_reason(proof) if isinstance(proof, Proof) else "it did not prove itself")
             self._party.check(proof.proof, "dialer", theirs, ours)
         except Refused as refusal:
             await socket.send_bytes(msgspec.json.encode(Proof(refused=str(refusal))))
@@ -218,9 +225,10 @@ class Links:
         return theirs.node
 
     def _complain(self, peer: int, complaint: str) -> None:
-        """Say it once, not at every attempt."""
-        if self._complaints.get(peer) != complaint:
-            self._complaints[peer] = complaint
+        """Say it once, not at every attempt; and not without end, as strangers choose what there is to say."""
+        said = self._complaints.setdefault(peer, set())
+        if complaint not in said and len(said) < COMPLAINTS:
+            said.add(complaint)
             self._say(complaint)
 
 
@@ -231,9 +239,15 @@ async def _receive(socket: web.WebSocketResponse) -> bytes:
     return bytes(message.data)
 
 
+def _reason(refusal: Proof) -> str:
+    """Why the other side refused: in its own words, which nobody vouches for."""
+    words = refusal.refused[:REASON]
+    return words if words and words.isprintable() else "it refused without a reason"
+
+
 def _decode(data: bytes) -> Hello | Proof:
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.json.decode(data, type=Hello)
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.json.decode(data, type=Proof)
     raise Refused("what it says is not a node's handshake")

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import msgspec
 
 from safelight.bully import (
-    Cause,
     Election,
     Epoch,
     Event,
@@ -143,8 +142,6 @@ class Member:
                         break
                 case Send(peer, message):
                     self._send(peer, self._encode(message))
-                case LeaderDown(leader, Cause.RESIGNED):
-                    self._say(f"Leader {leader} resigned. Starting new election...")
                 case LeaderDown(leader, cause):
                     self._say(f"Leader {leader} is DOWN! Starting new election... ({cause.value})")
                 case LeaderChanged(leader, epoch):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from safelight import __version__
 from safelight.config import Config
 from safelight.encryption.errors import CannotOpen, TooLarge
 from safelight.errors import SafelightError
+from safelight.names import shown
+from safelight.node.datadir import DataError
 from safelight.node.gate import Gate, GoTo
 from safelight.node.links import PATH, Links
 from safelight.node.load import LoadBook
@@ -38,6 +41,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 JOB = web.RequestKey("job", Job)
 CONTINUE = web.Response(status=100)
 """Stands for "go on, send the body"; never sent itself."""
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +83,8 @@ class Routes:
         app.router.add_post(f"{API}/offers", self.offer)
         app.router.add_get(PATH, self._links.accept)
         for action, handler in ((Action.SEAL, self.seal), (Action.OPEN, self.open)):
-            app.router.add_route("PUT", f"{action.path}/{{name}}", handler, expect_handler=self._expecting(action))
+            path = f"{action.path}/{{name:[^/]+}}"
+            app.router.add_route("PUT", path, handler, expect_handler=self._expecting(action))
         return app
 
     # -- small messages ------------------------------------------------------------------------------
@@ -102,9 +108,14 @@ class Routes:
     async def offer(self, request: web.Request) -> web.Response:
         """POST /v1/offers: a grant from the leader, a refusal from everybody else."""
         try:
-            offer = msgspec.json.decode(await request.read(), type=Offer)
-        except msgspec.DecodeError as error:
-            raise Refusal(Problem.BAD_REQUEST, f"this is not an offer: {error}") from None
+            async with asyncio.timeout(self._config.body_timeout):
+                text = await request.read()
+            offer = msgspec.json.decode(text, type=Offer)
+        except TimeoutError:
+            raise Refusal(Problem.STALLED, "the offer did not come to its end: send it again") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            why = shown(str(error)) if isinstance(error, msgspec.DecodeError) else "it is not UTF-8"
+            raise Refusal(Problem.BAD_REQUEST, f"this is not an offer: {why}") from None
         grant = await self._gate.grant(request, offer)
         return _json(grant, status=201)
 
@@ -157,7 +168,8 @@ class Routes:
                 answer.force_close()  # the announced body will never come: this connection is of no use
                 return answer
             assert request.transport is not None
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if request.version >= HttpVersion11:  # an older client would take it for the answer
+                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return None
 
         return expected  # type: ignore[return-value]  # aiohttp's own type for it allows None
@@ -205,17 +217,22 @@ class Routes:
             return self._problem(Refusal(Problem.CANNOT_OPEN, str(error)))
         except TooLarge as error:
             return self._problem(Refusal(Problem.TOO_LARGE, str(error)))
+        except DataError as error:  # not the client's fault, nor its business
+            self._say(str(error))
+            return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
         except SafelightError as error:
             return self._problem(Refusal(Problem.BAD_REQUEST, str(error)))
         except web.HTTPException as error:
-            return self._problem(_translate(error))
+            return self._translated(error)
         except Interrupted as interrupted:
             self._say(f"An answer broke off half-way ({interrupted})")
             return interrupted.response
-        except (ConnectionError, HttpProcessingError) as error:
+        except (ConnectionError, HttpProcessingError, web.RequestPayloadError) as error:
             self._say(f"A client went away half-way ({type(error).__name__})")
             return self._problem(Refusal(Problem.BAD_LENGTH, "the connection ended before the body did"))
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                return self._problem(Refusal(Problem.DISK_FULL, "the node's disk is full: free some space there"))
             log.exception("Node %d failed", self._node)
             return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
 
@@ -233,11 +250,21 @@ class Routes:
             headers=headers,
         )
 
-
-def _translate(error: web.HTTPException) -> Refusal:
-    """What aiohttp itself refuses, in our words."""
-    by_status = {404: Problem.NOT_FOUND, 405: Problem.METHOD, 413: Problem.TOO_LARGE}
-    return Refusal(by_status.get(error.status, Problem.BAD_REQUEST), error.reason)
+    def _translated(self, error: web.HTTPException) -> web.Response:
+        """What aiohttp itself refuses, in our words."""
+        match error:
+            case web.HTTPNotFound():
+                refusal = Refusal(Problem.NOT_FOUND, "there is no such address: docs/api.md lists them all")
+            case web.HTTPMethodNotAllowed(allowed_methods=allowed):
+                refusal = Refusal(Problem.METHOD, f"{shown(error.method)} is not for here: use {', '.join(allowed)}")
+            case web.HTTPRequestEntityTooLarge():
+                refusal = Refusal(Problem.TOO_LARGE, f"a message has {MAX_JSON} bytes at most")
+            case _:
+                refusal = Refusal(Problem.BAD_REQUEST, error.reason)
+        response = self._problem(refusal)
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
 
 
 def _json(value: msgspec.Struct, status: int = 200) -> web.Response:

@@ -20,6 +20,7 @@ from safelight.config import Address, Config
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
 from safelight.node import datadir
+from safelight.node.connection import Connection
 from safelight.node.gate import Gate
 from safelight.node.handshake import Party
 from safelight.node.links import Links
@@ -33,8 +34,8 @@ from safelight.tls import client_tls
 UNUSED_GRANTS = 2.0
 """Seconds that a leaving node waits for bodies which it granted and which have not begun to come."""
 
-READ_BUFFER = 1 << 18
-"""Bytes that aiohttp buffers of a body before it stops reading the socket."""
+BACKLOG = 1024
+"""Connections that the operating system holds for us while we are busy: a crowd may come at once."""
 
 
 class CannotServe(SafelightError):
@@ -115,15 +116,13 @@ class Node:
 
     async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None, *, until_eof: bool) -> None:
         stop = _stop_event(until_eof)
-        runner = web.AppRunner(
-            self._routes.application(),
-            access_log=None,  # addresses may hold tickets
-            handle_signals=False,
-            shutdown_timeout=1.0,
-            read_bufsize=READ_BUFFER,
-        )
+        runner = web.AppRunner(self._routes.application(), handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
-        await web.SockSite(runner, listener, ssl_context=tls).start()
+        connections = runner.server
+        assert connections is not None
+        door = await asyncio.get_running_loop().create_server(
+            lambda: Connection(connections, self._number), sock=listener, ssl=tls, backlog=BACKLOG
+        )
         address = self._config.addresses[self._number]
         self.say(f"listening on {address.url} (cluster {self._cluster[:8]})")
         if not address.loopback and tls is None:
@@ -134,6 +133,7 @@ class Node:
         await self._leave()
         self._member.stop()
         await self._links.close()
+        door.close()
         await runner.cleanup()
         self.say("stopped")
 

@@ -47,9 +47,13 @@ class Users:
     def enrol(self, name: str, token_sha256: str) -> bool:
         """Let the first token for a name claim it. True if it is new, False if it was enrolled before.
 
-        Raises InvalidName, and Refusal (NAME_TAKEN) where another token has the name.
+        Raises InvalidName, and Refusal where another token has the name (NAME_TAKEN) or the token another
+        name (WRONG_USER).
         """
         user = User(check_user(name), token_sha256, int(time.time()))
+        owner = self._find(token_sha256)
+        if owner is not None and owner.user != name:
+            raise Refusal(Problem.WRONG_USER, f"this token is {owner.user}'s: each user has a token of its own")
         path = self._directory / f"{name}.json"
         if durable.create_once(path, msgspec.json.encode(user)):
             self._remember(user)

@@ -7,7 +7,6 @@ vanishes with its process. Memory does not grow with the image, and nothing is l
 from __future__ import annotations
 
 import asyncio
-import errno
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -49,20 +48,14 @@ class Spool:
         self.size = 0
 
     async def write(self, pieces: Iterable[bytes]) -> None:
-        """Raises Refusal (DISK_FULL)."""
         pieces = list(pieces)
         added = sum(map(len, pieces))
         if not added:
             return
-        try:
-            if self.size + added > IN_MEMORY:
-                await asyncio.to_thread(self._file.writelines, pieces)
-            else:
-                self._file.writelines(pieces)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise Refusal(Problem.DISK_FULL, "the node's disk is full: free some space there") from None
+        if self.size + added > IN_MEMORY:
+            await asyncio.to_thread(self._file.writelines, pieces)
+        else:
+            self._file.writelines(pieces)
         self.size += added
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -1,0 +1,149 @@
+"""`run`, `up` and `demo`: what they print, how they end, and that nothing is left of them."""
+
+import shutil
+import signal
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from safelight.cluster import throwaway
+from safelight.config import Config
+from tests.cli.commandline import safelight, started
+from tests.running import eventually
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return throwaway(tmp_path / "cluster")
+
+
+@pytest.fixture
+def photo(tmp_path: Path, photograph: Path) -> Path:
+    return Path(shutil.copy(photograph, tmp_path / "test.png"))
+
+
+def listening(config: Config) -> list[int]:
+    """The nodes whose ports answer."""
+    found = []
+    for node, address in config.addresses.items():
+        with socket.socket() as probe:
+            if probe.connect_ex((address.host, address.port)) == 0:
+                found.append(node)
+    return found
+
+
+# -- run --
+
+
+def test_run_does_what_it_reads_and_leaves_nothing_running(config: Config, photo: Path, tmp_path: Path) -> None:
+    commands = f"upload {photo.name}\nupload {photo.name}\ndecrypt images/*\nstatus\nquit\nnever read\n"
+    done = safelight("run", "--user", "alice", config=config, cwd=tmp_path, stdin=commands)
+    assert done.returncode == 0
+    assert listening(config) == []
+    assert len(list((tmp_path / "images").iterdir())) == 2
+    opened = list((tmp_path / "decrypted").iterdir())
+    assert [path.read_bytes() for path in opened] == [photo.read_bytes()] * 2
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["alice> upload test.png", "Broadcasting..."]
+    assert "alice> quit" in lines
+    assert "never" not in done.stdout
+    assert "Node 3: I am the new leader!" in done.stderr
+
+
+def test_run_goes_on_after_a_failure_and_tells_of_it_at_the_end(config: Config, photo: Path, tmp_path: Path) -> None:
+    done = safelight(
+        "run", "--user", "alice", config=config, cwd=tmp_path, stdin=f"upload missing.png\nupload {photo.name}\n"
+    )
+    assert done.returncode == 1
+    assert "✗ 'missing.png' does not exist\n" in done.stdout
+    assert "✓ Success!" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 128 + signal.SIGTERM),
+        (signal.SIGHUP, 128 + signal.SIGHUP),
+        (signal.SIGINT, 130),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_however_run_ends_its_nodes_end_too(
+    config: Config, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    with started("run", "--user", "alice", config=config, cwd=tmp_path) as run:
+        run.type("status")
+        run.wait_for("alice> status")
+        assert listening(config) == [1, 2, 3]
+        run.send(number)
+        assert run.end() == status
+    assert "Traceback" not in "\n".join(run.lines)
+    if number is signal.SIGKILL:
+        eventually(lambda: not listening(config), "the nodes have ended")
+    assert listening(config) == []
+
+
+def test_run_beside_running_nodes_says_what_to_do(config: Config, tmp_path: Path) -> None:
+    with ExitStack() as others:
+        for address in config.addresses.values():
+            others.enter_context(socket.create_server((address.host, address.port)))
+        done = safelight("run", "--user", "bob", config=config, cwd=tmp_path, stdin="quit\n")
+    assert done.returncode == 1
+    assert "already in use" in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("safelight client bob")
+
+
+# -- up --
+
+
+def test_up_names_the_lines_of_each_node_and_ctrl_c_stops_them(config: Config, tmp_path: Path) -> None:
+    with started("up", config=config, cwd=tmp_path) as up:
+        for node in (1, 2):
+            up.wait_for(f"Node {node}: Node 3 is the leader")
+        up.send(signal.SIGINT)
+        assert up.end() == 0
+    assert listening(config) == []
+    assert all(line.startswith("Node ") for line in up.lines[1:] if line and "Stopping" not in line)
+    assert not any(line.startswith("Node 1: Node 1: ") for line in up.lines)
+    assert "\x1b" not in "\n".join(up.lines)
+
+
+def test_up_goes_on_with_the_nodes_that_could_start(config: Config, tmp_path: Path) -> None:
+    with (
+        socket.create_server((config.addresses[3].host, config.addresses[3].port)),
+        started("up", config=config, cwd=tmp_path) as up,
+    ):
+        up.wait_for("Node 3: ended by itself")
+        assert "already in use" in up.wait_for("Node 3: port")
+        up.wait_for("Node 2: I am the new leader!")
+        up.send(signal.SIGTERM)
+        assert up.end() == 128 + signal.SIGTERM
+
+
+def test_up_fails_when_no_node_can_start(config: Config, tmp_path: Path) -> None:
+    with ExitStack() as others:
+        for address in config.addresses.values():
+            others.enter_context(socket.create_server((address.host, address.port)))
+        done = safelight("up", config=config, cwd=tmp_path)
+    assert done.returncode == 1
+    assert sum("already in use" in line for line in done.stdout.splitlines()) == 3
+    assert done.stderr.splitlines()[-1].startswith("safelight: no node is running")
+
+
+# -- demo --
+
+
+def test_the_demo_shows_a_failover_and_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    done = safelight("demo", "--to", "out", config=throwaway(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Node 3 leads." in done.stdout
+    assert "Node 2 has taken over: " in done.stdout
+    assert done.stdout.count("is the original again, byte for byte.") == 2
+    assert done.stdout.endswith("Picture saved to: out/failover.png\n")
+    assert (tmp_path / "out" / "failover.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert list(scratch.iterdir()) == []

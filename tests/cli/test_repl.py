@@ -1,0 +1,253 @@
+"""The conversation, with a session that only remembers what it was asked for."""
+
+import asyncio
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from safelight.client import repl
+from safelight.client.console import Transcript
+from safelight.client.feedback import Feedback
+from safelight.client.repl import Repl, completions, expand, split
+from safelight.client.session import Saved, Session
+from safelight.cluster import throwaway
+from safelight.errors import SafelightError
+from safelight.protocol import Scheme
+
+
+class Remembering:
+    """Instead of a session: it succeeds, unless the file's name says otherwise."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def seal(self, path: Path, *, to: Path, scheme: Scheme, any_type: bool, feedback: Feedback) -> Saved:
+        self.asked.append(("seal", str(path), str(to), scheme, any_type))
+        if path.name == "bad.png":
+            raise SafelightError("'bad.png' does not exist")
+        if path.name == "bug.png":
+            raise ZeroDivisionError("oops")
+        feedback.broadcasting()
+        feedback.declined(1, "Node 1 is not the leader")
+        feedback.unreachable(2, "connection refused")
+        feedback.processed(3)
+        return Saved(to / f"encrypted_{path.stem}_1730738456.png", 3, 1)
+
+    async def open(self, path: Path, *, to: Path, scheme: Scheme, feedback: Feedback) -> Saved:
+        self.asked.append(("open", str(path), str(to), scheme))
+        feedback.broadcasting()
+        feedback.processed(3)
+        return Saved(to / "decrypted_test_1730738456.png", 3, 1)
+
+
+class Conversation:
+    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.session = Remembering()
+        self.config = throwaway(directory)
+        self.repl = Repl(self.config, cast("Session", self.session), Transcript(dialogue=True))
+        self._capsys = capsys
+
+    def say(self, line: str) -> bool:
+        return asyncio.run(self.repl.execute(line))
+
+    @property
+    def answer(self) -> str:
+        return self._capsys.readouterr().out
+
+
+@pytest.fixture
+def alice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Conversation:
+    monkeypatch.chdir(tmp_path)
+    return Conversation(tmp_path, capsys)
+
+
+def test_an_upload_reads_as_the_mission_says(alice: Conversation) -> None:
+    assert alice.say("upload test.png")
+    assert alice.answer == (
+        "Broadcasting...\n"
+        "  - Server 1 declined: Node 1 is not the leader\n"
+        "  - Server 2 unreachable: connection refused\n"
+        "  ✓ Leader (server 3) processed request\n"
+        "✓ Success!\n"
+        "Encrypted image saved to: images/encrypted_test_1730738456.png\n"
+    )
+
+
+def test_a_decryption_reads_alike(alice: Conversation) -> None:
+    assert alice.say("decrypt images/encrypted_test_1730738456.png")
+    assert alice.answer.endswith("✓ Success!\nDecrypted image saved to: decrypted/decrypted_test_1730738456.png\n")
+
+
+def test_options_reach_the_session(alice: Conversation) -> None:
+    assert alice.say("upload a.png --scheme classic --any --to out")
+    assert alice.say("decrypt a.bin --scheme classic --to 'my out'")
+    assert alice.session.asked == [
+        ("seal", "a.png", "out", Scheme.CLASSIC, True),
+        ("open", "a.bin", "my out", Scheme.CLASSIC),
+    ]
+
+
+def test_several_paths_quotes_home_and_patterns(alice: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    for name in ("b 2.png", "b 1.png", "[c].png", "c.png"):
+        Path(name).touch()
+    Path("b 3.png").mkdir()
+    assert alice.say("upload 'my photo.png' ~/x.png b*.png [c].png")
+    assert [asked[1] for asked in alice.session.asked] == [
+        "my photo.png",
+        "/home/alice/x.png",
+        "b 1.png",
+        "b 2.png",
+        "[c].png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("uplaod x.png", "✗ there is no command 'uplaod'; did you mean upload?\n"),
+        ("STATUS", "✗ there is no command 'STATUS'; did you mean status?\n"),
+        ("frobnicate", "✗ there is no command 'frobnicate'; help lists all there are\n"),
+        ("upload 'x.png", "✗ a quote is not closed; write a path with spaces as 'my photo.png'\n"),
+        ("upload x\\", "✗ nothing follows the last backslash; write a path with spaces as 'my photo.png'\n"),
+        ("upload *.gif", "✗ no file matches '*.gif'\n"),
+        ("upload bad.png", "✗ 'bad.png' does not exist\n"),
+        ("quit now", "✗ quit takes nothing after it\n"),
+    ],
+)
+def test_an_error_is_one_line_and_the_conversation_goes_on(alice: Conversation, line: str, answer: str) -> None:
+    assert not alice.say(line)
+    assert alice.answer == answer
+    assert not alice.repl.done
+    assert alice.say("help")
+
+
+@pytest.mark.parametrize(
+    "line", ["upload", "upload x --frob", "decrypt --to", "upload x --scheme rot13", "upload bug.png"]
+)
+def test_nothing_ends_the_conversation_but_quit(alice: Conversation, line: str) -> None:
+    assert not alice.say(line)
+    answer = alice.answer
+    assert answer.startswith("✗ ")
+    assert answer.count("\n") == 1
+    assert not alice.repl.done
+    assert alice.say("exit")
+    assert alice.repl.done
+
+
+def test_one_bad_file_does_not_keep_the_others_from_being_uploaded(alice: Conversation) -> None:
+    assert not alice.say("upload bad.png good.png")
+    assert [asked[1] for asked in alice.session.asked] == ["bad.png", "good.png"]
+    assert "encrypted_good" in alice.answer
+
+
+def test_an_empty_line_is_nothing(alice: Conversation) -> None:
+    assert alice.say("   ")
+    assert alice.answer == ""
+
+
+def test_what_comes_from_a_server_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Transcript(dialogue=True).declined(1, "\x1b[2J\x07 gone\r\n\u202egnp")
+    out = capsys.readouterr().out
+    assert not set("\x1b\x07\r\u202e") & set(out)
+    assert out.count("\n") == 1
+
+
+# -- completion --
+
+
+def completed(line: str) -> list[str]:
+    """The lines that Tab can make of `line`."""
+    return [line[: len(line) - length] + text for text, _, length in completions(line)]
+
+
+def test_commands_complete() -> None:
+    assert completed("up") == ["upload "]
+    assert set(completed("")) == {"upload ", "decrypt ", "status ", "help ", "quit ", "exit "}
+    assert completed("frob") == []
+
+
+def test_options_complete() -> None:
+    assert completed("upload x --s") == ["upload x --scheme "]
+    assert completed("upload x --scheme c") == ["upload x --scheme classic "]
+    assert completed("status --s") == []
+
+
+@pytest.mark.parametrize("typed", ["my", "'my", '"my', "my\\ p", "my\\"])
+def test_a_path_with_spaces_completes_to_one_word(typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my photo.png").touch()
+    [line] = completed(f"upload {typed}")
+    assert split(line) == ["upload", "my photo.png"]
+
+
+def test_a_completed_directory_can_be_completed_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my photos/it's").mkdir(parents=True)
+    Path("my photos/it's/a.png").touch()
+    Path("my photos/.hidden").touch()
+    line = "upload my"
+    for _ in range(3):
+        [line] = completed(line)
+    assert split(line) == ["upload", "my photos/it's/a.png"]
+
+
+def test_home_completes_and_still_means_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a b.png").touch()
+    [line] = completed("upload ~/a")
+    assert expand(split(line)[1:]) == [tmp_path / "a b.png"]
+
+
+def test_only_directories_complete_after_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    Path("out.png").touch()
+    assert completed("decrypt x --to o") == ["decrypt x --to out/"]
+    assert set(completed("decrypt o")) == {"decrypt out/", "decrypt out.png "}
+
+
+@pytest.mark.parametrize("name", ["a'b.png", 'a"b.png', "a\\b.png", "a$b.png", "-a.png", "ä ö.png"])
+def test_any_name_survives_completion(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    [line] = completed("upload ./")
+    assert shlex.split(line) == ["upload", f"./{name}"]
+
+
+# -- keys --
+
+
+@pytest.fixture
+def keys(alice: Conversation, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Type into alice's prompt; every conversation ends with Ctrl-D."""
+
+    def type_(text: str) -> None:
+        async def converse() -> None:
+            with create_pipe_input() as typed, create_app_session(input=typed, output=DummyOutput()):
+                typed.send_text(text + "\x04")
+                await repl._on_terminal(alice.repl, alice.config, "alice", Transcript(dialogue=True))
+
+        asyncio.run(converse())
+
+    return type_
+
+
+def test_ctrl_c_clears_the_line_and_ctrl_d_leaves(alice: Conversation, keys: Callable[[str], None]) -> None:
+    keys("upload wrong.png\x03upload right.png\n")
+    assert [asked[1] for asked in alice.session.asked] == ["right.png"]
+
+
+def test_the_history_is_kept_for_the_next_time_and_from_others(
+    alice: Conversation, keys: Callable[[str], None]
+) -> None:
+    keys("upload first.png\n")
+    assert (alice.config.client_dir / "history").stat().st_mode & 0o777 == 0o600
+    keys("\x1b[A\n")
+    assert [asked[1] for asked in alice.session.asked] == ["first.png", "first.png"]

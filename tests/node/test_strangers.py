@@ -1,0 +1,167 @@
+"""Whoever opens a link without the cluster's secret is refused, once in the log, and cleaned away."""
+
+from __future__ import annotations
+
+import base64
+import os
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+
+from safelight.config import Address
+from safelight.node.datadir import load_keyring
+from safelight.node.handshake import Hello, Party
+from tests.node.rude import Line, ask, enrolled, image, line
+from tests.running import Running, eventually, running
+
+TEXT, BINARY, CLOSE = 1, 2, 8
+PATIENT = 3 * 0.3
+"""Seconds that a handshake may take at this heartbeat: three beats (bully.Timing)."""
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("strangers"), 2, heartbeat=0.3) as it:
+        yield it
+
+
+@pytest.fixture
+def leader(nodes: Running) -> Iterator[Address]:
+    """Node 2, which afterwards still leads, still seals, and holds no connection of strangers."""
+    yield nodes.config.addresses[2]
+    assert nodes.leader() == 2
+    token = enrolled(nodes.config, "alice-" + os.urandom(4).hex())
+    assert ask(nodes.config.addresses[2], "PUT /v1/images/a.png", token, body=image(100)).status == 201
+    said = nodes.said(2)
+    assert all(each.startswith("Node 2: ") for each in said), said
+
+
+@contextmanager
+def link(address: Address) -> Iterator[Line]:
+    """A WebSocket, opened by hand (RFC 6455)."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    with line(address) as connection:
+        connection.request(
+            "GET /v1/peer",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Key: {key}",
+        )
+        assert connection.interim().startswith("HTTP/1.1 101 ")
+        yield connection
+
+
+def frame(payload: bytes, kind: int = BINARY) -> bytes:
+    """One masked frame, with a mask of zeros, which leaves the payload as it is."""
+    size = len(payload)
+    if size < 126:
+        length = struct.pack(">B", 0x80 | size)
+    elif size < 1 << 16:
+        length = struct.pack(">BH", 0x80 | 126, size)
+    else:
+        length = struct.pack(">BQ", 0x80 | 127, size)
+    return bytes([0x80 | kind]) + length + bytes(4) + payload
+
+
+def hello(**fields: object) -> bytes:
+    said = {"cluster": "0" * 32, "keyring": "0" * 16, "node": 1, "life": "x", "nonce": "y", **fields}
+    return msgspec.json.encode(said)
+
+
+def complaints(nodes: Running) -> list[str]:
+    return [each for each in nodes.said(2) if "refused a link" in each]
+
+
+def test_a_stranger_that_says_nothing_is_sent_away(nodes: Running, leader: Address) -> None:
+    began = time.monotonic()
+    with link(leader) as stranger:
+        assert stranger.ended()
+    assert time.monotonic() - began >= PATIENT / 2  # it had its chance
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(frame(b"hello"), id="no JSON"),
+        pytest.param(frame(b"\xff\xfe"), id="no UTF-8"),
+        pytest.param(frame(b'{"cluster":"\xff"}'), id="no UTF-8 in JSON"),
+        pytest.param(frame(b"[" * 100_000), id="deeply nested JSON"),
+        pytest.param(frame(b"hello", TEXT), id="text"),
+        pytest.param(frame(b"", CLOSE), id="good-bye"),
+        pytest.param(b"\xff" * 100, id="no frame"),
+        pytest.param(frame(bytes(10 << 20)), id="a frame of 10 MB"),
+        pytest.param(frame(hello(node=1 << 70)), id="a huge node"),
+        pytest.param(frame(hello(colour="red")), id="an unknown field"),
+        pytest.param(frame(hello()), id="another cluster"),
+        pytest.param(frame(hello(cluster="\x1b[2J\n" * 1000)), id="a cluster full of control characters"),
+        pytest.param(frame(b'{"proof":"0"}'), id="a proof without a hello"),
+        pytest.param(frame(b'{"refused":"\\n\\u001b[2J' + b"x" * 10_000 + b'"}'), id="a refusal"),
+    ],
+)
+def test_a_stranger_that_says_what_no_node_says_is_refused(nodes: Running, leader: Address, data: bytes) -> None:
+    before = len(complaints(nodes))
+    for _ in range(5):
+        with link(leader) as stranger:
+            stranger.send(data)
+            assert stranger.ended()
+    said = complaints(nodes)[before:]
+    assert len(said) <= 1
+    assert all(len(each) < 300 and each.isprintable() for each in said)
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [b'{"proof":"' + b"0" * 64 + b'"}', '{"proof":"é"}'.encode(), b'{"refused":"no\\n\\u001b[2J"}', b"{}", b"\xff"],
+)
+def test_whoever_cannot_prove_itself_is_not_believed(nodes: Running, leader: Address, proof: bytes) -> None:
+    identity = Party(load_keyring(nodes.config.data_dir, create=False), 1, "another life").hello()
+    before = len(complaints(nodes))
+    for _ in range(5):
+        with link(leader) as stranger:
+            stranger.send(frame(msgspec.json.encode(identity)))
+            stranger.send(frame(proof))
+            assert stranger.ended()
+    assert len(complaints(nodes)) <= before + 1
+    assert all(each.isprintable() for each in complaints(nodes))
+
+
+def test_a_stranger_cannot_return_the_nodes_own_proof(nodes: Running, leader: Address) -> None:
+    ours = Party(load_keyring(nodes.config.data_dir, create=False), 1, "another life").hello()
+    with link(leader) as stranger:
+        stranger.send(frame(msgspec.json.encode(ours)))
+        header = stranger._exactly(2)
+        size = header[1]
+        if size == 126:
+            size = int.from_bytes(stranger._exactly(2), "big")
+        theirs = msgspec.json.decode(stranger._exactly(size), type=Hello)
+        assert theirs.proof
+        stranger.send(frame(msgspec.json.encode({"proof": theirs.proof})))
+        assert stranger.ended()
+    nodes.wait_for_line(2, "does not have the cluster's secret")
+
+
+def test_strangers_who_always_say_something_else_cannot_fill_the_log(nodes: Running, leader: Address) -> None:
+    for number in range(60):
+        with link(leader) as stranger:
+            stranger.send(frame(hello(node=number + 3)))
+            assert stranger.ended()
+    assert len(complaints(nodes)) <= 25
+
+
+def test_links_of_strangers_are_cleaned_away(nodes: Running, leader: Address) -> None:
+    def sockets() -> int:
+        return sum(1 for _ in os.scandir(f"/proc/{nodes.cluster.pid(2)}/fd"))
+
+    before = sockets()
+    strangers = [link(leader) for _ in range(50)]
+    for stranger in strangers:
+        stranger.__enter__()
+    assert sockets() >= before + 50
+    eventually(lambda: sockets() < before + 10, "the strangers' connections are closed")
+    for stranger in strangers:
+        stranger.__exit__(None, None, None)
