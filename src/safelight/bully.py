@@ -300,7 +300,6 @@ class Election:
         if sender not in self.peers:
             return
         self._latest = max(self._latest, message.epoch)
-        self._mute.discard(sender)
         if message.kind is Kind.RESIGN:
             self._unfit.add(sender)
         elif message.kind is not Kind.HEARTBEAT:
@@ -314,13 +313,15 @@ class Election:
                 self._gone(now, sender, Cause.RESIGNED)
             case Kind.COORDINATOR | Kind.HEARTBEAT if message.leader == sender:
                 self._claimed(now, sender, message.epoch)
+            case Kind.HEARTBEAT if message.leader == self.node and not self.leads:
+                self._answer(sender)  # it has missed that we do not lead any more
         if self.leads and message.epoch > self.epoch:
             self._lead(now)  # still better than whoever led in that epoch: outbid it
 
     def _election(self, now: float, sender: int, epoch: Epoch) -> None:
         """ELECTION: answer whoever is lower than we are, or than the leader whom we hear."""
         if self.leads:
-            if sender < self.node and epoch < self.epoch:
+            if sender < self.node and epoch <= self.epoch:
                 self._send(sender, Kind.COORDINATOR)
         elif self.phase is Phase.WORKER and self.leader is not None and sender < self.leader:
             self._answer(sender)
@@ -343,9 +344,9 @@ class Election:
     def _take_word(self, now: float, sender: int, message: Message) -> bool:
         """Follow the leader whom `sender` hears, until it is heard here or the sender is asked again."""
         leader = message.leader
-        if self.phase not in (Phase.CANDIDATE, Phase.DEFERRING, Phase.LEADER):
+        if self.phase not in (Phase.CANDIDATE, Phase.DEFERRING, Phase.LEADER) and not self._follows(sender):
             return False
-        if leader is None or leader <= self.node or message.epoch < self.epoch:
+        if leader not in self.peers or leader <= self.node or message.epoch < self.epoch:
             return False
         self._adopt(message.epoch)
         self.leader = leader
@@ -356,9 +357,8 @@ class Election:
         """COORDINATOR, or a leader's HEARTBEAT: follow it, outbid it, or tell it of somebody better."""
         better = self._better(sender)
         if better == self.node:
-            if self.leads and epoch < self.epoch:
-                self._send(sender, Kind.COORDINATOR)
-        elif better is not None:
+            return  # it will hear so: by our next heartbeat if we lead, by our COORDINATOR if we are about to
+        if better is not None:
             if epoch > self.epoch:
                 self._report_due = now  # our word counts when our leader has outbid this epoch
             else:
@@ -366,7 +366,7 @@ class Election:
         elif epoch < self.epoch:
             if sender != self.leader:
                 self._answer(sender)  # it speaks from the past; our epoch tells it so
-        elif epoch > self.epoch or sender in self._connected or sender == self.leader:
+        elif epoch > self.epoch or sender in self._connected or self._follows(sender):
             self._follow(now, sender, epoch)  # otherwise these are the last words of a node that we lost
 
     def _better(self, claimant: int) -> int | None:
@@ -426,8 +426,9 @@ class Election:
         self._send_all(Kind.COORDINATOR)
 
     def _follow(self, now: float, leader: int, epoch: Epoch) -> None:
-        if self.leader != leader or self.phase is not Phase.WORKER:
+        if not self._follows(leader):
             self._report_due = now
+            self._mute.clear()  # this election is over; in the next, everybody gets a hearing
         self._adopt(epoch)
         self.leader = leader
         self.phase = Phase.WORKER
@@ -439,6 +440,9 @@ class Election:
         self.deadline = None
 
     # -- helpers -------------------------------------------------------------------------------------
+
+    def _follows(self, leader: int) -> bool:
+        return self.phase is Phase.WORKER and self.leader == leader
 
     @property
     def _follows_by_word(self) -> bool:

@@ -10,6 +10,7 @@ import hashlib
 import re
 from enum import Enum, StrEnum
 from http import HTTPStatus
+from typing import Annotated
 
 import msgspec
 
@@ -133,7 +134,8 @@ class Offer(msgspec.Struct, forbid_unknown_fields=True):
     upload: str
     """The upload id: 32 hex digits, made by the client once for all its attempts."""
     name: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+    """Bytes of the body that will follow."""
     action: Action = Action.SEAL
     scheme: Scheme = Scheme.SEALED
 

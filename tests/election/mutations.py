@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from safelight.bully import (
     Cause,
     Effect,
@@ -12,13 +10,9 @@ from safelight.bully import (
     Event,
     Kind,
     Message,
-    PeerConnected,
     Phase,
-    Readiness,
-    Received,
     Save,
     Send,
-    Tick,
 )
 
 
@@ -27,13 +21,6 @@ class AnswerDropped(Election):
 
     def _answer(self, to: int) -> None:
         pass
-
-
-class TakesAnyWord(Election):
-    """An ANSWER from the past is believed."""
-
-    def _take_word(self, now: float, sender: int, message: Message) -> bool:
-        return super()._take_word(now, sender, message._replace(epoch=max(message.epoch, self.epoch)))
 
 
 class VouchesOnHearsay(Election):
@@ -68,9 +55,9 @@ class EpochNotCompared(Election):
 class NeverOutbids(Election):
     """A leader that hears of a later epoch stays in its own."""
 
-    def _receive(self, now: float, sender: int, message: Message) -> None:
-        epoch = min(message.epoch, self.epoch) if self.leads and message.leader != sender else message.epoch
-        super()._receive(now, sender, message._replace(epoch=epoch))
+    def _lead(self, now: float) -> None:
+        if not self.leads:
+            super()._lead(now)
 
 
 class WorkersDoNotReportEpochs(Election):
@@ -122,16 +109,12 @@ class SameEpochAgain(Election):
 
 
 class MuteForEver(Election):
-    """Whoever was silent once is never asked again, nor its word taken for its own."""
+    """Whoever was silent in one election gets no hearing in the next."""
 
-    def _receive(self, now: float, sender: int, message: Message) -> None:
-        mute = sender in self._mute
-        super()._receive(now, sender, message)
-        if mute:
-            self._mute.add(sender)
-
-    def _rivals(self) -> set[int]:
-        return super()._rivals() - self._mute
+    def _follow(self, now: float, leader: int, epoch: Epoch) -> None:
+        mute = set(self._mute)
+        super()._follow(now, leader, epoch)
+        self._mute |= mute - {leader}
 
 
 class DeadlineNotReset(Election):
@@ -179,17 +162,6 @@ class BlamesOthersAfterPause(Election):
         pass
 
 
-class NewcomerNotTold(Election):
-    """The leader does not introduce itself to a peer that connects, nor answer one that asks."""
-
-    def _peer_connected(self, now: float, peer: int) -> None:
-        self._connected.add(peer)
-
-    def _election(self, now: float, sender: int, epoch: Epoch) -> None:
-        if not self.leads:
-            super()._election(now, sender, epoch)
-
-
 class UnfitForEver(Election):
     """Whoever resigned once is never asked again, and never followed."""
 
@@ -231,6 +203,4 @@ class HeartbeatsStop(Election):
             super()._deadline_passed(now)
 
 
-MUTATIONS: list[type[Election]] = [
-    mutation for mutation in list(vars().values()) if isinstance(mutation, type) and issubclass(mutation, Election) and mutation is not Election
-]
+MUTATIONS: list[type[Election]] = Election.__subclasses__()

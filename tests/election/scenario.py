@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from safelight.bully import Election, Kind, Phase, Timing
+from safelight.bully import Election, Epoch, Kind, Phase, Timing
 
 from .world import Link, Violation, Weather, World
 
@@ -73,6 +73,12 @@ class Scenario:
         """`drift 2 1.05`: the clock of node 2, from its next start on."""
         self.world.drift(int(node), float(rate))
 
+    def do_saved(self, node: str, counter: str) -> None:
+        """`saved 2 40`: node 2 has led in epoch 40.2, in another life."""
+        machine = self.world.machines[int(node)]
+        if machine.election is None:
+            machine.disk = max(machine.disk, Epoch(int(counter), int(node)))
+
     # -- the network ---------------------------------------------------------------------------------
 
     def do_partition(self, *words: str) -> None:
@@ -113,12 +119,13 @@ class Scenario:
     def do_weather(self, *words: str) -> None:
         """`weather seed=1 delay=50ms loss=0.1 duplicate=0.1 reorder=0.1`; `weather` alone: calm."""
         if not words:
-            self.world.weather = None
+            self.world.set_weather(None)
             return
         of = dict(word.split("=") for word in words)
-        self.world.weather = Weather(
+        weather = Weather(
             int(of["seed"]), _seconds(of["delay"]), float(of["loss"]), float(of["duplicate"]), float(of["reorder"])
         )
+        self.world.set_weather(weather)
 
     # -- time ----------------------------------------------------------------------------------------
 

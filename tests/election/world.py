@@ -80,6 +80,8 @@ class Machine:
     phase: Phase | None = None
     leader: int | None = None
     cause: Cause | None = None
+    touched: float = 0.0  # when a fault last befell it
+    by_word: float = -1e9  # when it last followed by another's word
 
     def clock(self, time: float) -> float:
         return 1000.0 * self.node + self.rate * time
@@ -111,12 +113,16 @@ class World:
         self._arrivals: dict[Link, float] = {}  # of the last message, for order
         self._sent: Counter[Link] = Counter()
         self._terms: dict[Epoch, int] = {}
+        self._touched: dict[Link, float] = {}  # when a link last changed
+        self._stormy = 0.0  # when the weather last changed
+        self._minute = (0, 0)  # the running heartbeat interval, and what was said in it
         self._patience = max(timing.silence, timing.settle, timing.coordinator, len(self.machines) * timing.turn)
 
     # -- what can happen -----------------------------------------------------------------------------
 
     def start(self, node: int, dials: bool = True) -> None:
         machine = self.machines[node]
+        machine.touched = self.time
         if machine.election is not None:
             return
         machine.incarnation += 1
@@ -141,6 +147,7 @@ class World:
 
     def kill(self, node: int) -> None:
         machine = self.machines[node]
+        machine.touched = self.time
         if machine.election is None:
             return
         self._log(f"{node} dies")
@@ -152,12 +159,14 @@ class World:
 
     def pause(self, node: int) -> None:
         machine = self.machines[node]
+        machine.touched = self.time
         if machine.election is not None and not machine.paused:
             self._log(f"{node} pauses")
             machine.paused = True
 
     def resume(self, node: int, timers_first: bool = False) -> None:
         machine = self.machines[node]
+        machine.touched = self.time
         if not machine.paused:
             return
         self._log(f"{node} resumes, {len(machine.inbox)} messages waiting")
@@ -169,6 +178,7 @@ class World:
 
     def readiness(self, node: int, ready: bool) -> None:
         machine = self.machines[node]
+        machine.touched = self.time
         if machine.ready == ready:
             return
         machine.ready = ready
@@ -177,23 +187,32 @@ class World:
 
     def block(self, links: Iterable[Link]) -> None:
         """Lose everything on these links from now on, silently."""
-        self.blocked |= set(links)
+        links = set(links)
+        self.blocked |= links
+        self._touched.update(dict.fromkeys(links, self.time))
 
     def unblock(self, links: Iterable[Link]) -> None:
-        self.blocked -= set(links)
+        links = set(links)
+        self.blocked -= links
+        self._touched.update(dict.fromkeys(links, self.time))
         self._dial()
 
     def heal(self) -> None:
+        altered = {*self.blocked, *self.slow, *self.duplicating, *self.reordering}
         self.slow.clear()
         self.duplicating.clear()
         self.reordering.clear()
-        self.unblock(list(self.blocked))
+        self.unblock(altered)
+
+    def set_weather(self, weather: Weather | None) -> None:
+        self.weather = weather
+        self._stormy = self.time
 
     def break_link(self, link: Link) -> None:
         """Break a connection; both ends are there, so it will be dialled again."""
         if link in self._links:
             self._lose(link)
-            self._dial()
+            self._dial([link])
 
     def drift(self, node: int, rate: float) -> None:
         machine = self.machines[node]
@@ -220,15 +239,18 @@ class World:
         awake = self.awake()
         return a in awake and b in awake and (a, b) in self._links and (a, b) not in self.blocked
 
+    def talk(self, a: int, b: int) -> bool:
+        return self.reaches(a, b) and self.reaches(b, a)
+
     def chatter(self) -> int:
         """Messages so far, heartbeats not counted."""
         return self.messages.total() - self.messages[Kind.HEARTBEAT]
 
     # -- the network ---------------------------------------------------------------------------------
 
-    def _dial(self) -> None:
+    def _dial(self, links: Iterable[Link] | None = None) -> None:
         """Break what cannot hold, connect what can be connected: the drivers' work, in little time."""
-        for link in [(a, b) for a in self.machines for b in self.machines if a != b]:
+        for link in links or [(a, b) for a in self.machines for b in self.machines if a != b]:
             a, b = (self.machines[end] for end in link)
             if a.election is None or link in self.blocked or link[::-1] in self.blocked:
                 continue
@@ -242,10 +264,11 @@ class World:
         a, b = (self.machines[end] for end in link)
         if link in self._links and (b.election is None or self._links[link] != (a.incarnation, b.incarnation)):
             self._lose(link)
-            self._dial()
+            self._dial([link])
 
     def _lose(self, link: Link) -> None:
         del self._links[link]
+        self._touched[link] = self.time
         self._give(self.machines[link[0]], PeerLost(link[1]))
 
     def _connect(self, link: Link) -> None:
@@ -255,6 +278,7 @@ class World:
         if link in self.blocked or link[::-1] in self.blocked:
             return
         self._links[link] = (a.incarnation, b.incarnation)
+        self._touched[link] = self.time
         self._give(a, PeerConnected(link[1]))
 
     def _transmit(self, sender: Machine, to: int, message: Message) -> str:
@@ -262,6 +286,8 @@ class World:
         link = (sender.node, to)
         receiver = self.machines[to]
         self.messages[message.kind] += 1
+        if message.kind is not Kind.HEARTBEAT:
+            self._check_storm()
         self._sent[link] += 1
         if link not in self._links or link in self.blocked or receiver.election is None:
             return "lost"
@@ -317,6 +343,8 @@ class World:
             case PeerLost(peer):
                 machine.lost[peer] = core.epoch
         led = core.epoch if core.leads else None
+        if core.leader is not None and core.phase in (Phase.CANDIDATE, Phase.DEFERRING):
+            machine.by_word = self.time
         effects = core.step(now, event)
         lines: dict[tuple[Message, str], list[int]] = {}
         for effect in effects:
@@ -375,6 +403,32 @@ class World:
 
     # -- what must hold at any time ------------------------------------------------------------------
 
+    def _check_storm(self) -> None:
+        interval = int(self.time / self.timing.heartbeat)
+        said = self._minute[1] + 1 if self._minute[0] == interval else 1
+        self._minute = (interval, said)
+        if said > 5 * len(self.machines) ** 2 + 20:
+            raise Violation(f"a storm: {said} messages within a heartbeat")
+
+    def steady(self, a: int, b: int) -> bool:
+        """For a while nothing has befallen `b`, nor come between the two."""
+        links = {(a, b), (b, a)}
+        touched = [self._stormy, self.machines[b].touched, *(self._touched.get(link, 0.0) for link in links)]
+        return (
+            self.weather is None
+            and not links & (self.slow.keys() | self.reordering)
+            and self.time - max(touched) > self.timing.silence + self.timing.heartbeat
+            and self.talk(a, b)
+        )
+
+    def _check_usurper(self, node: int) -> None:
+        """Nobody begins to lead over the head of a better one that it can reach."""
+        for other, better in self.awake().items():
+            # Whoever followed by another's word does not answer: its word would be hearsay.
+            asked = self.time - self.machines[other].by_word > 1.2 * self.timing.answer
+            if other > node and better.ready and asked and self.steady(node, other):
+                raise Violation(f"{node} begins to lead, where {other} ({better.phase.value}) should")
+
     def _check(self, machine: Machine, core: Election, now: float, led: Epoch | None) -> None:
         node = machine.node
         if core.epoch < machine.highest:
@@ -386,6 +440,8 @@ class World:
             if core.epoch != led and core.epoch in self._terms:
                 raise Violation(f"{node} begins {_epoch(core.epoch)}, which has been led before")
             self._terms[core.epoch] = node
+            if led is None:
+                self._check_usurper(node)
         elif core.leader == node:
             raise Violation(f"{node} follows itself")
         if core.phase is Phase.WORKER:

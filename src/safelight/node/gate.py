@@ -17,10 +17,10 @@ from safelight.config import Config
 from safelight.encryption import Scheme
 from safelight.encryption.keys import Keyring
 from safelight.names import check_image_name, check_user
+from safelight.node.jobs import Job, check_size
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
 from safelight.node.users import Users
-from safelight.node.work import Job
 from safelight.protocol import UPLOAD_ID, Action, Grant, Offer, Problem, Refusal
 
 HOLD = 0.8
@@ -47,6 +47,7 @@ class Gate:
         member: Member,
         load: LoadBook,
     ) -> None:
+        self._config = config
         self._addresses = config.addresses
         self._node = node
         self._users = users
@@ -84,9 +85,10 @@ class Gate:
         if user != offer.user:
             raise Refusal(Problem.WRONG_USER, f"this token is {user}'s, not {check_user(offer.user)}'s")
         job = Job(user, offer.upload, check_image_name(offer.name), offer.size, Action(offer.action), offer.scheme)
-        if not UPLOAD_ID.fullmatch(offer.upload) or offer.size < 0:
-            raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits, a size is not negative")
+        if not UPLOAD_ID.fullmatch(offer.upload):
+            raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
         await self._leader_only(job)
+        check_size(self._config, job)
         ticket = self._ticket(job, self._node, self.book.life)
         self.book.granted(ticket)
         return Grant(
@@ -124,6 +126,7 @@ class Gate:
             issuer = ticket.issuer
         if issuer != self._node:  # what this node granted itself, it does, whoever leads by now
             await self._leader_only(job, redirect=True)
+        check_size(self._config, job)
         return job
 
     def _ticket_text(self, request: web.Request) -> str | None:

@@ -66,6 +66,7 @@ class Links:
         self._outgoing: dict[int, asyncio.Queue[Frame]] = {}
         self._incoming: set[web.WebSocketResponse] = set()
         self._knock = {node: asyncio.Event() for node in self._addresses}
+        self._hung_up: set[int] = set()  # whose own link to us ended, and whom we have not reached since
         self._complaints: dict[int, set[str]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -106,7 +107,8 @@ class Links:
                 pause = LONGEST_PAUSE
             except (aiohttp.ClientError, OSError, TimeoutError):
                 pass
-            if was_up:
+            if was_up or peer in self._hung_up:
+                self._hung_up.discard(peer)
                 self._lost(peer)
                 was_up = False
             await self._pause(peer, pause * random.uniform(0.75, 1.25))
@@ -133,6 +135,8 @@ class Links:
                 await socket.send_bytes(msgspec.json.encode(hello))
                 answer = await socket.receive()
                 if answer.type is not aiohttp.WSMsgType.BINARY:
+                    if socket.closed:
+                        raise ConnectionResetError  # it died; who goes away without a word needs no complaint
                     raise Refused("what answers there is not a node")
                 theirs = _decode(answer.data)
                 if isinstance(theirs, Proof):
@@ -151,6 +155,7 @@ class Links:
                 await socket.close()
                 raise
         self._complaints.pop(peer, None)
+        self._hung_up.discard(peer)
         self._outgoing[peer] = asyncio.Queue(QUEUE)
         self._connected(peer, theirs.life)
         return socket
@@ -183,7 +188,9 @@ class Links:
 
     async def accept(self, request: web.Request) -> web.StreamResponse:
         """The handler of `PATH`: believe the dialer if it proves itself, then listen to it."""
-        socket = web.WebSocketResponse(heartbeat=self._patience, max_msg_size=MAX_FRAME, compress=False)
+        socket = web.WebSocketResponse(
+            timeout=self._patience, heartbeat=self._patience, max_msg_size=MAX_FRAME, compress=False
+        )
         await socket.prepare(request)
         self._incoming.add(socket)
         try:
@@ -191,9 +198,14 @@ class Links:
                 peer = await self._examine(socket)
             self._complaints.pop(STRANGERS, None)
             self._knock[peer].set()
-            async for message in socket:
-                if message.type is aiohttp.WSMsgType.BINARY:
-                    self._received(peer, message.data)
+            try:
+                async for message in socket:
+                    if message.type is aiohttp.WSMsgType.BINARY:
+                        self._received(peer, message.data)
+            finally:
+                if peer not in self._outgoing:  # else the link that we dialed tells whether the peer is there
+                    self._hung_up.add(peer)
+                    self._knock[peer].set()
         except (TimeoutError, ConnectionError):
             pass
         except Refused as refusal:

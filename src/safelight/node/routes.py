@@ -18,10 +18,11 @@ from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.node.datadir import DataError
 from safelight.node.gate import Gate, GoTo
+from safelight.node.jobs import Job
 from safelight.node.links import PATH, Links
 from safelight.node.load import LoadBook
 from safelight.node.users import Users
-from safelight.node.work import Job, Workshop
+from safelight.node.work import Workshop
 from safelight.protocol import (
     API,
     MAX_JSON,
@@ -125,8 +126,7 @@ class Routes:
         """PUT /v1/images/NAME: an image in, its sealed file out."""
         job = await self._job(request, Action.SEAL)
         with self._load.work(job.size):
-            async with self._workshop.places:
-                spool = await self._workshop.seal(job, request.content)
+            spool = await self._workshop.seal(job, request.content)
             try:
                 self._say(f"Encrypted an image for {job.user} ({spool.size} bytes)")
                 return await self._send(request, job, spool.size, spool.chunks(), status=201)
@@ -137,8 +137,7 @@ class Routes:
         """PUT /v1/opened/NAME: a sealed file in, its image out."""
         job = await self._job(request, Action.OPEN)
         with self._load.work(job.size):
-            async with self._workshop.places:
-                spool, size = await self._workshop.verify(job, request.content)
+            spool, size = await self._workshop.verify(job, request.content)
             try:
                 self._say(f"Opened an image for {job.user} ({size} bytes)")
                 return await self._send(request, job, size, self._workshop.opened(job, spool), status=200)
@@ -146,12 +145,7 @@ class Routes:
                 spool.close()
 
     async def _job(self, request: web.Request, action: Action) -> Job:
-        return request.get(JOB) or await self._admit(request, action)
-
-    async def _admit(self, request: web.Request, action: Action) -> Job:
-        job = await self._gate.admit(request, action)
-        self._workshop.check_size(job)
-        return job
+        return request.get(JOB) or await self._gate.admit(request, action)
 
     def _expecting(self, action: Action) -> Handler:
         """What aiohttp calls for `Expect: 100-continue`, before and instead of the middlewares: the gate
@@ -160,7 +154,7 @@ class Routes:
 
         async def expected(request: web.Request) -> web.StreamResponse | None:
             async def admit(request: web.Request) -> web.StreamResponse:
-                request[JOB] = await self._admit(request, action)
+                request[JOB] = await self._gate.admit(request, action)
                 return CONTINUE
 
             answer = await self._guard(request, admit)

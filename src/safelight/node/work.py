@@ -1,50 +1,39 @@
 """The way of an image through a node: from the request's body, through the cipher, into a spool.
 
 A spool holds ciphertext only, in memory up to a segment or two, then in a file that has no name and so
-vanishes with its process. Memory does not grow with the image, and nothing is left behind.
+vanishes with its process. Memory does not grow with the image, and nothing is left behind. In a crowd the
+spools of latecomers go to the disk from the first byte: nobody waits because others send or read slowly.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from aiohttp import StreamReader
 
 from safelight.config import Config
-from safelight.encryption import Scheme, open_, seal, sealed_size
+from safelight.encryption import open_, seal
 from safelight.encryption.keys import Keyring
-from safelight.protocol import Action, Problem, Refusal
+from safelight.node.jobs import Job, largest_body
+from safelight.protocol import Problem, Refusal
 
-IN_MEMORY = 2 << 20
-"""Bytes that a spool keeps in memory: a small image never touches the disk."""
+IN_MEMORY, SPOOLS_IN_MEMORY = 2 << 20, 64
+"""Bytes that a spool keeps in memory, and how many may: a small image never touches the disk, but in a crowd."""
 
 CHUNK = 256 * 1024
 """Bytes that are read from a spool at a time."""
-
-AT_ONCE = 64
-"""Images in work at the same time; more wait with their bodies unread."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One admitted request. `size` is what the client announced, None if it could not say."""
-
-    user: str
-    upload: str
-    name: str
-    size: int | None
-    action: Action
-    scheme: Scheme
 
 
 class Spool:
     """Bytes that wait to be sent."""
 
-    def __init__(self, directory: str) -> None:
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=directory)  # noqa: SIM115 — `close` closes it
+    def __init__(self, directory: str, in_memory: int, closed: Callable[[Spool], None]) -> None:
+        """`in_memory`: bytes, at least 1, beyond which it goes to an unnamed file in `directory`."""
+        self._file = tempfile.SpooledTemporaryFile(in_memory, dir=directory)  # noqa: SIM115 — `close` closes it
+        self._in_memory = in_memory
+        self._closed = closed
         self.size = 0
 
     async def write(self, pieces: Iterable[bytes]) -> None:
@@ -52,7 +41,7 @@ class Spool:
         added = sum(map(len, pieces))
         if not added:
             return
-        if self.size + added > IN_MEMORY:
+        if self.size + added > self._in_memory:
             await asyncio.to_thread(self._file.writelines, pieces)
         else:
             self._file.writelines(pieces)
@@ -60,13 +49,13 @@ class Spool:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Everything from the beginning."""
-        await asyncio.to_thread(self._file.seek, 0) if self.size > IN_MEMORY else self._file.seek(0)
-        while chunk := (
-            await asyncio.to_thread(self._file.read, CHUNK) if self.size > IN_MEMORY else self._file.read()
-        ):
+        on_disk = self.size > self._in_memory
+        await asyncio.to_thread(self._file.seek, 0) if on_disk else self._file.seek(0)
+        while chunk := (await asyncio.to_thread(self._file.read, CHUNK) if on_disk else self._file.read()):
             yield chunk
 
     def close(self) -> None:
+        self._closed(self)
         self._file.close()
 
 
@@ -76,28 +65,12 @@ class Workshop:
     def __init__(self, config: Config, keyring: Keyring) -> None:
         self._config = config
         self._keyring = keyring
-        self.places = asyncio.Semaphore(AT_ONCE)
-
-    def limit(self, job: Job) -> int:
-        """The largest body that the job may have, in bytes."""
-        largest = self._config.max_image_size
-        return largest if job.action is Action.SEAL else sealed_size(job.scheme, largest, job.user)
-
-    def check_size(self, job: Job) -> None:
-        """Raises Refusal (TOO_LARGE, BAD_REQUEST)."""
-        if job.size is not None and job.size > self.limit(job):
-            raise Refusal(
-                Problem.TOO_LARGE,
-                f"{job.size} bytes are more than the {self.limit(job)} that this cluster takes: "
-                "its operator can raise max_image_size",
-            )
-        if job.size == 0:
-            raise Refusal(Problem.BAD_REQUEST, "the body is empty: there is nothing to encrypt or to open")
+        self._spools: set[Spool] = set()
 
     async def seal(self, job: Job, body: StreamReader) -> Spool:
         """The sealed file of the body. Raises Refusal."""
         sealer = seal(job.scheme, job.user, self._keyring)
-        spool = Spool(str(self._config.data_dir))
+        spool = self._spool()
         try:
             async for chunk in self._read(job, body):
                 await spool.write(sealer.update(chunk))
@@ -114,7 +87,7 @@ class Workshop:
         is released; opening it a second time, from the spool, costs less than taking back a wrong answer.
         """
         opener = open_(job.scheme, job.user, self._keyring)
-        spool = Spool(str(self._config.data_dir))
+        spool = self._spool()
         size = 0
         try:
             async for chunk in self._read(job, body):
@@ -134,9 +107,15 @@ class Workshop:
                 yield piece
         yield opener.finish()
 
+    def _spool(self) -> Spool:
+        in_memory = IN_MEMORY if len(self._spools) < SPOOLS_IN_MEMORY else 1
+        spool = Spool(str(self._config.data_dir), in_memory, self._spools.discard)
+        self._spools.add(spool)
+        return spool
+
     async def _read(self, job: Job, body: StreamReader) -> AsyncIterator[bytes]:
         """The body, as long as it moves, and as long as announced."""
-        limit, received = self.limit(job), 0
+        limit, received = largest_body(self._config, job), 0
         while True:
             try:
                 async with asyncio.timeout(self._config.body_timeout):

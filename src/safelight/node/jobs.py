@@ -1,0 +1,37 @@
+"""A job: one request that the gate has admitted, and what it may ask for."""
+
+from dataclasses import dataclass
+
+from safelight.config import Config
+from safelight.encryption import Scheme, sealed_size
+from safelight.protocol import Action, Problem, Refusal
+
+
+@dataclass(frozen=True)
+class Job:
+    """One admitted request. `size` is what the client announced, None if it could not say."""
+
+    user: str
+    upload: str
+    name: str
+    size: int | None
+    action: Action
+    scheme: Scheme
+
+
+def largest_body(config: Config, job: Job) -> int:
+    """The size in bytes of the largest body that the job may have."""
+    largest = config.max_image_size
+    return largest if job.action is Action.SEAL else sealed_size(job.scheme, largest, job.user)
+
+
+def check_size(config: Config, job: Job) -> None:
+    """Raises Refusal (TOO_LARGE, BAD_REQUEST) for a size that no body of this job may have."""
+    if job.size is not None and job.size > (limit := largest_body(config, job)):
+        raise Refusal(
+            Problem.TOO_LARGE,
+            f"{job.size} bytes are more than the {limit} that this cluster takes: "
+            "its operator can raise max_image_size",
+        )
+    if job.size == 0:
+        raise Refusal(Problem.BAD_REQUEST, "the body is empty: there is nothing to encrypt or to open")

@@ -1,0 +1,16 @@
+"""Three nodes, all orders of events: nothing bad is within reach, and agreement always is."""
+
+from safelight.bully import PeerConnected
+
+from .explore import LINKS, State, explore
+
+
+def test_every_order_of_events_after_the_cluster_has_settled() -> None:
+    assert explore(State.settled(), depth=7) > 5_000
+
+
+def test_every_order_of_events_from_a_cold_start() -> None:
+    state = State()
+    for a, b in LINKS:
+        state.flying[b, a] += (PeerConnected(b),)
+    assert explore(state, depth=6) > 5_000

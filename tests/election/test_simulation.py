@@ -1,0 +1,28 @@
+"""Random stories end well; and a bug in the election does not go unnoticed."""
+
+import pytest
+
+from safelight.bully import Election
+
+from .mutations import MUTATIONS
+from .simulate import fails, generate, minimise
+
+
+@pytest.mark.parametrize("first", range(0, 800, 100))
+def test_random_faults_end_in_agreement(first: int) -> None:
+    for seed in range(first, first + 100):
+        assert fails(generate(seed)) is None, f"python -m tests.election.simulate --seeds 1 --from {seed}"
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_simulation_notices(mutation: type[Election]) -> None:
+    assert any(fails(generate(seed), mutation) for seed in range(500))
+
+
+def test_failing_scenario_is_cut_down_to_what_matters() -> None:
+    commands = ["nodes 1 2 3", "drift 1 1.01", "start 1 2 3", "advance 5s", "break 1->2", "kill 1", "advance 1s"]
+
+    def loses_one(fewer: list[str]) -> bool:
+        return "start 1 2 3" in fewer and "kill 1" in fewer
+
+    assert minimise(commands, loses_one) == ["nodes 1 2 3", "start 1 2 3", "kill 1"]

@@ -1,0 +1,93 @@
+"""docs/api.md says what the code does: no more, no less. And its commands work."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from unittest.mock import AsyncMock, Mock
+
+import msgspec
+import pytest
+
+from safelight import protocol, tickets
+from safelight.config import Config
+from safelight.node import connection, gate
+from safelight.node.routes import Routes
+from tests.running import GENEROUS, Running
+
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+
+
+def tables(heading: str) -> list[list[str]]:
+    """The cells of the rows of all tables between a heading and the next, without their heads."""
+    _, _, rest = TEXT.partition(f"\n{heading}\n")
+    section = re.split(r"^#{1,4} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in row] for row in rows if not row[0].startswith("---")][1:]
+
+
+def test_every_route_is_documented_and_nothing_else() -> None:
+    nothing = Mock()
+    routes = Routes(
+        Config(),
+        1,
+        "",
+        gate=nothing,
+        workshop=nothing,
+        users=nothing,
+        links=Mock(accept=AsyncMock()),
+        load=nothing,
+        say=print,
+    )
+    built = routes.application().router.routes()
+    served = {
+        f"{route.method} {route.resource.canonical}" for route in built if route.resource and route.method != "HEAD"
+    }
+    assert set(re.findall(r"^### (.+)$", TEXT, re.MULTILINE)) == served
+
+
+@pytest.mark.parametrize(
+    "message",
+    [protocol.Offer, protocol.Grant, protocol.Cluster, protocol.Status, protocol.Load, protocol.ProblemDocument],
+)
+def test_every_field_of_every_message_is_documented_and_nothing_else(message: type[msgspec.Struct]) -> None:
+    documented = [row[0] for row in tables(f"#### {message.__name__}") if len(row) == 3]
+    assert documented == list(message.__struct_fields__)
+
+
+def test_every_problem_is_documented_and_nothing_else() -> None:
+    documented = [tuple(row[:3]) for row in tables("#### ProblemDocument") if len(row) == 4][1:]
+    assert documented == [(each.slug, str(int(each.status)), each.title) for each in protocol.Problem]
+
+
+def test_every_limit_is_as_documented() -> None:
+    limits = {row[0]: row[1] for row in tables("## Limits")}
+    settings = Config()
+    assert limits["an image"] == f"{settings.max_image_size >> 30} GiB, or the operator's `max_image_size"
+    assert limits["a message"] == f"{protocol.MAX_JSON:,} bytes"
+    assert limits["the request line, and each header"] == f"{connection.MAX_HEADER:,} bytes"
+    assert limits["headers"] == f"{connection.MAX_HEADERS}"
+    assert limits["a body that stands still"] == f"{settings.body_timeout:g} s, or the operator's `body_timeout"
+    assert limits["the head of a request, and an idle connection"] == f"{connection.KEEPALIVE:g} s"
+    assert limits["a ticket"] == f"{tickets.LIFETIME:g} s"
+    assert f"waits up to {gate.HOLD} seconds" in TEXT
+
+
+def test_the_commands_work_when_pasted(shared_cluster: Running, photograph: Path, tmp_path: Path) -> None:
+    shutil.copy(photograph, tmp_path / "photo.png")
+    script = "\n".join(re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
+    for node, address in shared_cluster.config.addresses.items():
+        script = script.replace(f"127.0.0.1:{8000 + node}", address.netloc)
+    done = subprocess.run(
+        ["bash", "-eu", "-o", "pipefail", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=GENEROUS,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert (tmp_path / "sealed.png").read_bytes().startswith(b"\x89SLT")
+    assert '"open_enrolment":true' in done.stdout

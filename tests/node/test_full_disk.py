@@ -1,0 +1,50 @@
+"""A node whose disk is full says so, and goes on: with small images at once, with large ones when there is room."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from safelight.protocol import Problem
+from tests.node.rude import ask, enrolled, image, refused
+from tests.running import running
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    directory = tmp_path / "tiny"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only the superuser can mount a small file system to fill")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def test_a_full_disk_is_said_and_survived(tiny: Path) -> None:
+    with running(tiny, 1) as it:
+        address = it.config.addresses[1]
+        token = enrolled(it.config, "alice")
+        large, small = image(12 * MEBIBYTE), image(100_000)
+        assert "disk is full" in refused(ask(address, "PUT /v1/images/a.png", token, body=large), Problem.DISK_FULL)
+        sealed = ask(address, "PUT /v1/images/a.png", token, body=large[: 6 * MEBIBYTE])
+        assert sealed.status == 201  # what the large one had taken is free again
+        opened = ask(address, "PUT /v1/opened/a.png", token, body=sealed.body)
+        assert opened.body == large[: 6 * MEBIBYTE]
+        with pytest.raises(OSError, match="No space"):
+            (tiny / "filler").write_bytes(bytes(16 * MEBIBYTE))
+        refused(ask(address, "PUT /v1/images/a.png", token, body=large), Problem.DISK_FULL)
+        refused(ask(address, "PUT /v1/users/bob", "Authorization: Bearer slt_bob"), Problem.DISK_FULL)
+        assert ask(address, "PUT /v1/images/a.png", token, body=small).status == 201
+        (tiny / "filler").unlink()
+        assert ask(address, "PUT /v1/users/bob", "Authorization: Bearer slt_bob").status == 201
+        assert all(line.startswith("Node 1: ") for line in it.said(1)), it.said(1)

@@ -1,0 +1,158 @@
+"""A cluster over TLS, whose authority is made here: nodes, links and clients believe it, and nothing else."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from safelight.cluster import environment
+from safelight.config import Config
+from safelight.protocol import Problem
+from tests.node.rude import ask, line, refused
+from tests.running import GENEROUS, Running, running
+
+HASTY = {"SAFELIGHT_TIMEOUT": "0.5"}
+"""For commands that look for a server in vain."""
+
+
+@dataclass
+class Papers:
+    """PEM files: an authority, and a certificate of its own for 127.0.0.1, with the key."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+def papers(directory: Path) -> Papers:
+    directory.mkdir()
+    authority_key, node_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority = certificate("Test authority", authority_key, None, authority_key)
+    node = certificate("Test node", node_key, authority, authority_key)
+    files = Papers(directory / "authority.pem", directory / "certificate.pem", directory / "key.pem")
+    pem = serialization.Encoding.PEM
+    files.authority.write_bytes(authority.public_bytes(pem))
+    files.certificate.write_bytes(node.public_bytes(pem))
+    files.key.write_bytes(node_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return files
+
+
+def certificate(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Certificate | None,
+    issuer_key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+    )
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("tls")
+    files = papers(directory / "papers")
+    with running(directory, 3, tls_certificate=files.certificate, tls_key=files.key, tls_ca=files.authority) as it:
+        yield it
+
+
+def client(config: Config, directory: Path, *arguments: str, **other: str) -> subprocess.CompletedProcess[str]:
+    """A command, knowing the addresses only; and what `other` says."""
+    settings = {"SAFELIGHT_SERVERS": ",".join(address.url for address in config.addresses.values()), **other}
+    kept = {key: value for key, value in environment(config).items() if not key.startswith("SAFELIGHT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "safelight", *arguments, "--client-dir", str(directory / "client")],
+        env={**kept, "SAFELIGHT_CONFIG": os.devnull, **settings},
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=GENEROUS,
+    )
+
+
+def test_an_image_goes_there_and_back_over_tls(secure: Running, photograph: Path, tmp_path: Path) -> None:
+    assert all(address.scheme == "https" for address in secure.config.addresses.values())
+    believing = {"SAFELIGHT_TLS_CA": str(secure.config.tls_ca)}
+    sealed = client(secure.config, tmp_path, "upload", str(photograph), "--user", "alice", "--quiet", **believing)
+    assert sealed.returncode == 0, sealed.stderr
+    back = client(secure.config, tmp_path, "decrypt", sealed.stdout.strip(), "--user", "alice", "--quiet", **believing)
+    assert back.returncode == 0, back.stderr
+    assert (tmp_path / back.stdout.strip()).read_bytes() == photograph.read_bytes()
+
+
+def test_the_nodes_are_linked_over_tls(secure: Running) -> None:
+    context = ssl.create_default_context(cafile=secure.config.tls_ca)
+    with line(secure.config.addresses[3], context) as connection:
+        connection.request("GET /v1/status")
+        assert [load["node"] for load in connection.answer().json()["nodes"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("command", [["upload", "{photograph}"], ["status"]], ids=["upload", "status"])
+def test_a_client_that_does_not_know_the_authority_says_so_in_one_line(
+    secure: Running, photograph: Path, tmp_path: Path, command: list[str]
+) -> None:
+    arguments = [each.format(photograph=photograph) for each in command]
+    if command[0] == "upload":
+        arguments += ["--user", "alice"]
+    done = client(secure.config, tmp_path, *arguments, **HASTY)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert "tls_ca" in said
+    assert "Traceback" not in said
+    assert all("tls_ca" in each for each in done.stderr.splitlines() if "trusted" in each)
+
+
+def test_another_authority_is_not_believed(secure: Running, photograph: Path, tmp_path: Path) -> None:
+    others = papers(tmp_path / "papers")
+    done = client(
+        secure.config,
+        tmp_path,
+        "upload",
+        str(photograph),
+        "--user",
+        "alice",
+        SAFELIGHT_TLS_CA=str(others.authority),
+        **HASTY,
+    )
+    assert done.returncode == 1
+    assert "not trusted" in done.stdout + done.stderr
+
+
+def test_plain_http_to_a_secure_node_is_hung_up_on_without_a_word_in_the_log(secure: Running) -> None:
+    before = secure.said(3)
+    with line(secure.config.addresses[3]) as connection:
+        connection.send(b"GET /v1/status HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert connection.ended()
+    assert secure.leader() == 3
+    assert secure.said(3) == before
+
+
+def test_tls_to_a_plain_node_is_refused(shared_cluster: Running) -> None:
+    address = shared_cluster.config.addresses[1]
+    with pytest.raises(ssl.SSLError), line(address, ssl._create_unverified_context()):
+        pass
+    refused(ask(address, "GET /nowhere"), Problem.NOT_FOUND)
