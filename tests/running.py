@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safelight.client.session import Session
-from safelight.client.status import survey, wait_for_leader
+from safelight.client.status import wait_for_leader
 from safelight.cluster import Cluster, throwaway
 from safelight.config import Config
 
@@ -70,9 +70,6 @@ class Running:
 
     def wait_until_ended(self, *nodes: int) -> None:
         eventually(lambda: not {*nodes} & {*self.cluster.running}, f"the processes of nodes {nodes} ended")
-
-    def wait_until_down(self, node: int) -> None:
-        eventually(lambda: asyncio.run(survey(self.config))[node - 1].load is None, f"node {node} is down")
 
 
 @contextmanager
