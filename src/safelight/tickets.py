@@ -31,8 +31,8 @@ class BadTicket(SafelightError):
     """The ticket does not admit the request, and why."""
 
 
-class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a ticket admits. `size` is None where the sender could not say it (chunked coding)."""
+class Job(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What one request asks for. `size` is what the client announced, in bytes; None if it could not say."""
 
     user: str
     upload: str
@@ -40,6 +40,12 @@ class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     size: int | None
     action: Action
     scheme: Scheme
+
+
+class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Which job a ticket admits, at which node, and until when."""
+
+    job: Job
     node: int
     life: str
     """Which life of that node: after a restart its tickets are void, as it has forgotten which were used."""

@@ -343,7 +343,7 @@ class World:
             case PeerLost(peer):
                 machine.lost[peer] = core.epoch
         led = core.epoch if core.leads else None
-        if core.leader is not None and core.phase in (Phase.CANDIDATE, Phase.DEFERRING):
+        if _by_word(core):
             machine.by_word = self.time
         effects = core.step(now, event)
         lines: dict[tuple[Message, str], list[int]] = {}
@@ -425,8 +425,9 @@ class World:
         """Nobody begins to lead over the head of a better one that it can reach."""
         for other, better in self.awake().items():
             # Whoever followed by another's word does not answer: its word would be hearsay.
-            asked = self.time - self.machines[other].by_word > 1.2 * self.timing.answer
-            if other > node and better.ready and asked and self.steady(node, other):
+            since = 0.0 if _by_word(better) else self.time - self.machines[other].by_word
+            answers = since > 1.2 * self.timing.answer
+            if other > node and better.ready and answers and self.steady(node, other):
                 raise Violation(f"{node} begins to lead, where {other} ({better.phase.value}) should")
 
     def _check(self, machine: Machine, core: Election, now: float, led: Epoch | None) -> None:
@@ -455,6 +456,10 @@ class World:
                 raise Violation(f"{node} could lead, and only watches")
         elif core.deadline is None or not now < core.deadline <= now + self._patience + 1e-6:
             raise Violation(f"{node} has no timer worth the name: {core.phase}, {core.deadline} at {now}")
+
+
+def _by_word(core: Election) -> bool:
+    return core.leader is not None and core.phase in (Phase.CANDIDATE, Phase.DEFERRING)
 
 
 def _epoch(epoch: Epoch) -> str:

@@ -231,8 +231,10 @@ def test_a_ticket_of_another_time_or_node_is_refused(
     shared_cluster: Running, key: bytes, changes: dict[str, object], reason: bytes
 ) -> None:
     ticket = tickets.read(granted(shared_cluster).ticket, key)
+    if "user" in changes:
+        changes = {"job": msgspec.structs.replace(ticket.job, **changes)}
     altered = tickets.write(msgspec.structs.replace(ticket, **changes), key)
-    if "user" in changes:  # the cluster's own signature, but the token beside it is alice's
+    if "job" in changes:  # the cluster's own signature, but the token beside it is alice's
         alice = {"Authorization": f"Bearer {enrolled(shared_cluster.config, 'alice')}"}
         path = f"/v1/images/{NAME}?ticket={altered}"
         answer = request(shared_cluster.config, LEADER, "PUT", path, IMAGE, alice)

@@ -17,11 +17,12 @@ from safelight.config import Config
 from safelight.encryption import Scheme
 from safelight.encryption.keys import Keyring
 from safelight.names import check_image_name, check_user
-from safelight.node.jobs import Job, check_size
+from safelight.node.limits import check_size
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
 from safelight.node.users import Users
 from safelight.protocol import UPLOAD_ID, Action, Grant, Offer, Problem, Refusal
+from safelight.tickets import Job
 
 HOLD = 0.8
 """Seconds that a request waits in a node for an election to end before it is told that nobody leads."""
@@ -116,8 +117,8 @@ class Gate:
             issuer = None
         else:
             ticket = self._redeem(text)
-            job = Job(ticket.user, ticket.upload, name, size, action, scheme)
-            if job != _job(ticket):
+            job = Job(ticket.job.user, ticket.job.upload, name, size, action, scheme)
+            if job != ticket.job:
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another request: ask for a new one")
             upload = request.headers.get("Safelight-Upload", job.upload)
             token = self.bearer(request)
@@ -166,12 +167,7 @@ class Gate:
 
     def _ticket(self, job: Job, node: int, life: str) -> tickets.Ticket:
         return tickets.Ticket(
-            user=job.user,
-            upload=job.upload,
-            name=job.name,
-            size=job.size,
-            action=job.action,
-            scheme=job.scheme,
+            job=job,
             node=node,
             life=life,
             issuer=self._node,
@@ -182,10 +178,6 @@ class Gate:
     def _url(self, job: Job, node: int) -> str:
         scheme = "" if job.scheme is Scheme.SEALED else f"?scheme={job.scheme.value}"
         return f"{self._addresses[node].url}{job.action.path}/{quote(job.name, safe='')}{scheme}"
-
-
-def _job(ticket: tickets.Ticket) -> Job:
-    return Job(ticket.user, ticket.upload, ticket.name, ticket.size, ticket.action, ticket.scheme)
 
 
 def _scheme(request: web.Request) -> Scheme:

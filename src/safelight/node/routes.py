@@ -18,7 +18,6 @@ from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.node.datadir import DataError
 from safelight.node.gate import Gate, GoTo
-from safelight.node.jobs import Job
 from safelight.node.links import PATH, Links
 from safelight.node.load import LoadBook
 from safelight.node.users import Users
@@ -37,6 +36,7 @@ from safelight.protocol import (
     fingerprint,
     problem_body,
 )
+from safelight.tickets import Job
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 JOB = web.RequestKey("job", Job)

@@ -16,8 +16,9 @@ from aiohttp import StreamReader
 from safelight.config import Config
 from safelight.encryption import open_, seal
 from safelight.encryption.keys import Keyring
-from safelight.node.jobs import Job, largest_body
+from safelight.node.limits import largest_body
 from safelight.protocol import Problem, Refusal
+from safelight.tickets import Job
 
 IN_MEMORY, SPOOLS_IN_MEMORY = 2 << 20, 64
 """Bytes that a spool keeps in memory, and how many may: a small image never touches the disk, but in a crowd."""

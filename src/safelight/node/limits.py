@@ -1,22 +1,9 @@
-"""A job: one request that the gate has admitted, and what it may ask for."""
-
-from dataclasses import dataclass
+"""How much a job may ask for."""
 
 from safelight.config import Config
-from safelight.encryption import Scheme, sealed_size
+from safelight.encryption import sealed_size
 from safelight.protocol import Action, Problem, Refusal
-
-
-@dataclass(frozen=True)
-class Job:
-    """One admitted request. `size` is what the client announced, None if it could not say."""
-
-    user: str
-    upload: str
-    name: str
-    size: int | None
-    action: Action
-    scheme: Scheme
+from safelight.tickets import Job
 
 
 def largest_body(config: Config, job: Job) -> int:
