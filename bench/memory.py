@@ -30,8 +30,9 @@ def peak(pid: int) -> float:
 
 def client(config: Config, image: Path, work: Path) -> None:
     """A client process: encrypts, opens, compares, prints its own figures."""
+    size = image.stat().st_size / MIB
 
-    async def go() -> None:
+    async def go() -> Path:
         async with Session(config, "alice") as session:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             started = time.monotonic()
@@ -40,14 +41,13 @@ def client(config: Config, image: Path, work: Path) -> None:
             opened = await session.open(sealed.path, to=work / "decrypted", feedback=Silence())
             ended = time.monotonic()
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        size = image.stat().st_size / MIB
         print(f"encrypted {size:.0f} MiB in {between - started:.1f} s, opened it in {ended - between:.1f} s")
         print(f"client    peak {before:.0f} MiB before, {after:.0f} MiB after")
-        with image.open("rb") as original, opened.path.open("rb") as copy:
-            while chunk := original.read(MIB):
-                assert chunk == copy.read(MIB), "the opened image differs"
+        return opened.path
 
-    asyncio.run(go())
+    with image.open("rb") as original, asyncio.run(go()).open("rb") as copy:
+        while chunk := original.read(MIB):
+            assert chunk == copy.read(MIB), "the opened image differs"
 
 
 def main() -> None:

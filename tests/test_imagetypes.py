@@ -35,9 +35,7 @@ def iso_file(major: bytes, *compatible: bytes) -> bytes:
         ("AVIF", "AVIF", {}),
     ],
 )
-def test_what_pillow_writes_is_known(
-    pillow_format: str, expected: str, options: dict[str, bool], mode: str
-) -> None:
+def test_what_pillow_writes_is_known(pillow_format: str, expected: str, options: dict[str, bool], mode: str) -> None:
     file = BytesIO()
     Image.new(mode, (5, 3)).save(file, pillow_format, **options)
     found = sniff(file.getvalue()[:HEAD])

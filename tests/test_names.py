@@ -132,9 +132,7 @@ def test_with_no_suffix_and_no_known_type_there_is_no_suffix() -> None:
     assert encrypted_name("README", NOW, "") == "encrypted_README_1730738456"
 
 
-@pytest.mark.parametrize(
-    "original", ["é" * 125 + "x.png", "x" * 251 + ".png", "😀" * 63 + "png", "." + "x" * 254]
-)
+@pytest.mark.parametrize("original", ["é" * 125 + "x.png", "x" * 251 + ".png", "😀" * 63 + "png", "." + "x" * 254])
 def test_the_longest_names_that_a_disk_takes_can_be_sealed_and_opened(original: str, tmp_path: Path) -> None:
     assert len(os.fsencode(original)) == 255
     for name in (original, sealed := encrypted_name(original, NOW, "png"), decrypted_name(sealed)):

@@ -58,6 +58,7 @@ class Problem(Enum):
     NAME_TAKEN = ("name-taken", HTTPStatus.CONFLICT, "The name belongs to somebody else")
     TOO_LARGE = ("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The image is too large")
     NOT_THE_LEADER = ("not-the-leader", HTTPStatus.MISDIRECTED_REQUEST, "Another node leads")
+    OTHER_CLUSTER = ("other-cluster", HTTPStatus.MISDIRECTED_REQUEST, "This node is of another cluster")
     WRONG_HOST = ("wrong-host", HTTPStatus.MISDIRECTED_REQUEST, "This node does not answer to that name")
     CANNOT_OPEN = ("cannot-open", HTTPStatus.UNPROCESSABLE_ENTITY, "The file cannot be opened")
     INTERNAL = ("internal", HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed")
@@ -138,6 +139,8 @@ class Offer(msgspec.Struct, forbid_unknown_fields=True):
     """Bytes of the body that will follow."""
     action: Action = Action.SEAL
     scheme: Scheme = Scheme.SEALED
+    cluster: str = ""
+    """The cluster that is meant; a node of another refuses. Empty: whichever this is."""
 
 
 class Grant(msgspec.Struct):

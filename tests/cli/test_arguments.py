@@ -94,8 +94,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(call: Call, arguments:
 
 
 def addresses(call: Call, *arguments: str) -> list[str]:
-    code, out, _ = call("status", "--json", *arguments)
-    assert code == 1  # nobody is there
+    _, out, _ = call("status", "--json", *arguments)  # whoever may be there
     return [server["address"] for server in json.loads(out)["servers"]]
 
 

@@ -76,7 +76,6 @@ def test_a_node_with_another_keyring_is_refused_with_the_reason_on_both_sides(
             assert set(status_of(cluster.config, 3)) == {3}
 
 
-@pytest.mark.xfail(strict=True, reason="an offer does not say which cluster it is for, so a misfit's grant is used")
 def test_a_session_does_not_take_up_with_another_cluster(tmp_path: Path, photograph: Path) -> None:
     """What that one sealed, the user's own cluster could not open."""
     with running(tmp_path, heartbeat=0.5) as cluster:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
 import msgspec
 
@@ -29,6 +30,10 @@ class Unreachable(SafelightError):
     """No server of the cluster answers."""
 
 
+class Disagreement(SafelightError):
+    """The servers are of different clusters."""
+
+
 class Account:
     """One user at one cluster."""
 
@@ -37,6 +42,7 @@ class Account:
         self._servers = servers
         self.user = names.check_user(user)
         self._token: tokens.Token | None = None
+        self._cluster: str | None = None
         self._asked: set[asyncio.Task[Cluster]] = set()
 
     async def fingerprint(self) -> str:
@@ -79,31 +85,47 @@ class Account:
     async def token(self) -> tokens.Token:
         """This user's token for this cluster: kept from an earlier session, or made now."""
         if self._token is None:
-            cluster = await self._find_cluster()
-            self._token, _ = tokens.load_or_create(self._config.client_dir, cluster, self.user)
+            self._token, _ = tokens.load_or_create(self._config.client_dir, await self.cluster(), self.user)
         return self._token
 
-    async def _find_cluster(self) -> str:
-        """The cluster's id, as soon as one server tells it."""
+    async def cluster(self) -> str:
+        """The id of the cluster that the servers are of. Raises Unreachable, and Disagreement."""
         give_up = time.monotonic() + min(ALL_DOWN, self._config.timeout)
-        while True:
-            self._asked = {
-                asyncio.create_task(self._servers.ask(server, "GET", f"{API}/cluster", Cluster))
-                for server in self._servers.addresses
-            }
-            for task in self._asked:
-                task.add_done_callback(_observe)
-            reasons = set()
-            for answer in asyncio.as_completed(self._asked, timeout=ROUND):
-                try:
-                    return (await answer).cluster  # the others go on: their connections will be needed
-                except (Refusal, *Broken) as error:
-                    reasons.add(reason(error))
-            if time.monotonic() >= give_up:
-                addresses = ", ".join(address.netloc for address in self._servers.addresses.values())
-                why = "; ".join(sorted(reasons))
-                raise Unreachable(f"no server answers at {addresses} ({why}): start them with `safelight up`")
-            await asyncio.sleep(AGAIN)
+        while self._cluster is None:
+            self._cluster = await self._ask_around(give_up)
+        return self._cluster
+
+    async def _ask_around(self, give_up: float) -> str | None:
+        """What most servers say as soon as they have said it, or what all say that answer.
+
+        One alone might be a stranger, who has taken the port of a node that is down.
+        """
+        servers = self._servers.addresses
+        self._asked = {
+            asyncio.create_task(self._servers.ask(server, "GET", f"{API}/cluster", Cluster)) for server in servers
+        }
+        for task in self._asked:
+            task.add_done_callback(_observe)
+        said, reasons = Counter[str](), set[str]()
+        for answer in asyncio.as_completed(self._asked, timeout=ROUND):
+            try:
+                cluster = (await answer).cluster
+            except (Refusal, *Broken) as error:
+                reasons.add(reason(error))
+                continue
+            said[cluster] += 1
+            if 2 * said[cluster] > len(servers):
+                return cluster  # the others go on: their connections will be needed
+        if len(said) == 1:
+            return next(iter(said))
+        addresses = ", ".join(address.netloc for address in servers.values())
+        if said:
+            raise Disagreement(f"the servers at {addresses} are of {len(said)} clusters: name those of one")
+        if time.monotonic() >= give_up:
+            why = "; ".join(sorted(reasons))
+            raise Unreachable(f"no server answers at {addresses} ({why}): start them with `safelight up`")
+        await asyncio.sleep(AGAIN)
+        return None
 
 
 def _observe(task: asyncio.Task[Cluster]) -> None:

@@ -41,6 +41,9 @@ CHUNK = 1 << 18
 PASSING = {Problem.NOT_THE_LEADER, Problem.NO_LEADER, Problem.LEAVING}
 """Refusals that an election's end makes good."""
 
+STRANGE = {Problem.INTERNAL, Problem.OTHER_CLUSTER}
+"""Refusals by what is as good as no server of ours."""
+
 ANOTHER_TRY = PASSING | {Problem.BAD_TICKET, Problem.STALLED, Problem.BAD_LENGTH}
 """Refusals of a body that another offer may make good."""
 
@@ -82,7 +85,6 @@ class Errand:
 
     async def run(self) -> int:
         """Offer and send until it is done. Returns the node that did it. Raises SafelightError."""
-        await self._account.token()
         self._feedback.broadcasting()
         try:
             grant = await self._find_leader()
@@ -274,4 +276,4 @@ def _passes(error: BaseException) -> bool:
 
 def _absent(error: BaseException) -> bool:
     """Whether there is no node at that address, or one that has failed."""
-    return isinstance(error, Broken) or (isinstance(error, Refusal) and error.problem is Problem.INTERNAL)
+    return isinstance(error, Broken) or (isinstance(error, Refusal) and error.problem in STRANGE)

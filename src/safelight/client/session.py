@@ -99,6 +99,7 @@ class Session:
                     size=source.size,
                     action=action,
                     scheme=scheme,
+                    cluster=await self._account.cluster(),
                 )
                 node = await Errand(
                     self._config, self._servers, self._account, offer, source, reservation, feedback

@@ -54,6 +54,7 @@ class Gate:
         self._users = users
         self._member = member
         self._load = load
+        self._cluster = keyring.cluster_id
         self._key = keyring.derive("tickets")
         self._hosts = _hosts(config, node)
         self.book = tickets.Book(node, life)
@@ -82,6 +83,8 @@ class Gate:
 
     async def grant(self, request: web.Request, offer: Offer) -> Grant:
         """Answer an offer: grant it if this node leads. Raises Refusal (NOT_THE_LEADER first of all)."""
+        if offer.cluster not in ("", self._cluster):
+            raise Refusal(Problem.OTHER_CLUSTER, f"node {self._node} here is of another cluster: check the addresses")
         user = self.user(request)
         if user != offer.user:
             raise Refusal(Problem.WRONG_USER, f"this token is {user}'s, not {check_user(offer.user)}'s")

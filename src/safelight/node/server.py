@@ -31,7 +31,7 @@ from safelight.node.users import Users
 from safelight.node.work import Workshop
 from safelight.tls import client_tls
 
-UNUSED_GRANTS = 2.0
+UNUSED_GRANTS = 0.5
 """Seconds that a leaving node waits for bodies which it granted and which have not begun to come."""
 
 BACKLOG = 1024
