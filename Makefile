@@ -5,8 +5,10 @@ ifneq ($(origin AS),command line)
 AS := alice
 endif
 BIN := .venv/bin
+SEEDS ?= 10000
+FROM ?= 0
 
-.PHONY: help install run test check lock
+.PHONY: help install run test check simulate lock
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -23,6 +25,9 @@ check: .venv/installed-dev ## format check, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+simulate: .venv/installed-dev ## run SEEDS elections through a simulated, hostile network (FROM=K: from seed K)
+	$(BIN)/python -m tests.election.simulate --seeds $(SEEDS) --from $(FROM)
 
 lock: .venv/installed-dev ## resolve requirements*.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv

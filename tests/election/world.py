@@ -171,9 +171,11 @@ class World:
             return
         self._log(f"{node} resumes, {len(machine.inbox)} messages waiting")
         machine.paused = False
-        waiting, machine.inbox = machine.inbox, []
-        for event in [Tick(), *waiting] if timers_first else [*waiting, Tick()]:
-            self._step(machine, event)
+        if timers_first:
+            self._step(machine, Tick())
+        while machine.inbox:
+            self._step(machine, machine.inbox.pop(0))
+        self._step(machine, Tick())
         self._dial()
 
     def readiness(self, node: int, ready: bool) -> None:
@@ -359,7 +361,7 @@ class World:
                     self.leader_changes += 1
         if self._transcript is not None:
             self._tell(machine, core, lines)
-        self._check(machine, core, now, led)
+        self._check(machine, core, now, led, reading=isinstance(event, Received) and bool(machine.inbox))
         due = core.next_call()
         machine.timer += 1
         if due is not None:
@@ -430,7 +432,7 @@ class World:
             if other > node and better.ready and answers and self.steady(node, other):
                 raise Violation(f"{node} begins to lead, where {other} ({better.phase.value}) should")
 
-    def _check(self, machine: Machine, core: Election, now: float, led: Epoch | None) -> None:
+    def _check(self, machine: Machine, core: Election, now: float, led: Epoch | None, reading: bool) -> None:
         node = machine.node
         if core.epoch < machine.highest:
             raise Violation(f"{node} falls from {_epoch(machine.highest)} to {_epoch(core.epoch)}")
@@ -441,7 +443,7 @@ class World:
             if core.epoch != led and core.epoch in self._terms:
                 raise Violation(f"{node} begins {_epoch(core.epoch)}, which has been led before")
             self._terms[core.epoch] = node
-            if led is None:
+            if led is None and not reading:  # while it reads what was waiting it lives in the past
                 self._check_usurper(node)
         elif core.leader == node:
             raise Violation(f"{node} follows itself")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import count
 
 from safelight.client import inputs, outputs
@@ -25,7 +26,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 """Seconds between two offers of one image, with jitter: an election is over in less, most of the time."""
 
 ROUND = 1.5
-"""Seconds that one multicast waits for the slowest server."""
+"""Seconds that a server has for its answer to an offer: it may wait in there for an election's end."""
+
+BLINK = 0.1
+"""Seconds of an election that nobody needs to be told of."""
 
 STRAGGLERS = 0.3
 """Seconds that a finished upload waits for what the workers have to say."""
@@ -81,6 +85,8 @@ class Errand:
         self._feedback = feedback
         self._said: set[int] = set()
         self._asked: dict[asyncio.Task[Grant], int] = {}
+        self._found = asyncio.Event()  # somebody has granted: ask nobody again
+        self._heard_all = asyncio.Event()  # everybody has answered once
         self._moved = 0.0  # when a byte last moved, in seconds of time.monotonic()
 
     async def run(self) -> int:
@@ -114,61 +120,70 @@ class Errand:
 
     # -- offers --------------------------------------------------------------------------------------
 
-    async def _find_leader(self) -> Grant:
-        """Multicast the offer until somebody grants it, or the time limit is over."""
-        started, pause = time.monotonic(), FIRST_PAUSE
-        while True:
-            errors = await self._multicast(self._tell)
-            if isinstance(errors, Grant):
-                return errors
-            for error in errors.values():
-                if not (_passes(error) or _absent(error)):
-                    raise error
-            waited = time.monotonic() - started
-            nobody = all(_absent(error) for error in errors.values())
-            if waited >= (min(ALL_DOWN, self._config.timeout) if nobody else self._config.timeout):
-                raise self._no_leader(errors, waited)
-            self._feedback.waiting("no server can be reached" if nobody else "the servers are electing a leader")
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-            pause = min(2 * pause, LONGEST_PAUSE)
+    async def _find_leader(self, *, aloud: bool = True) -> Grant:
+        """Offer to every server at once, and to each again that declines, until one of them grants.
 
-    async def _multicast(self, tell: Callable[[int, BaseException], None]) -> Grant | dict[int, BaseException]:
-        """Offer to every server at once. The first grant, or every server's reason why not.
-
-        Who has not answered when somebody grants goes on answering: see `_hear_stragglers`.
+        A server that hangs keeps nobody waiting. Who has not answered yet when somebody grants goes on
+        answering: see `_hear_stragglers`. Raises NoLeader after the time limit, or what no leader would mend.
         """
         await self._dismiss()
+        started = time.monotonic()
+        answers: dict[int, BaseException] = {}
+        self._found.clear()
+        self._heard_all.clear()
         self._asked = {
-            asyncio.create_task(self._account.offer(server, self._offer)): server for server in self._servers.addresses
+            asyncio.create_task(self._court(server, answers, aloud=aloud)): server for server in self._servers.addresses
         }
-        errors: dict[int, BaseException] = {}
-        pending = set(self._asked)
-        give_up = time.monotonic() + ROUND
-        while pending and (left := give_up - time.monotonic()) > 0:
-            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=self._asked.__getitem__):
-                server = self._asked[task]
-                if error := task.exception():
-                    errors[server] = error
-                    tell(server, error)
+        while True:
+            await asyncio.wait(self._asked, timeout=BLINK, return_when=asyncio.FIRST_COMPLETED)
+            done = [task for task in self._asked if task.done()]
             grants = [task.result() for task in done if task.exception() is None]
             if grants:
-                self._asked = {task: self._asked[task] for task in pending}
+                self._asked = {task: server for task, server in self._asked.items() if not task.done()}
+                self._found.set()
+                self._heard_all.set()
                 return max(grants, key=lambda grant: grant.epoch)
-        for task in pending:
-            errors[self._asked[task]] = TimeoutError()
-            tell(self._asked[task], TimeoutError())
-        return errors
+            waited = time.monotonic() - started
+            if done and (waited >= BLINK or len(done) == len(self._asked)):
+                raise done[0].exception() or AssertionError
+            if done:
+                await asyncio.sleep(BLINK / 10)  # perhaps another one grants it yet
+            nobody = len(answers) == len(self._asked) and all(map(_absent, answers.values()))
+            if waited >= (min(ALL_DOWN, self._config.timeout) if nobody else self._config.timeout):
+                raise self._no_leader(answers, waited)
+            if waited >= BLINK and aloud:
+                self._feedback.waiting("no server can be reached" if nobody else "the servers are electing a leader")
+
+    async def _court(self, server: int, answers: dict[int, BaseException], *, aloud: bool) -> Grant:
+        """Offer to one server until it grants. Raises what an election's end would not make good."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                async with asyncio.timeout(ROUND):
+                    return await self._account.offer(server, self._offer)
+            except (Refusal, *Broken) as error:
+                answers[server] = error
+                if len(answers) == len(self._servers.addresses):
+                    self._heard_all.set()
+                if aloud:
+                    self._tell(server, error)
+                if not (_passes(error) or _absent(error)):
+                    raise
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(BLINK):
+                        await self._heard_all.wait()  # most of the time another one is about to grant it
+                if not self._found.is_set():
+                    await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                if self._found.is_set():
+                    raise
 
     async def _hear_stragglers(self) -> None:
         """Let the workers finish their sentences, for the record of who declined."""
-        if not self._asked:
-            return
-        done, pending = await asyncio.wait(self._asked, timeout=STRAGGLERS)
-        for task in sorted(done | pending, key=self._asked.__getitem__):
-            error = task.exception() if task in done else TimeoutError()
-            if error is not None:
-                self._tell(self._asked[task], error)
+        if self._asked:
+            _, pending = await asyncio.wait(self._asked, timeout=STRAGGLERS)
+            for task in sorted(pending, key=self._asked.__getitem__):
+                self._tell(self._asked[task], TimeoutError())
 
     async def _dismiss(self) -> None:
         for task in self._asked:
@@ -222,9 +237,11 @@ class Errand:
                 raise TimeoutError
             if quiet >= QUIET:
                 self._feedback.waiting(f"server {grant.node} does not go on")
-                elsewhere = await self._multicast(lambda server, error: None)
-                if isinstance(elsewhere, Grant) and elsewhere.epoch > grant.epoch:
-                    raise Superseded(elsewhere)
+                with suppress(NoLeader, Refusal, TimeoutError):
+                    async with asyncio.timeout(ROUND):
+                        elsewhere = await self._find_leader(aloud=False)
+                    if elsewhere.epoch > grant.epoch:
+                        raise Superseded(elsewhere)
 
     async def _send(self, grant: Grant) -> None:
         """PUT the body where the grant says, and write the answer into the part file.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from safelight.bully import (
+    NEVER,
     Election,
     Epoch,
     Event,
@@ -61,6 +62,7 @@ class Member:
         self._lives: dict[int, str] = {}
         self._linked: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._announced: tuple[int | None, Epoch] = None, NEVER
         self._news: set[asyncio.Future[None]] = set()
 
     @property
@@ -121,7 +123,7 @@ class Member:
     def received(self, peer: int, frame: bytes) -> None:
         try:
             wire = msgspec.json.decode(frame, type=Wire)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             self._say(f"node {peer} says what this version does not understand")
             return
         if wire.loads:
@@ -138,33 +140,35 @@ class Member:
                     try:
                         self._save(epoch)
                     except OSError as error:
-                        self._unfit(error)
-                        break
+                        self._stand_back(error)
+                        return
                 case Send(peer, message):
                     self._send(peer, self._encode(message))
                 case LeaderDown(leader, cause):
                     self._say(f"Leader {leader} is DOWN! Starting new election... ({cause.value})")
-                case LeaderChanged(leader, epoch):
-                    self._announce(leader, epoch)
+                case LeaderChanged():
+                    for news in self._news:
+                        if not news.done():
+                            news.set_result(None)
+        self._announce()
         self._schedule()
-
-    def _unfit(self, error: OSError) -> None:
-        """What cannot be saved must not be acted upon: stand back, and look again in a while."""
-        self._say(f"cannot save the epoch ({error.strerror}): standing back from the election")
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self.ready, False)
-        loop.call_later(RECOVERY, self.ready, True)
 
     # -- helpers -------------------------------------------------------------------------------------
 
-    def _announce(self, leader: int | None, epoch: Epoch) -> None:
-        if self.leads:
+    def _stand_back(self, error: OSError) -> None:
+        """What cannot be saved must not be acted upon: resign, and look again in a while."""
+        self._say(f"cannot save the epoch ({error.strerror}): standing back from the election")
+        self.ready(False)
+        asyncio.get_running_loop().call_later(RECOVERY, self.ready, True)
+
+    def _announce(self) -> None:
+        """Say who leads, if that is news; each new epoch of our own is."""
+        leader, epoch = self.leader, self.epoch
+        if self.leads and epoch != self._announced[1]:
             self._say(f"I am the new leader! (epoch {epoch.counter})")
-        elif leader is not None:
+        elif leader not in (None, self._announced[0]):
             self._say(f"Node {leader} is the leader (epoch {epoch.counter})")
-        for news in self._news:
-            if not news.done():
-                news.set_result(None)
+        self._announced = leader, epoch
 
     def _encode(self, message: Message) -> bytes:
         wire = Wire(message.kind, message.epoch.counter, message.epoch.leader, message.leader)
