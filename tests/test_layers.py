@@ -11,7 +11,7 @@ SOURCE = Path(safelight.__file__).parent
 
 LAYERS = [
     {"errors"},
-    {"bully", "encryption", "sizes", "imagetypes", "names", "durable", "samples"},
+    {"bully", "encryption", "sizes", "imagetypes", "names", "durable", "samples", "reach", "signals"},
     {"config"},
     {"protocol"},
     {"tickets", "tls"},

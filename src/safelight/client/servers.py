@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -12,6 +11,7 @@ import msgspec
 
 from safelight.config import Address, Config
 from safelight.protocol import MAX_JSON, Problem, Refusal, read_problem
+from safelight.reach import why_unreachable
 from safelight.tls import client_tls
 
 CONNECT_TIMEOUT = 2.0
@@ -85,20 +85,4 @@ async def read_small(response: aiohttp.ClientResponse) -> bytes:
 
 def reason(error: BaseException) -> str:
     """Why a server did not do what it was asked, in a few words."""
-    if isinstance(error, Refusal):
-        return error.detail
-    if isinstance(error, TimeoutError | aiohttp.ServerTimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "its certificate is not trusted: set tls_ca"
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "it does not speak TLS: check http and https"
-    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
-        return "connection refused"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "there is no such host"
-    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
-        return error.os_error.strerror.lower()
-    if isinstance(error, aiohttp.ClientConnectionError | OSError):
-        return "the connection broke"
-    return "no usable answer"
+    return error.detail if isinstance(error, Refusal) else why_unreachable(error)

@@ -22,6 +22,7 @@ from aiohttp import web
 from safelight.config import Address
 from safelight.node.handshake import Hello, Party, Proof, Refused
 from safelight.protocol import API
+from safelight.reach import why_unreachable
 
 PATH = f"{API}/peer"
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
@@ -105,8 +106,10 @@ class Links:
             except Refused as refusal:
                 self._complain(peer, f"no link to node {peer}: {refusal}")
                 pause = LONGEST_PAUSE
+            except (aiohttp.ClientSSLError, aiohttp.WSServerHandshakeError) as error:
+                self._complain(peer, f"no link to node {peer}: {why_unreachable(error)}")
             except (aiohttp.ClientError, OSError, TimeoutError):
-                pass
+                pass  # it is down, and will call us when it is up
             if was_up or peer in self._hung_up:
                 self._hung_up.discard(peer)
                 self._lost(peer)

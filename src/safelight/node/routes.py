@@ -36,6 +36,7 @@ from safelight.protocol import (
     fingerprint,
     problem_body,
 )
+from safelight.sizes import human_size
 from safelight.tickets import Job
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -126,23 +127,19 @@ class Routes:
         """PUT /v1/images/NAME: an image in, its sealed file out."""
         job = await self._job(request, Action.SEAL)
         with self._load.work(job.size):
-            spool = await self._workshop.seal(job, request.content)
-            try:
-                self._say(f"Encrypted an image for {job.user} ({spool.size} bytes)")
+            async with self._workshop.spool() as spool:
+                size = await self._workshop.seal(job, request.content, spool)
+                self._say(f"Encrypted an image for {job.user} ({human_size(size)})")
                 return await self._send(request, job, spool.size, spool.chunks(), status=201)
-            finally:
-                spool.close()
 
     async def open(self, request: web.Request) -> web.StreamResponse:
         """PUT /v1/opened/NAME: a sealed file in, its image out."""
         job = await self._job(request, Action.OPEN)
         with self._load.work(job.size):
-            spool, size = await self._workshop.verify(job, request.content)
-            try:
-                self._say(f"Opened an image for {job.user} ({size} bytes)")
+            async with self._workshop.spool() as spool:
+                size = await self._workshop.verify(job, request.content, spool)
+                self._say(f"Opened an image for {job.user} ({human_size(size)})")
                 return await self._send(request, job, size, self._workshop.opened(job, spool), status=200)
-            finally:
-                spool.close()
 
     async def _job(self, request: web.Request, action: Action) -> Job:
         return request.get(JOB) or await self._gate.admit(request, action)
@@ -221,8 +218,8 @@ class Routes:
         except Interrupted as interrupted:
             self._say(f"An answer broke off half-way ({interrupted})")
             return interrupted.response
-        except (ConnectionError, HttpProcessingError, web.RequestPayloadError) as error:
-            self._say(f"A client went away half-way ({type(error).__name__})")
+        except (ConnectionError, HttpProcessingError, web.RequestPayloadError):
+            self._say("A client went away half-way")
             return self._problem(Refusal(Problem.BAD_LENGTH, "the connection ended before the body did"))
         except Exception as error:
             if isinstance(error, OSError) and error.errno in NO_SPACE:

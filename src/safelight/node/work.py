@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
+from types import TracebackType
+from typing import Self
 
 from aiohttp import StreamReader
 
@@ -55,9 +57,17 @@ class Spool:
         while chunk := (await asyncio.to_thread(self._file.read, CHUNK) if on_disk else self._file.read()):
             yield chunk
 
-    def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._closed(self)
-        self._file.close()
+        if self.size > self._in_memory:  # a file system may take seconds to free a large file
+            await asyncio.to_thread(self._file.close)
+        else:
+            self._file.close()
 
 
 class Workshop:
@@ -68,37 +78,36 @@ class Workshop:
         self._keyring = keyring
         self._spools: set[Spool] = set()
 
-    async def seal(self, job: Job, body: StreamReader) -> Spool:
-        """The sealed file of the body. Raises Refusal."""
-        sealer = seal(job.scheme, job.user, self._keyring)
-        spool = self._spool()
-        try:
-            async for chunk in self._read(job, body):
-                await spool.write(sealer.update(chunk))
-            await spool.write([sealer.finish()])
-        except BaseException:
-            spool.close()
-            raise
+    def spool(self) -> Spool:
+        """A new spool, to be used with `async with`."""
+        in_memory = IN_MEMORY if len(self._spools) < SPOOLS_IN_MEMORY else 1
+        spool = Spool(str(self._config.data_dir), in_memory, self._spools.discard)
+        self._spools.add(spool)
         return spool
 
-    async def verify(self, job: Job, body: StreamReader) -> tuple[Spool, int]:
-        """The sealed file as it came, when all of it has proved genuine, and its image's size in bytes.
+    async def seal(self, job: Job, body: StreamReader, spool: Spool) -> int:
+        """Put the sealed file of the body into the spool. The body's size in bytes. Raises Refusal."""
+        sealer = seal(job.scheme, job.user, self._keyring)
+        size = 0
+        async for chunk in self._read(job, body):
+            size += len(chunk)
+            await spool.write(sealer.update(chunk))
+        await spool.write([sealer.finish()])
+        return size
 
-        Raises CannotOpen, Refusal. So a damaged file is refused with a reason, before a byte of the image
-        is released; opening it a second time, from the spool, costs less than taking back a wrong answer.
+    async def verify(self, job: Job, body: StreamReader, spool: Spool) -> int:
+        """Put the sealed file as it came into the spool; when all of it has proved genuine, its image's size
+        in bytes. Raises CannotOpen, Refusal.
+
+        So a damaged file is refused with a reason, before a byte of the image is released; opening it a
+        second time, from the spool, costs less than taking back a wrong answer.
         """
         opener = open_(job.scheme, job.user, self._keyring)
-        spool = self._spool()
         size = 0
-        try:
-            async for chunk in self._read(job, body):
-                size += sum(map(len, opener.update(chunk)))
-                await spool.write([chunk])
-            size += len(opener.finish())
-        except BaseException:
-            spool.close()
-            raise
-        return spool, size
+        async for chunk in self._read(job, body):
+            size += sum(map(len, opener.update(chunk)))
+            await spool.write([chunk])
+        return size + len(opener.finish())
 
     async def opened(self, job: Job, spool: Spool) -> AsyncIterator[bytes]:
         """The image in a sealed file. Raises CannotOpen."""
@@ -107,12 +116,6 @@ class Workshop:
             for piece in opener.update(chunk):
                 yield piece
         yield opener.finish()
-
-    def _spool(self) -> Spool:
-        in_memory = IN_MEMORY if len(self._spools) < SPOOLS_IN_MEMORY else 1
-        spool = Spool(str(self._config.data_dir), in_memory, self._spools.discard)
-        self._spools.add(spool)
-        return spool
 
     async def _read(self, job: Job, body: StreamReader) -> AsyncIterator[bytes]:
         """The body, as long as it moves, and as long as announced."""

@@ -1,0 +1,24 @@
+"""Why a node could not be reached, said to clients and by nodes of each other."""
+
+import errno
+
+import aiohttp
+
+
+def why_unreachable(error: BaseException) -> str:
+    """What aiohttp and the operating system mean, in a few words for the middle of a line."""
+    if isinstance(error, TimeoutError | aiohttp.ServerTimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is not trusted: set tls_ca"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "it does not speak TLS: check http and https"
+    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+        return "connection refused"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "there is no such host"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+        return error.os_error.strerror.lower()
+    if isinstance(error, aiohttp.ClientConnectionError | OSError):
+        return "the connection broke"
+    return "no usable answer"
