@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.encryption.errors import ClassicIsSealed
+from safelight.encryption.errors import CannotOpen, ClassicIsSealed
 from safelight.protocol import Problem, Refusal, Scheme
 from tests.mission.support import MEBIBYTE, Witness, contents, image_of, open_, seal, status_of
 from tests.running import Running, as_user
@@ -28,10 +28,11 @@ def refused(cluster: Running, file: bytes, directory: Path, user: str = "alice")
     path, opened = directory / "encrypted_image_1730738456.png", directory / "opened"
     path.write_bytes(file)
     done = status_of(cluster.config, 3)[3].images
-    with pytest.raises(Refusal) as raised:
+    with pytest.raises((CannotOpen, Refusal)) as raised:  # what the header tells, the client sees by itself
         open_(cluster.config, path, opened, user)
     assert contents(opened) == []
-    assert raised.value.problem in (Problem.CANNOT_OPEN, Problem.BAD_REQUEST)
+    if isinstance(raised.value, Refusal):
+        assert raised.value.problem in (Problem.CANNOT_OPEN, Problem.BAD_REQUEST)
     assert "\n" not in str(raised.value)
     assert status_of(cluster.config, 3)[3].images == done
     return str(raised.value)

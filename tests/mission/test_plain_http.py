@@ -17,15 +17,7 @@ import pytest
 from safelight import tickets
 from safelight.node import datadir
 from safelight.protocol import Action, Grant, Offer, Scheme
-from tests.mission.support import (
-    MEBIBYTE,
-    Answer,
-    enrolled,
-    image_of,
-    opens_to,
-    request,
-    status_of,
-)
+from tests.mission.support import MEBIBYTE, Answer, enrolled, image_of, opens_to, request, seal, status_of
 from tests.mission.wire import watched
 from tests.running import SETTLED, Running, running
 
@@ -286,3 +278,12 @@ def test_malformed_offers_are_refused_in_one_line(shared_cluster: Running) -> No
     ):
         answer = request(config, LEADER, "POST", "/v1/offers", body, headers)
         assert (answer.status, answer.problem) == (400, "bad-request"), body
+
+
+def test_a_client_may_know_the_servers_by_another_name(
+    shared_cluster: Running, photograph: Path, tmp_path: Path
+) -> None:
+    named = tuple(f"localhost:{address.port}" for address in shared_cluster.config.addresses.values())
+    config = msgspec.structs.replace(shared_cluster.config, servers=named)
+    sealed = seal(config, photograph, tmp_path / "images")
+    assert opens_to(config, sealed.path, photograph, tmp_path / "opened")

@@ -71,8 +71,8 @@ class Account:
             if refusal.problem is Problem.ENROLMENT_CLOSED:
                 raise Refusal(
                     refusal.problem,
-                    f"this cluster does not know {self.user}: ask its operator to run "
-                    f"`safelight user add {self.user} {fingerprint(token)}`",
+                    f"server {server} does not know {self.user}: ask its operator to run "
+                    f"`safelight user add {self.user} {fingerprint(token)}` on every machine of the cluster",
                 ) from None
             if refusal.problem is Problem.NAME_TAKEN:
                 raise Refusal(
@@ -96,9 +96,8 @@ class Account:
         return self._cluster
 
     async def _ask_around(self, give_up: float) -> str | None:
-        """What most servers say as soon as they have said it, or what all say that answer.
-
-        One alone might be a stranger, who has taken the port of a node that is down.
+        """The cluster of the first server where this user has been before; else what most servers say, or all
+        that answer. One alone might be a stranger, who has taken the port of a node that is down.
         """
         servers = self._servers.addresses
         self._asked = {
@@ -114,7 +113,8 @@ class Account:
                 reasons.add(reason(error))
                 continue
             said[cluster] += 1
-            if 2 * said[cluster] > len(servers):
+            known = tokens.load(self._config.client_dir, cluster, self.user) is not None
+            if known or 2 * said[cluster] > len(servers):
                 return cluster  # the others go on: their connections will be needed
         if len(said) == 1:
             return next(iter(said))

@@ -13,14 +13,18 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from itertools import count
+from typing import NamedTuple
+
+import aiohttp
 
 from safelight.client import inputs, outputs
 from safelight.client.account import ALL_DOWN, Account
 from safelight.client.feedback import Feedback
 from safelight.client.servers import Broken, Servers, read_small, reason
 from safelight.config import Config
+from safelight.encryption import classic, sealed, sealed_size
 from safelight.errors import SafelightError
-from safelight.protocol import Grant, Offer, Problem, Refusal, read_problem
+from safelight.protocol import Action, Grant, Offer, Problem, Refusal, Scheme, read_problem
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 """Seconds between two offers of one image, with jitter: an election is over in less, most of the time."""
@@ -48,7 +52,10 @@ PASSING = {Problem.NOT_THE_LEADER, Problem.NO_LEADER, Problem.LEAVING}
 STRANGE = {Problem.INTERNAL, Problem.OTHER_CLUSTER}
 """Refusals by what is as good as no server of ours."""
 
-ANOTHER_TRY = PASSING | {Problem.BAD_TICKET, Problem.STALLED, Problem.BAD_LENGTH}
+ELSEWHERE = {Problem.INTERNAL, Problem.DISK_FULL}
+"""Refusals by a leader that cannot do the work: another will lead, if there is one."""
+
+ANOTHER_TRY = PASSING | ELSEWHERE | {Problem.BAD_TICKET, Problem.STALLED, Problem.BAD_LENGTH}
 """Refusals of a body that another offer may make good."""
 
 
@@ -59,8 +66,15 @@ class NoLeader(SafelightError):
 class Superseded(Exception):
     """While a body stood still, another node was elected: it has granted the same offer."""
 
-    def __init__(self, grant: Grant) -> None:
-        self.grant = grant
+    def __init__(self, granted: Granted) -> None:
+        self.granted = granted
+
+
+class Granted(NamedTuple):
+    """A grant, and which server gave it."""
+
+    server: int
+    grant: Grant
 
 
 class Errand:
@@ -83,6 +97,7 @@ class Errand:
         self._source = source
         self._reservation = reservation
         self._feedback = feedback
+        self._expected = _size_of_answer(offer, source)
         self._said: set[int] = set()
         self._asked: dict[asyncio.Task[Grant], int] = {}
         self._found = asyncio.Event()  # somebody has granted: ask nobody again
@@ -93,34 +108,36 @@ class Errand:
         """Offer and send until it is done. Returns the node that did it. Raises SafelightError."""
         self._feedback.broadcasting()
         try:
-            grant = await self._find_leader()
+            granted = await self._find_leader()
             for attempt in count(1):
                 try:
-                    await self._send_watched(grant)
+                    await self._send_watched(granted)
                     break
                 except Superseded as superseded:
-                    why, grant = "another leader was elected", superseded.grant
-                    self._feedback.waiting(f"{why}: sending again")
+                    granted = superseded.granted
+                    self._feedback.waiting("another leader was elected: sending again")
                     continue
                 except Refusal as refusal:
                     if refusal.problem not in ANOTHER_TRY or attempt >= ATTEMPTS:
                         raise
                     why = str(refusal)
+                    if refusal.problem in ELSEWHERE:
+                        await asyncio.sleep(LONGEST_PAUSE)  # it needs a moment to step down
                 except Broken as error:
-                    why = f"server {grant.node}: {reason(error)}"
+                    why = f"server {granted.server}: {reason(error)}"
                     if attempt >= ATTEMPTS:
                         raise NoLeader(f"the image broke off {attempt} times, last with {why}: try again") from None
                 self._feedback.waiting(f"{why}: looking for the leader, then sending again")
-                grant = await self._find_leader()
+                granted = await self._find_leader()
             await self._hear_stragglers()
-            self._feedback.processed(grant.node)
-            return grant.node
+            self._feedback.processed(granted.server)
+            return granted.grant.node
         finally:
             await self._dismiss()
 
     # -- offers --------------------------------------------------------------------------------------
 
-    async def _find_leader(self, *, aloud: bool = True) -> Grant:
+    async def _find_leader(self, *, aloud: bool = True) -> Granted:
         """Offer to every server at once, and to each again that declines, until one of them grants.
 
         A server that hangs keeps nobody waiting. Who has not answered yet when somebody grants goes on
@@ -137,12 +154,12 @@ class Errand:
         while True:
             await asyncio.wait(self._asked, timeout=BLINK, return_when=asyncio.FIRST_COMPLETED)
             done = [task for task in self._asked if task.done()]
-            grants = [task.result() for task in done if task.exception() is None]
+            grants = [Granted(self._asked[task], task.result()) for task in done if task.exception() is None]
             if grants:
                 self._asked = {task: server for task, server in self._asked.items() if not task.done()}
                 self._found.set()
                 self._heard_all.set()
-                return max(grants, key=lambda grant: grant.epoch)
+                return max(grants, key=lambda granted: granted.grant.epoch)
             waited = time.monotonic() - started
             if done and (waited >= BLINK or len(done) == len(self._asked)):
                 raise done[0].exception() or AssertionError
@@ -213,11 +230,11 @@ class Errand:
 
     # -- the body ------------------------------------------------------------------------------------
 
-    async def _send_watched(self, grant: Grant) -> None:
+    async def _send_watched(self, granted: Granted) -> None:
         """Send the body, and watch it. Raises Superseded, and as `_send`."""
         self._moved = time.monotonic()
-        sending = asyncio.create_task(self._send(grant))
-        watching = asyncio.create_task(self._watch(grant))
+        sending = asyncio.create_task(self._send(granted))
+        watching = asyncio.create_task(self._watch(granted))
         try:
             await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
@@ -228,7 +245,7 @@ class Errand:
             watching.cancel()
             await asyncio.gather(sending, watching, return_exceptions=True)
 
-    async def _watch(self, grant: Grant) -> None:
+    async def _watch(self, granted: Granted) -> None:
         """End only if the body has stopped moving and another node would take it, or for too long."""
         while True:
             await asyncio.sleep(QUIET / 4)
@@ -236,34 +253,37 @@ class Errand:
             if quiet >= self._config.body_timeout:
                 raise TimeoutError
             if quiet >= QUIET:
-                self._feedback.waiting(f"server {grant.node} does not go on")
+                self._feedback.waiting(f"server {granted.server} does not go on")
                 with suppress(NoLeader, Refusal, TimeoutError):
                     async with asyncio.timeout(ROUND):
                         elsewhere = await self._find_leader(aloud=False)
-                    if elsewhere.epoch > grant.epoch:
+                    if elsewhere.grant.epoch > granted.grant.epoch:
                         raise Superseded(elsewhere)
 
-    async def _send(self, grant: Grant) -> None:
+    async def _send(self, granted: Granted) -> None:
         """PUT the body where the grant says, and write the answer into the part file.
 
         Raises Refusal, `Broken`, and what reading and writing the files raises.
         """
-        if not any(grant.url.startswith(f"{address.url}/") for address in self._servers.addresses.values()):
-            raise Refusal(Problem.INTERNAL, f"server {grant.node} grants an address that is not among --servers")
         trouble: list[SafelightError] = []
         self._reservation.restart()
-        headers = {"Authorization": f"Ticket {grant.ticket}", "Content-Length": str(self._source.size)}
+        headers = {"Authorization": f"Ticket {granted.grant.ticket}", "Content-Length": str(self._source.size)}
         try:
             async with self._servers.http.put(
-                grant.url, data=self._body(trouble), headers=headers, allow_redirects=False
+                self._servers.reach(granted.grant.url, granted.server),
+                data=self._body(trouble),
+                headers=headers,
+                allow_redirects=False,
             ) as response:
                 if response.status not in (200, 201):
                     raise read_problem(response.status, await read_small(response))
-                done = self._source.size
+                received = 0
                 async for chunk in response.content.iter_any():
                     self._reservation.file.write(chunk)
-                    done += len(chunk)
-                    self._advance(done)
+                    received += len(chunk)
+                    self._advance(self._source.size + received)
+                if received != self._expected:
+                    raise aiohttp.ClientPayloadError  # whatever that is, it is not the answer
         except Broken:
             if trouble:
                 raise trouble[0] from None
@@ -294,3 +314,15 @@ def _passes(error: BaseException) -> bool:
 def _absent(error: BaseException) -> bool:
     """Whether there is no node at that address, or one that has failed."""
     return isinstance(error, Broken) or (isinstance(error, Refusal) and error.problem in STRANGE)
+
+
+def _size_of_answer(offer: Offer, source: inputs.Source) -> int:
+    """The size in bytes of what must come back: nothing else is taken for it.
+
+    Raises CannotOpen for a file that says by itself that it is not to be opened.
+    """
+    if offer.action is Action.SEAL:
+        return sealed_size(offer.scheme, source.size, offer.user)
+    if offer.scheme is Scheme.CLASSIC:
+        return classic.Opener(offer.user).plain_size(source.size)
+    return sealed.read_header(next(source.chunks(sealed.MAX_HEADER_SIZE))).plain_size(source.size)

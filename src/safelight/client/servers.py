@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from safelight.config import Address, Config
 from safelight.protocol import MAX_JSON, Problem, Refusal, read_problem
@@ -47,6 +48,13 @@ class Servers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.http.close()
+
+    def reach(self, url: str, server: int) -> URL:
+        """A node's URL as this client reaches it: the nodes may know themselves by another name than we do."""
+        said = URL(url, encoded=True)
+        if any(str(said.origin()) == address.url for address in self.addresses.values()):
+            return said
+        return URL(self.addresses[server].url + said.raw_path_qs, encoded=True)
 
     async def ask(
         self,

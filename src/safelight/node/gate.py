@@ -82,7 +82,7 @@ class Gate:
     # -- offers --------------------------------------------------------------------------------------
 
     async def grant(self, request: web.Request, offer: Offer) -> Grant:
-        """Answer an offer: grant it if this node leads. Raises Refusal (NOT_THE_LEADER first of all)."""
+        """Answer an offer: grant it if this node leads. Raises Refusal."""
         if offer.cluster not in ("", self._cluster):
             raise Refusal(Problem.OTHER_CLUSTER, f"node {self._node} here is of another cluster: check the addresses")
         user = self.user(request)
@@ -128,7 +128,8 @@ class Gate:
             if upload != job.upload or (token is not None and self._users.of_token(token) != job.user):
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another upload or user: ask for a new one")
             issuer = ticket.issuer
-        if issuer != self._node:  # what this node granted itself, it does, whoever leads by now
+        # What this node granted, it does, whoever leads by now; and while it leaves, what others still sent here.
+        if issuer != self._node and not (self.leaving and issuer is not None):
             await self._leader_only(job, redirect=True)
         check_size(self._config, job)
         return job
@@ -149,11 +150,11 @@ class Gate:
 
     async def _leader_only(self, job: Job, *, redirect: bool = False) -> None:
         """Return if this node leads; else refuse, or with `redirect` send the request to the leader."""
-        if self.leaving:
-            raise Refusal(Problem.LEAVING, f"Node {self._node} is stopping", node=self._node)
-        leader = await self._member.settled(HOLD)
+        leader = None if self.leaving and not redirect else await self._member.settled(HOLD)
         if self._member.leads:
             return
+        if leader is None and self.leaving:
+            raise Refusal(Problem.LEAVING, f"Node {self._node} is stopping", node=self._node)
         if leader is None:
             raise Refusal(
                 Problem.NO_LEADER,

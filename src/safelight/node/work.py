@@ -16,8 +16,9 @@ from typing import Self
 from aiohttp import StreamReader
 
 from safelight.config import Config
-from safelight.encryption import open_, seal
+from safelight.encryption import Scheme, open_, seal
 from safelight.encryption.keys import Keyring
+from safelight.imagetypes import HEAD, sniff
 from safelight.node.limits import largest_body
 from safelight.protocol import Problem, Refusal
 from safelight.tickets import Job
@@ -105,6 +106,9 @@ class Workshop:
         opener = open_(job.scheme, job.user, self._keyring)
         size = 0
         async for chunk in self._read(job, body):
+            if job.scheme is Scheme.CLASSIC and size == 0 and (plain := sniff(chunk[:HEAD])):
+                # It would lie in the spool as it is.
+                raise Refusal(Problem.CANNOT_OPEN, f"this is an image ({plain.name}), not a classic file")
             size += sum(map(len, opener.update(chunk)))
             await spool.write([chunk])
         return size + len(opener.finish())
