@@ -333,6 +333,7 @@ class Election:
 
     def _answered(self, now: float, sender: int, message: Message) -> None:
         """ANSWER: somebody better is alive. Follow by the sender's word, or wait for its COORDINATOR."""
+        self._mute.discard(sender)  # it hears us, after all
         if self._take_word(now, sender, message):
             return
         if self.phase not in (Phase.CANDIDATE, Phase.DEFERRING):
@@ -350,6 +351,7 @@ class Election:
             return False
         self._adopt(message.epoch)
         self.leader = leader
+        self._mute &= {leader}  # in the next election, everybody else gets a hearing
         self._defer(now, sender, self.timing.silence)
         return True
 
