@@ -347,9 +347,10 @@ class Election:
         leader = message.leader
         if self.phase not in (Phase.CANDIDATE, Phase.DEFERRING, Phase.LEADER) and not self._follows(sender):
             return False
-        if leader not in self.peers or leader <= self.node or message.epoch < self.epoch:
+        if leader not in self.peers or leader <= self.node or (self.leads and message.epoch < self.epoch):
             return False
-        self._adopt(message.epoch)
+        if message.epoch > self.epoch:  # else that leader has yet to hear of ours, and to outbid it
+            self._adopt(message.epoch)
         self.leader = leader
         self._mute &= {leader}  # in the next election, everybody else gets a hearing
         self._defer(now, sender, self.timing.silence)

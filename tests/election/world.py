@@ -424,12 +424,13 @@ class World:
         )
 
     def _check_usurper(self, node: int) -> None:
-        """Nobody begins to lead over the head of a better one that it can reach."""
+        """Nobody begins to lead over the head of a better one that it can reach, as far as it has been told."""
         for other, better in self.awake().items():
             # Whoever followed by another's word does not answer: its word would be hearsay.
             since = 0.0 if _by_word(better) else self.time - self.machines[other].by_word
             answers = since > 1.2 * self.timing.answer
-            if other > node and better.ready and answers and self.steady(node, other):
+            told_lost = other in self.machines[node].lost  # and not yet that it is there again
+            if other > node and better.ready and answers and not told_lost and self.steady(node, other):
                 raise Violation(f"{node} begins to lead, where {other} ({better.phase.value}) should")
 
     def _check(self, machine: Machine, core: Election, now: float, led: Epoch | None, reading: bool) -> None:
