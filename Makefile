@@ -36,8 +36,8 @@ lock: .venv/installed-dev ## resolve requirements*.lock anew from pyproject.toml
 
 .venv/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Safelight needs Python 3.11 or newer: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
+	@echo "Installing Safelight into .venv: once, for about a minute ..."
 	@$(PYTHON) -m venv .venv
-	@echo "Installing Safelight into .venv (once) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@

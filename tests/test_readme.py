@@ -100,21 +100,24 @@ def test_curl_needs_no_client_of_ours(checkout: Path, its_cluster: Running) -> N
     client = ["safelight", "upload", "photo.png", "--user", "alice"]
     env = environment(checkout, config.servers, config.data_dir)
     subprocess.run(client, cwd=checkout, env=env, check=True, timeout=GENEROUS)  # enrols alice
-    (token,) = re.findall(r"`(TOKEN=.*?)`", README)
-    script = f"{token}\n{block_with('curl')}".replace("127.0.0.1:8001", config.servers[0])
+    (token,) = (checkout / ".config" / "safelight" / "tokens").glob("*/alice")
+    script = block_with("curl").replace("127.0.0.1:8001", config.servers[0])
+    env["TOKEN_FILE"] = str(token)
     subprocess.run(["bash", "-euc", script], cwd=checkout, env=env, check=True, timeout=GENEROUS)
     assert (checkout / "photo.sealed").read_bytes() != (checkout / "photo.png").read_bytes()
-    assert (checkout / "photo.again.png").read_bytes() == (checkout / "photo.png").read_bytes()
+    assert (checkout / "again.png").read_bytes() == (checkout / "photo.png").read_bytes()
 
 
 def test_no_block_is_left_out() -> None:
     assert len(BLOCKS) == 3, "a new block of commands in the README needs a test here"
 
 
-def test_the_configuration_file_shown_is_one(tmp_path: Path) -> None:
+def test_the_configuration_files_shown_are_ones(tmp_path: Path) -> None:
     from safelight.config import load
 
-    (text,) = re.findall(r"^```toml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    local, remote = re.findall(r"^ *```toml\n(.*?)^ *```", README, re.DOTALL | re.MULTILINE)
     file = tmp_path / "config.toml"
-    file.write_text(text)
+    file.write_text(local)
     assert load(file, {}).heartbeat == 0.5
+    file.write_text(remote)
+    assert {address.scheme for address in load(file, {}).addresses.values()} == {"https"}

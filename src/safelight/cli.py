@@ -20,6 +20,8 @@ from safelight.client.arguments import Decorator, decrypt_arguments, stacked, up
 from safelight.errors import SafelightError
 
 if TYPE_CHECKING:
+    from click.types import OptionHelpExtra
+
     from safelight.config import Config
 
 T = TypeVar("T")
@@ -28,10 +30,37 @@ T = TypeVar("T")
 # -- options: each setting of config.Config that a command takes, as --option and as SAFELIGHT_OPTION --
 
 
+class _Setting(click.Option):
+    """Its help shows the configuration's own default, which is looked up only then; its value is None if not said."""
+
+    def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
+        from safelight.config import Config
+        from safelight.sizes import human_size
+
+        extra = super().get_help_extra(ctx)
+        assert self.name is not None
+        default = getattr(Config(), self.name)
+        if isinstance(default, int):
+            extra["default"] = human_size(default)
+        elif isinstance(default, float):
+            extra["default"] = f"{default:g}"
+        elif isinstance(default, tuple):
+            extra["default"] = ",".join(default)
+        elif isinstance(default, Path):
+            home = Path.home()
+            extra["default"] = f"~/{default.relative_to(home)}" if default.is_relative_to(home) else str(default)
+        return extra
+
+
 def _setting(name: str, metavar: str, text: str, kind: Any = str) -> Decorator:
-    variable = f"SAFELIGHT_{name.upper()}"
     return click.option(
-        f"--{name.replace('_', '-')}", metavar=metavar, help=text, type=kind, envvar=variable, show_envvar=True
+        f"--{name.replace('_', '-')}",
+        cls=_Setting,
+        metavar=metavar,
+        help=text,
+        type=kind,
+        envvar=f"SAFELIGHT_{name.upper()}",
+        show_envvar=True,
     )
 
 
@@ -45,7 +74,7 @@ _common = stacked(
         show_envvar=True,
         help="Configuration file (TOML), instead of your own one.",
     ),
-    _setting("servers", "HOST:PORT,...", "Addresses of node 1, node 2, ... [default: three on 127.0.0.1:8001-8003]"),
+    _setting("servers", "HOST:PORT,...", "Addresses of node 1, node 2, ..."),
     click.option("--nodes", type=int, metavar="N", help="Instead of --servers: N nodes on this machine."),
     click.option("--base-port", type=int, metavar="PORT", help="Instead of --servers: the port of node 1."),
     _setting("tls_ca", "FILE", "PEM file of the authority to believe."),
@@ -72,9 +101,8 @@ _of_clients = stacked(
     _setting("timeout", "SECONDS", "How long to look for a leader.", float),
 )
 _max_image_size = _setting("max_image_size", "SIZE", "Largest image, such as 512M or 16 GiB.")
-_user = click.option(
-    "--user", required=True, metavar="NAME", envvar="SAFELIGHT_USER", show_envvar=True, help="Whose images they are."
-)
+_user = _setting("user", "NAME", "Whose images they are.")
+_user_argument = click.argument("user", required=False, envvar="SAFELIGHT_USER")
 
 
 def _configured(*options: Decorator) -> Decorator:
@@ -99,6 +127,15 @@ def _configured(*options: Decorator) -> Decorator:
     return decorate
 
 
+def _user_of(config: Config) -> str:
+    if config.user is not None:
+        return config.user
+    context = click.get_current_context()
+    parameter = next(each for each in context.command.params if each.name == "user")
+    name = "--user" if isinstance(parameter, click.Option) else "USER"
+    raise click.MissingParameter("Or set user in the configuration file.", context, parameter, name)
+
+
 def _on_command_line(name: str) -> bool:
     source = click.get_current_context().get_parameter_source(name)
     return source is click.core.ParameterSource.COMMANDLINE
@@ -121,7 +158,7 @@ def safelight() -> None:
 @click.option("--until-eof", is_flag=True, hidden=True)
 @_configured(_of_nodes, _max_image_size)
 def server(config: Config, node: int, until_eof: bool) -> None:
-    """One node in the foreground: NODE is its place in --servers, from 1."""
+    """Run one node here: NODE is its place in --servers, from 1."""
     from safelight.node.server import run
 
     run(config, node, until_eof=until_eof)
@@ -139,25 +176,25 @@ def up(config: Config) -> None:
 @safelight.command()
 @_user
 @_configured(_of_nodes, _of_clients, _max_image_size)
-def run(config: Config, user: str) -> None:
+def run(config: Config) -> None:
     """All nodes, and a user's REPL on top.
 
     When standard input is not a terminal the commands are read from it; the exit code is 0 if all of them succeeded.
     """
     from safelight.launch import run
 
-    _finish(run(config, user))
+    _finish(run(config, _user_of(config)))
 
 
 @safelight.command()
-@click.argument("user")
+@_user_argument
 @_configured(_of_clients, _max_image_size)
-def client(config: Config, user: str) -> None:
+def client(config: Config) -> None:
     """The REPL of USER: upload, decrypt, status, help, quit."""
     from safelight.client.console import Transcript
     from safelight.client.repl import converse
 
-    _finish(_complete(converse(config, user, Transcript(dialogue=True))))
+    _finish(_complete(converse(config, _user_of(config), Transcript(dialogue=True))))
 
 
 @safelight.command()
@@ -165,11 +202,11 @@ def client(config: Config, user: str) -> None:
 @_user
 @click.option("--quiet", is_flag=True, help="Print the new paths only, one a line.")
 @_configured(_of_clients, _max_image_size)
-def upload(config: Config, user: str, quiet: bool, **options: Any) -> None:
+def upload(config: Config, quiet: bool, **options: Any) -> None:
     """Encrypt images. Goes on after a failure; the exit code is 0 if all succeeded."""
     from safelight.client.commands import upload
 
-    _finish(_complete(upload(config, user, quiet=quiet, **options)))
+    _finish(_complete(upload(config, _user_of(config), quiet=quiet, **options)))
 
 
 @safelight.command()
@@ -177,18 +214,21 @@ def upload(config: Config, user: str, quiet: bool, **options: Any) -> None:
 @_user
 @click.option("--quiet", is_flag=True, help="Print the new paths only, one a line.")
 @_configured(_of_clients, _max_image_size)
-def decrypt(config: Config, user: str, quiet: bool, **options: Any) -> None:
+def decrypt(config: Config, quiet: bool, **options: Any) -> None:
     """Open encrypted images again. Goes on after a failure; the exit code is 0 if all succeeded."""
     from safelight.client.commands import decrypt
 
-    _finish(_complete(decrypt(config, user, quiet=quiet, **options)))
+    _finish(_complete(decrypt(config, _user_of(config), quiet=quiet, **options)))
 
 
 @safelight.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @_configured(_of_clients)
 def status(config: Config, as_json: bool) -> None:
-    """Every node: role, epoch, leader, and what it does and has done. The exit code is 0 if there is a leader."""
+    """Show every node: role, epoch, leader, what it has done.
+
+    The exit code is 0 if there is a leader.
+    """
     from safelight.client.commands import status
 
     _finish(_complete(status(config, as_json=as_json)))
@@ -197,7 +237,10 @@ def status(config: Config, as_json: bool) -> None:
 @safelight.command()
 @_configured(_data_dir)
 def init(config: Config) -> None:
-    """Make the keyring and the identity of a new cluster (on loopback the nodes do so by themselves)."""
+    """Make the keyring of a new cluster.
+
+    It is the cluster's identity and all its secrets. On loopback the nodes make it by themselves.
+    """
     from safelight.node.datadir import create_cluster
 
     keyring = create_cluster(config.data_dir)
@@ -205,18 +248,21 @@ def init(config: Config) -> None:
 
 
 @safelight.command()
-@click.argument("user")
+@_user_argument
 @_configured(_of_clients)
-def token(config: Config, user: str) -> None:
-    """The fingerprint of USER's token, for the operator who adds the user. It is no secret; the token is."""
+def token(config: Config) -> None:
+    """Print the fingerprint of USER's token.
+
+    It is what the operator needs to add the user. It is no secret; the token is.
+    """
     from safelight.client.commands import fingerprint
 
-    click.echo(_complete(fingerprint(config, user)))
+    click.echo(_complete(fingerprint(config, _user_of(config))))
 
 
 @safelight.group()
 def user() -> None:
-    """Users of this machine's nodes."""
+    """Admit users to this machine's nodes."""
 
 
 @user.command()
@@ -234,7 +280,10 @@ def add(config: Config, name: str, fingerprint: str) -> None:
 @safelight.command()
 @click.option("--to", type=click.Path(path_type=Path), default="demo", show_default=True, help="For the picture.")
 def demo(to: Path) -> None:
-    """Watch a failover: a cluster of its own encrypts a photograph, loses its leader, and goes on."""
+    """Watch a failover, in a cluster of its own.
+
+    It encrypts a photograph, loses its leader, goes on, and draws a picture of it.
+    """
     from safelight.demo.walkthrough import walk_through
 
     walk_through(to)

@@ -25,26 +25,41 @@ from safelight.errors import SafelightError
 
 GRACE = 2.0  # seconds beyond `drain_timeout` until a node that was told to stop is killed
 _PREFIX = "SAFELIGHT_"
+_LISTENING = "listening on "  # how a node's first line begins, if it could start,
+_COMPLAINT = "safelight: "  # and how its last line begins if it could not
+
+
+class CannotStart(SafelightError):
+    """A node ended before it listened; the message is its own reason."""
 
 
 @dataclass
 class _Child:
     process: subprocess.Popen[str]
     reader: threading.Thread | None = None
+    last: str = ""
+    listening: bool = False
     stopping: bool = False
     ended: bool = False
 
 
 class Cluster:
-    """The nodes of a configuration, or some of them. Leaving the `with` block stops them all.
+    """The nodes of a configuration, or some of them. Leaving the `with` block stops them all, without a word.
 
-    `on_line(node, line)` gets every line that a node prints, and one more when a node ends that nobody told to.
-    It is called from a thread of each node.
+    `on_line(node, line)` gets every line that a node prints; `on_end(node, how)`, or `on_line` if there is none, is
+    told how a node ended that nobody told to. Both are called from a thread of each node.
     """
 
-    def __init__(self, config: Config, on_line: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        on_line: Callable[[int, str], None],
+        on_end: Callable[[int, str], None] | None = None,
+    ) -> None:
         self.config = config
         self._on_line = on_line
+        self._on_end = on_end or on_line
+        self._leaving = False
         self._children: dict[int, _Child] = {}
         self._changed = threading.Condition()
         self._broken: BaseException | None = None
@@ -59,6 +74,31 @@ class Cluster:
         """Start these nodes; all of the configuration if none is named. Does not wait until they are ready."""
         for node in nodes or tuple(self.config.addresses):
             self._start(node)
+
+    def wait_until_listening(self) -> None:
+        """Return when every node that was started listens: what answers at its address is ours, then.
+
+        Raises CannotStart as soon as that is settled for each and one will not, or if one takes longer than
+        `config.timeout`; and what `on_line` raised.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._broken is not None or all(each.listening or each.ended for each in self._children.values())
+                ),
+                self.config.timeout,
+            )
+            for node, child in self._children.items():
+                if not child.listening and self._broken is None:
+                    raise CannotStart(self._why_not(node, child))
+        if self._broken is not None:
+            raise self._broken
+
+    def _why_not(self, node: int, child: _Child) -> str:
+        if not child.ended:
+            return f"node {node} has not started within {self.config.timeout:g} s: try again, with a longer --timeout"
+        own = child.last.removeprefix(_COMPLAINT)
+        return own if own != child.last else f"node {node} {_end(child.process.wait())} ({own or 'without a word'})"
 
     def pid(self, node: int) -> int:
         return self._children[node].process.pid
@@ -97,6 +137,7 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leaving = True  # how stopping nodes elect the last of them looks like a disaster, and is none
         self.stop()
 
     def _start(self, node: int) -> None:
@@ -122,20 +163,25 @@ class Cluster:
         assert child.process.stdout is not None
         with child.process.stdout as lines:
             for line in lines:
-                self._say(node, line.rstrip("\n"))
+                child.last = line.rstrip("\n")
+                if child.last.startswith(f"Node {node}: {_LISTENING}"):
+                    with self._changed:
+                        child.listening = True
+                        self._changed.notify_all()
+                self._say(self._on_line, node, child.last)
         status = child.process.wait()
         if not child.stopping:
-            self._say(node, _end(status))
+            self._say(self._on_end, node, _end(status))
         if child.process.stdin is not None:
             child.process.stdin.close()
         with self._changed:
             child.ended = True
             self._changed.notify_all()
 
-    def _say(self, node: int, line: str) -> None:
-        if self._broken is None:  # afterwards lines are swallowed: a node must not stand still on a full pipe
+    def _say(self, say: Callable[[int, str], None], node: int, line: str) -> None:
+        if self._broken is None and not self._leaving:  # else swallowed: a node must not stand still on a full pipe
             try:
-                self._on_line(node, line)
+                say(node, line)
             except BaseException as error:
                 with self._changed:
                     self._broken = error

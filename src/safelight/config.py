@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ import platformdirs
 
 from safelight.bully import Timing
 from safelight.errors import SafelightError
+from safelight.names import check_user
 from safelight.sizes import parse_size
 
 APP = "safelight"
@@ -67,6 +68,9 @@ Positive = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every setting there is, with its default."""
 
+    user: str | None = None
+    """Whose images they are, where no command says another."""
+
     servers: tuple[str, ...] = ("127.0.0.1:8001", "127.0.0.1:8002", "127.0.0.1:8003")
     """host:port of node 1, node 2, … To a client their order does not matter."""
 
@@ -88,7 +92,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_timeout: Positive = 30.0
     """Seconds that a node which was told to stop goes on with what it granted."""
 
-    max_image_size: int = 16 << 30
+    max_image_size: Annotated[int, msgspec.Meta(gt=0)] = 16 << 30
     """Bytes; larger images are refused. The file may also say "16 GiB"."""
 
     tls_certificate: Path | None = None
@@ -129,7 +133,7 @@ def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
     """The configuration: `overrides` (from the command line and the environment; None is "not said")
     over `file` (None: the user's own, if there is one) over the defaults. Raises ConfigError.
     """
-    settings, source = {}, ""
+    settings, text, source = {}, "", ""
     default = Path(platformdirs.user_config_dir(APP)) / "config.toml"
     if file is not None or default.exists():
         source = str(file or default)
@@ -137,7 +141,8 @@ def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
         settings = _convert(_parse(text, source), text, source)
     said = {key: value for key, value in overrides.items() if value is not None}
     config = _build({**settings, **_convert(said, "", "")}, "", "")
-    _check(config)
+    for key, problem in _contradictions(config):
+        raise ConfigError(f"{key if key in said else _where(key, text, source)}: {problem}")
     return config
 
 
@@ -160,9 +165,10 @@ def _convert(settings: dict[str, Any], text: str, source: str) -> dict[str, Any]
     """Resolve what one source says, on its own, so that an error can name the source."""
     settings = dict(settings)
     if "max_image_size" in settings:
+        size = settings["max_image_size"]
         try:
-            settings["max_image_size"] = parse_size(settings["max_image_size"])
-        except (ValueError, TypeError) as error:
+            settings["max_image_size"] = parse_size(size if isinstance(size, int) else str(size))
+        except ValueError as error:
             raise ConfigError(f"{_where('max_image_size', text, source)}: {error}") from None
     if isinstance(settings.get("servers"), str):
         settings["servers"] = [part.strip() for part in settings["servers"].split(",") if part.strip()]
@@ -184,10 +190,11 @@ def _build(settings: dict[str, Any], text: str, source: str) -> Config:
             config = msgspec.convert({key: value}, Config, dec_hook=_path, strict=bool(source))
             if key == "servers":
                 _ = config.addresses
+            if key == "user":
+                check_user(value)
         except msgspec.ValidationError as error:
-            reason = str(error).split(" - at")[0]
-            raise ConfigError(f"{_where(key, text, source)}: {reason}") from None
-        except ConfigError as error:
+            raise ConfigError(f"{_where(key, text, source)}: {_plainly(str(error))}") from None
+        except SafelightError as error:
             raise ConfigError(f"{_where(key, text, source)}: {error}") from None
     return msgspec.convert(settings, Config, dec_hook=_path, strict=bool(source))
 
@@ -195,7 +202,30 @@ def _build(settings: dict[str, Any], text: str, source: str) -> Config:
 def _path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value).expanduser()
-    raise msgspec.ValidationError(f"Expected a path, got {value!r}")
+    raise msgspec.ValidationError("expects a path, in quotes")
+
+
+_KINDS = {
+    "str": "text",
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
+_BOUNDS = {">": "above", ">=": "at least", "<=": "at most"}
+
+
+def _plainly(complaint: str) -> str:
+    """What msgspec says, in the words of people: "Expected `float`, got `str` - at `$.timeout`" and the like."""
+    complaint = complaint.split(" - at")[0]
+    if match := re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", complaint):
+        expected = " or ".join(_KINDS.get(kind, f"a {kind}") for kind in match[1].removesuffix(" | null").split(" | "))
+        return f"expects {expected}, not {_KINDS.get(match[2], f'a {match[2]}')}"
+    if match := re.fullmatch(r"Expected `[^`]+` ([<>]=?) (\S+)", complaint):
+        return f"must be {_BOUNDS[match[1]]} {float(match[2]):g}"
+    return complaint
 
 
 def _where(key: str, text: str, source: str) -> str:
@@ -208,11 +238,14 @@ def _where(key: str, text: str, source: str) -> str:
     return f"{source}, key {key}"
 
 
-def _check(config: Config) -> None:
+def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) of what each source may say, and all of them together may not."""
     if not config.servers:
-        raise ConfigError("servers is empty: name at least one, such as 127.0.0.1:8001")
+        yield "servers", "this list is empty: name at least one address, such as 127.0.0.1:8001"
     netlocs = [address.netloc for address in config.addresses.values()]
     if twice := {netloc for netloc in netlocs if netlocs.count(netloc) > 1}:
-        raise ConfigError(f"servers names {', '.join(sorted(twice))} twice: each node needs its own address")
-    if (config.tls_certificate is None) != (config.tls_key is None):
-        raise ConfigError("tls_certificate and tls_key go together: one of them is missing")
+        yield "servers", f"{', '.join(sorted(twice))} is there twice: each node needs its own address"
+    if config.tls_key is None and config.tls_certificate is not None:
+        yield "tls_certificate", "it needs its private key: set tls_key, too"
+    if config.tls_certificate is None and config.tls_key is not None:
+        yield "tls_key", "it needs its certificate: set tls_certificate, too"

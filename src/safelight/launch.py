@@ -1,13 +1,19 @@
-"""`up` and `run`: a cluster of child processes in one terminal, without and with a user's REPL on top."""
+"""`up` and `run`: a cluster of child processes in one terminal, without and with a user's REPL on top.
+
+All nodes start, or none: of a cluster that is there already, or cannot be, one line says why. A node that dies
+later takes nobody along.
+"""
 
 import asyncio
-import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from safelight import signals
 from safelight.client.console import Transcript, console, node_line
 from safelight.client.repl import above_prompt, converse
 from safelight.client.status import wait_for_leader
-from safelight.cluster import Cluster
+from safelight.cluster import CannotStart, Cluster
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.names import check_user
@@ -20,8 +26,10 @@ def up(config: Config) -> None:
     lines = console()
     notes = console(stderr=True)
     notes.print(f"Starting {_described(config)}. Ctrl-C stops them.", style="dim")
-    with signals.unwinding(), Cluster(config, lambda node, line: lines.print(node_line(node, line))) as cluster:
-        cluster.start()
+    with (
+        signals.unwinding(),
+        _started(config, lambda node, line: lines.print(node_line(node, line)), "safelight status") as cluster,
+    ):
         try:
             cluster.wait()
         except KeyboardInterrupt:
@@ -33,29 +41,17 @@ def up(config: Config) -> None:
 def run(config: Config, user: str) -> bool:
     """All nodes, and `user`'s REPL; the nodes stop with it. False if a command that came through a pipe failed.
 
-    Raises SafelightError if no node could start, or if none leads in time.
+    Raises SafelightError if a node cannot start, or if none leads in time.
     """
     check_user(user)
     board = _Board()
-    with signals.unwinding(), Cluster(config, board.line) as cluster:
-        board.note(f"Starting {_described(config)} ...")
-        cluster.start()
-        try:
-            return signals.run(_run(config, user, cluster, board))
-        finally:
-            board.close()
+    board.note(f"Starting {_described(config)} ...")
+    with signals.unwinding(), _started(config, board.line, f"safelight client {user}"):
+        return signals.run(_run(config, user, board))
 
 
-async def _run(config: Config, user: str, cluster: Cluster, board: "_Board") -> bool:
-    leader = asyncio.ensure_future(wait_for_leader(config, config.timeout))
-    try:
-        while not leader.done():
-            if not cluster.running:
-                raise SafelightError(f"{_NOBODY}. Are they running already? Then type: safelight client {user}")
-            await asyncio.wait([leader], timeout=0.05)
-        board.note(f"Node {leader.result()} leads.")
-    finally:
-        leader.cancel()
+async def _run(config: Config, user: str, board: "_Board") -> bool:
+    board.note(f"Node {await wait_for_leader(config, config.timeout)} leads.")
     board.attach(asyncio.get_running_loop())
     try:
         return await converse(config, user, board.transcript)
@@ -63,28 +59,66 @@ async def _run(config: Config, user: str, cluster: Cluster, board: "_Board") -> 
         board.attach(None)
 
 
+@contextmanager
+def _started(config: Config, show: Callable[[int, str], None], otherwise: str) -> Iterator[Cluster]:
+    """A cluster whose nodes all listen. `show` gets no line before that is certain.
+
+    Raises CannotStart; `otherwise` is the command of somebody who has forgotten that the nodes are running already.
+    """
+    curtain = _Curtain(show)
+
+    def ended(node: int, how: str) -> None:
+        curtain.line(node, f"{how}; to bring it back, type in another terminal: safelight server {node}")
+
+    with Cluster(config, curtain.line, ended) as cluster:
+        cluster.start()
+        try:
+            cluster.wait_until_listening()
+        except CannotStart as error:
+            if "already in use" not in str(error):
+                raise
+            raise CannotStart(f"{error}. Are they running already? Then type: {otherwise}") from None
+        curtain.open()
+        yield cluster
+
+
+class _Curtain:
+    """Holds lines back until it is opened."""
+
+    def __init__(self, show: Callable[[int, str], None]) -> None:
+        self._show = show
+        self._held: list[tuple[int, str]] | None = []
+        self._lock = threading.Lock()
+
+    def line(self, node: int, text: str) -> None:
+        with self._lock:
+            if self._held is not None:
+                self._held.append((node, text))
+                return
+        self._show(node, text)
+
+    def open(self) -> None:
+        with self._lock:
+            held, self._held = self._held or [], None
+            for node, text in held:
+                self._show(node, text)
+
+
 class _Board:
-    """Where the nodes' lines go while a prompt may be waiting: to the event loop, which prints them above it."""
+    """Where the nodes' lines go while a conversation goes on: to its event loop, which prints them above the prompt."""
 
     def __init__(self) -> None:
         self.transcript = Transcript(dialogue=True)
         self._notes = console(stderr=True)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
 
     def attach(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._loop = loop if sys.stdin.isatty() else None
-
-    def close(self) -> None:
-        """Nobody wants to read how stopping nodes elect the last of them."""
-        self._closed = True
+        self._loop = loop
 
     def note(self, text: str) -> None:
         self._notes.print(text, style="dim")
 
     def line(self, node: int, text: str) -> None:
-        if self._closed:
-            return
         if (loop := self._loop) is None:
             self.transcript.node(node, text)
         else:

@@ -20,6 +20,7 @@ _USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SEPARATOR_OR_CONTROL = re.compile(r"[/\x00-\x1f\x7f-\x9f]")  # general category Cc, and '/'
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # how Python shows bytes that are not UTF-8 (PEP 383)
 _SUFFIX = re.compile(r"\.[^.\s]{1,32}\Z")  # 'Dr. Smith' has no suffix, nor has a sentence with a dot in it
+_NO_TYPE = {".sealed", ".encrypted", ".enc", ".bin"}
 _SHOWN_MAX = 100  # characters of a name in a message
 
 
@@ -79,6 +80,15 @@ def decrypted_name(sealed: str) -> str:
     """
     name, suffix = _split(_repaired(sealed).removeprefix("encrypted_"))
     return _fit(f"decrypted_{name}", suffix)
+
+
+def with_type(name: str, extension: str) -> str:
+    """`name` with `.extension`, if its own suffix says nothing of an image: if it has none, or '.sealed' and the like.
+
+    Any other suffix is its owner's choice, and stays.
+    """
+    stem, suffix = _split(name)
+    return name if suffix and suffix.lower() not in _NO_TYPE else _fit(stem, f".{extension}")
 
 
 def counted(name: str, n: int) -> str:

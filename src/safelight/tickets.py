@@ -13,6 +13,8 @@ import base64
 import hashlib
 import hmac
 import secrets
+from heapq import heappop, heappush
+from math import ceil
 
 import msgspec
 
@@ -71,48 +73,79 @@ def read(text: str, key: bytes) -> Ticket:
     plausible = dot and text.isascii() and len(text) <= MAX_LENGTH
     if not plausible or not hmac.compare_digest(_encode(_sign(body, key)), signature):
         raise BadTicket("this ticket was not issued by this cluster: ask for a new one")
-    return msgspec.json.decode(_decode(body), type=Ticket)
+    try:
+        return msgspec.json.decode(_decode(body), type=Ticket)
+    except msgspec.DecodeError:  # what a newer version says more may be a condition: it must not be ignored
+        raise BadTicket("this ticket is of another version of Safelight: ask for a new one") from None
 
 
 class Book:
     """One node's memory of its tickets: which were used, and which it granted that may still come.
 
-    Both are forgotten once they have expired, so the memory is bounded by the rate of requests.
+    Both are forgotten within a second of their expiry, so the memory is bounded by the rate of requests times
+    `LIFETIME`.
     """
 
     def __init__(self, node: int, life: str) -> None:
         self.node = node
         self.life = life
-        self._used: dict[str, float] = {}
-        self._granted: dict[str, float] = {}
+        self._used = _Nonces()
+        self._granted = _Nonces()
 
     def granted(self, ticket: Ticket) -> None:
-        self._granted[ticket.nonce] = ticket.expires
+        """Remember a ticket that this node has just issued for itself."""
+        self._granted.forget(ticket.expires - LIFETIME)
+        self._granted.add(ticket)
 
     def outstanding(self, now: float) -> int:
         """How many granted tickets may still be used."""
-        self._forget(now)
+        self._granted.forget(now)
         return len(self._granted)
 
     def redeem(self, ticket: Ticket, now: float) -> None:
         """Use a ticket up. Raises BadTicket if it is for another node, expired or used."""
-        self._forget(now)
+        self._used.forget(now)
         if (ticket.node, ticket.life) != (self.node, self.life):
             raise BadTicket(f"this ticket is for node {ticket.node} as it was then: ask for a new one")
         if now >= ticket.expires:
             raise BadTicket("this ticket has expired: ask for a new one")
-        if ticket.nonce in self._used:
+        if ticket in self._used:
             raise BadTicket("this ticket was used already: ask for a new one")
-        self._used[ticket.nonce] = ticket.expires
-        self._granted.pop(ticket.nonce, None)
+        self._used.add(ticket)
+        self._granted.discard(ticket)
 
-    def _forget(self, now: float) -> None:
-        for memory in (self._used, self._granted):
-            # In the order of insertion, which is that of expiry but for the clock's own steps.
-            for nonce, expires in list(memory.items()):
-                if expires > now:
-                    break
-                del memory[nonce]
+
+class _Nonces:
+    """The nonces of tickets until they expire, kept by the second of that.
+
+    Tickets come in any order of expiry: other nodes' clocks, and steps of our own, see to that. The heap has the
+    seconds, which are few, and not the nonces, so every operation takes constant time, amortised.
+    """
+
+    def __init__(self) -> None:
+        self._nonces: dict[int, set[str]] = {}
+        self._seconds: list[int] = []  # the keys of `_nonces`, as a heap
+
+    def __len__(self) -> int:
+        return sum(map(len, self._nonces.values()))
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket.nonce in self._nonces.get(ceil(ticket.expires), ())
+
+    def add(self, ticket: Ticket) -> None:
+        second = ceil(ticket.expires)
+        if second not in self._nonces:
+            self._nonces[second] = set()
+            heappush(self._seconds, second)
+        self._nonces[second].add(ticket.nonce)
+
+    def discard(self, ticket: Ticket) -> None:
+        self._nonces.get(ceil(ticket.expires), set()).discard(ticket.nonce)
+
+    def forget(self, now: float) -> None:
+        """Forget the seconds that have passed."""
+        while self._seconds and self._seconds[0] <= now:
+            del self._nonces[heappop(self._seconds)]
 
 
 def _sign(text: str, key: bytes) -> bytes:

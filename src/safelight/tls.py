@@ -1,15 +1,52 @@
-"""How clients and nodes check the certificate of the node that they call."""
+"""TLS: the certificate that a node shows, how whoever calls it checks that, and where plain HTTP will do."""
 
 import ssl
+from pathlib import Path
 
-from safelight.config import Config, ConfigError
+from safelight.config import Address, Config, ConfigError
+from safelight.errors import reason
 
 
 def client_tls(config: Config) -> ssl.SSLContext | None:
     """The context for calling nodes; None where no node is called over TLS. Raises ConfigError."""
+    for address in config.addresses.values():
+        check_plain_http(config, address)
     if all(address.scheme == "http" for address in config.addresses.values()):
         return None
     try:
         return ssl.create_default_context(cafile=config.tls_ca)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"cannot use tls_ca {config.tls_ca}: {error}") from None
+    except OSError as error:  # ssl.SSLError is one, too
+        raise ConfigError(f"cannot use tls_ca {config.tls_ca}: {_why(error)}") from None
+
+
+def check_plain_http(config: Config, address: Address) -> None:
+    """Raises ConfigError where tokens and images would cross a network readable and nobody has said that they may."""
+    if address.scheme == "http" and not (address.loopback or config.insecure_http):
+        raise ConfigError(
+            f"{address.host} is not loopback: leave out http:// and use TLS, or say --insecure-http "
+            "if tokens and images may cross the network readable"
+        )
+
+
+def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
+    """The context for serving with these PEM files. Raises ConfigError."""
+    for name, file in (("tls_certificate", certificate), ("tls_key", key)):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise ConfigError(f"cannot use {name} {file}: {_why(error)}") from None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key, password="")  # otherwise OpenSSL asks the terminal for one
+    except OSError as error:
+        raise ConfigError(f"cannot use tls_certificate {certificate} with tls_key {key}: {_why(error)}") from None
+    return context
+
+
+def _why(error: OSError) -> str:
+    """Without the jargon of errno and OpenSSL."""
+    if not isinstance(error, ssl.SSLError):
+        return reason(error)
+    if error.reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):  # another key; one of another kind
+        return "this key is not that certificate's"
+    return "what is in there is not in PEM format, or the key is encrypted"

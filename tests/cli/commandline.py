@@ -128,7 +128,7 @@ class Terminal:
                 self._read()
 
     def interrupt(self) -> None:
-        """Ctrl-C while nobody reads keys: then it is the terminal that makes a signal of it."""
+        """Ctrl-C as a signal: from `kill -INT`, and from a terminal on which it is no key."""
         self._process.send_signal(signal.SIGINT)
 
     def end(self) -> int:

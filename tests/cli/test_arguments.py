@@ -13,6 +13,7 @@ import pytest
 from safelight import cli
 from safelight.cluster import environment, throwaway
 from safelight.config import Config
+from safelight.encryption.sealed import MAGIC
 from tests.cli.commandline import COMMAND, safelight, started
 
 NOWHERE = "127.0.0.1:1"  # tcpmux: nobody listens there
@@ -64,12 +65,44 @@ def test_help_costs_no_server_and_no_terminal() -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_every_command_explains_itself(call: Call) -> None:
+def test_every_command_explains_itself(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = call("--help")
     assert code == 0
+    assert "..." not in out.partition("Commands:")[2]
     for name in ("server", "up", "run", "client", "upload", "decrypt", "init", "status", "demo", "user", "token"):
         assert f"\n  {name} " in out
         assert call(name, "--help")[0] == 0
+
+
+def test_help_tells_the_defaults(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+    _, out, _ = call("run", "--help")
+    options = " ".join(out.split()).split(" --")
+    for name, default in (
+        ("data-dir", "/safelight]"),
+        ("client-dir", "/safelight]"),
+        ("heartbeat", "0.5]"),
+        ("timeout", "30]"),
+        ("max-image-size", "16 GiB]"),
+    ):
+        assert any(option.startswith(f"{name} ") and default in option for option in options), name
+
+
+def test_the_user_may_be_named_once_and_for_all(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('user = "Alice"\n')
+    code, _, err = call("token", "--config", str(file))  # a name that is none tells us whose turn it is
+    assert code == 1
+    assert err.startswith(f"safelight: {file}, line 1, key user: 'Alice' cannot be a user name")
+    file.write_text('user = "alice"\n')
+    monkeypatch.setenv("SAFELIGHT_USER", "Bob")
+    for command in (["upload", "x.png"], ["decrypt", "x.png"], ["token"], ["client"], ["run"]):
+        assert "'Bob' cannot be" in call(*command, "--config", str(file))[2]
+    assert "'Carol' cannot be" in call("token", "Carol", "--config", str(file))[2]
+    assert "'Carol' cannot be" in call("run", "--user", "Carol", "--config", str(file))[2]
+    monkeypatch.delenv("SAFELIGHT_USER")
+    assert "'x.png' does not exist" in call("upload", "x.png", "--config", str(file))[2]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +110,8 @@ def test_every_command_explains_itself(call: Call) -> None:
     [
         (["upld"], "No such command 'upld'"),
         (["upload", "photo.png"], "--user"),
+        (["client"], "USER"),
+        (["run"], "set user in the configuration file"),
         (["upload", "--user", "alice"], "PATH"),
         (["upload", "--user", "alice", "--scheme", "rot13", "x.png"], "rot13"),
         (["status", "--timeout", "soon"], "soon"),
@@ -114,22 +149,34 @@ def test_the_command_line_outdoes_the_environment_which_outdoes_the_file_which_o
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "key"),
+    ("text", "line", "key", "problem"),
     [
-        ("heartbeat = 0.5\ntimeot = 3\n", 2, "timeot"),
-        ("\n\nheartbeat = 'often'\n", 3, "heartbeat"),
-        ('max_image_size = "big"\n', 1, "max_image_size"),
-        ('# three\nservers = ["127.0.0.1"]\n', 2, "servers"),
+        ("heartbeat = 0.5\ntimeot = 3\n", 2, "timeot", "there is no such setting"),
+        ("\n\nheartbeat = 'often'\n", 3, "heartbeat", "expects a number, not text\n"),
+        ("heartbeat = 0\n", 1, "heartbeat", "must be at least 0.05\n"),
+        ("timeout = 0\n", 1, "timeout", "must be above 0\n"),
+        ("timeout = 2020-01-01\n", 1, "timeout", "expects a number, not a date\n"),
+        ("insecure_http = 'yes'\n", 1, "insecure_http", "expects true or false, not text\n"),
+        ("data_dir = 3\n", 1, "data_dir", "expects a path, in quotes\n"),
+        ('max_image_size = "big"\n', 1, "max_image_size", "'big' is not a size"),
+        ("max_image_size = []\n", 1, "max_image_size", "'[]' is not a size"),
+        ("max_image_size = 0\n", 1, "max_image_size", "must be at least 1\n"),
+        ('# three\nservers = ["127.0.0.1"]\n', 2, "servers", "is not a server's address"),
+        ("servers = 3\n", 1, "servers", "expects a list, not a whole number\n"),
+        ("servers = []\n", 1, "servers", "this list is empty"),
+        ('servers = ["127.0.0.1:1", "127.0.0.1:1"]\n', 1, "servers", "127.0.0.1:1 is there twice"),
+        ('\ntls_key = "key.pem"\n', 2, "tls_key", "set tls_certificate, too"),
     ],
 )
 def test_a_broken_configuration_file_is_named_with_line_and_key(
-    call: Call, tmp_path: Path, text: str, line: int, key: str
+    call: Call, tmp_path: Path, text: str, line: int, key: str, problem: str
 ) -> None:
     file = tmp_path / "broken.toml"
     file.write_text(text)
     code, _, err = call("status", "--config", str(file))
     assert code == 1
     assert err.startswith(f"safelight: {file}, line {line}, key {key}: ")
+    assert problem in err
     assert err.count("\n") == 1
 
 
@@ -163,6 +210,23 @@ def test_a_port_in_use_is_named_with_the_way_to_choose_another(call: Call) -> No
     assert "--base-port" in err
 
 
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_what_is_wrong_with_a_tls_file_is_said_in_plain_words(call: Call, tmp_path: Path, content: str | None) -> None:
+    for name in ("a.pem", "b.pem"):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+    for command, options in (
+        (["status", "--servers", "https://127.0.0.1:1"], ["--tls-ca", "a.pem"]),
+        (["server", "1", "--servers", NOWHERE], ["--tls-certificate", "a.pem", "--tls-key", "b.pem"]),
+    ):
+        code, _, err = call(*command, *options)
+        assert code == 1
+        assert options[0].strip("-").replace("-", "_") + " a.pem" in err
+        assert ("no such file" if content is None else "not in PEM format") in err
+        assert "Errno" not in err
+        assert "_ssl" not in err
+
+
 def test_status_without_a_cluster_shows_each_node_as_unreachable_and_fails(call: Call) -> None:
     code, out, _ = call("status", "--servers", f"{NOWHERE},127.0.0.1:2")
     assert code == 1
@@ -175,14 +239,11 @@ def test_status_without_a_cluster_shows_each_node_as_unreachable_and_fails(call:
 def test_every_file_that_cannot_be_uploaded_is_named(call: Call, tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("no image")
-    code, out, err = call("upload", "--user", "alice", "missing.png", ".", "empty.png", "text.png")
+    (tmp_path / "sealed.png").write_bytes(MAGIC + bytes(100))
+    files = ["missing.png", "./.", "empty.png", "text.png", "sealed.png", "http://x/y.png"]
+    code, out, err = call("upload", "--user", "alice", "--quiet", *files)
     assert (code, out) == (1, "")
-    assert [line.removeprefix("safelight: ").split("'")[1] for line in err.splitlines()] == [
-        "missing.png",
-        ".",
-        "empty.png",
-        "text.png",
-    ]
+    assert [line.removeprefix("safelight: ").split("'")[1] for line in err.splitlines()] == files
     assert not (tmp_path / "images").exists()
 
 

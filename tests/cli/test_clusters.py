@@ -1,8 +1,10 @@
 """`run`, `up` and `demo`: what they print, how they end, and that nothing is left of them."""
 
+import os
 import shutil
 import signal
 import socket
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from safelight.cluster import throwaway
 from safelight.config import Config
 from tests.cli.commandline import safelight, started
-from tests.running import eventually
+from tests.running import eventually, running_as
 
 
 @pytest.fixture
@@ -86,13 +88,27 @@ def test_however_run_ends_its_nodes_end_too(
 
 
 def test_run_beside_running_nodes_says_what_to_do(config: Config, tmp_path: Path) -> None:
-    with ExitStack() as others:
-        for address in config.addresses.values():
-            others.enter_context(socket.create_server((address.host, address.port)))
-        done = safelight("run", "--user", "bob", config=config, cwd=tmp_path, stdin="quit\n")
-    assert done.returncode == 1
-    assert "already in use" in done.stderr
-    assert done.stderr.splitlines()[-1].endswith("safelight client bob")
+    with running_as(config) as others:
+        others.cluster.start()
+        others.cluster.wait_until_listening()
+        done = safelight("run", "--user", "bob", config=config, cwd=tmp_path, stdin="upload test.png\n")
+        assert listening(config) == [1, 2, 3]
+    assert (done.returncode, done.stdout) == (1, "")
+    [_, line] = done.stderr.splitlines()
+    assert f"port {config.addresses[1].port} is already in use" in line
+    assert line.endswith("safelight client bob")
+
+
+def test_what_no_node_can_work_with_is_said_once_and_without_a_wrong_hint(config: Config, tmp_path: Path) -> None:
+    config.data_dir.mkdir(parents=True)
+    (config.data_dir / "keyring.json").write_text("my keys")
+    (config.data_dir / "keyring.json").chmod(0o600)
+    for command in (["run", "--user", "alice"], ["up"]):
+        done = safelight(*command, config=config, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        [_, line] = done.stderr.splitlines()
+        assert line.startswith(f"safelight: {config.data_dir / 'keyring.json'}")
+        assert "running already" not in line
 
 
 # -- up --
@@ -107,29 +123,40 @@ def test_up_names_the_lines_of_each_node_and_ctrl_c_stops_them(config: Config, t
     assert listening(config) == []
     assert all(line.startswith("Node ") for line in up.lines[1:] if line and "Stopping" not in line)
     assert not any(line.startswith("Node 1: Node 1: ") for line in up.lines)
+    assert not any("DOWN" in line for line in up.lines)
     assert "\x1b" not in "\n".join(up.lines)
 
 
-def test_up_goes_on_with_the_nodes_that_could_start(config: Config, tmp_path: Path) -> None:
-    with (
-        socket.create_server((config.addresses[3].host, config.addresses[3].port)),
-        started("up", config=config, cwd=tmp_path) as up,
-    ):
-        up.wait_for("Node 3: ended by itself")
-        assert "already in use" in up.wait_for("Node 3: port")
+@pytest.mark.parametrize("taken", [[1, 2, 3], [3]])
+def test_up_starts_all_nodes_or_says_in_one_line_why_not(config: Config, tmp_path: Path, taken: list[int]) -> None:
+    with ExitStack() as others:
+        for node in taken:
+            others.enter_context(socket.create_server((config.addresses[node].host, config.addresses[node].port)))
+        done = safelight("up", config=config, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    [_, line] = done.stderr.splitlines()
+    assert f"port {config.addresses[taken[0]].port} is already in use" in line
+    assert line.endswith("safelight status")
+    assert listening(config) == []
+
+
+def test_up_goes_on_without_a_node_that_dies_and_says_how_to_bring_it_back(config: Config, tmp_path: Path) -> None:
+    with started("up", config=config, cwd=tmp_path) as up:
+        for node in (1, 2):
+            up.wait_for(f"Node {node}: Node 3 is the leader")
+        os.kill(process_of(3, parent=up.process.pid), signal.SIGKILL)
+        assert up.wait_for("Node 3: was killed").endswith("safelight server 3")
         up.wait_for("Node 2: I am the new leader!")
+        before = len(up.lines)
         up.send(signal.SIGTERM)
         assert up.end() == 128 + signal.SIGTERM
+    assert not any("DOWN" in line or "leader" in line for line in up.lines[before:])
 
 
-def test_up_fails_when_no_node_can_start(config: Config, tmp_path: Path) -> None:
-    with ExitStack() as others:
-        for address in config.addresses.values():
-            others.enter_context(socket.create_server((address.host, address.port)))
-        done = safelight("up", config=config, cwd=tmp_path)
-    assert done.returncode == 1
-    assert sum("already in use" in line for line in done.stdout.splitlines()) == 3
-    assert done.stderr.splitlines()[-1].startswith("safelight: no node is running")
+def process_of(node: int, *, parent: int) -> int:
+    processes = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    found = [line.split(maxsplit=2) for line in processes.stdout.splitlines()]
+    return next(int(pid) for pid, ppid, args in found if int(ppid) == parent and f" server {node} " in args)
 
 
 # -- demo --
@@ -143,6 +170,7 @@ def test_the_demo_shows_a_failover_and_cleans_up(tmp_path: Path, monkeypatch: py
     assert done.returncode == 0, done.stderr
     assert "Node 3 leads." in done.stdout
     assert "Node 2 has taken over: " in done.stdout
+    assert "Leader 2 is DOWN" not in done.stderr
     assert done.stdout.count("is the original again, byte for byte.") == 2
     assert done.stdout.endswith("Picture saved to: out/failover.png\n")
     assert (tmp_path / "out" / "failover.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

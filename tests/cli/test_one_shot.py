@@ -50,6 +50,30 @@ def test_a_failure_does_not_stop_the_rest_but_shows_in_the_exit_code(
     assert len(done.stdout.splitlines()) == 1
 
 
+def test_an_opened_image_says_what_it_is_even_if_the_sealed_file_did_not(
+    shared_cluster: Running, tmp_path: Path, photos: list[Path]
+) -> None:
+    config, alice = shared_cluster.config, ("--user", "alice", "--quiet")
+    [made] = safelight("upload", photos[0], *alice, config=config, cwd=tmp_path).stdout.splitlines()
+    names = ["photo.sealed", "photo", "photo.txt"]
+    for name in names:
+        shutil.copy(tmp_path / made, tmp_path / name)
+    done = safelight("decrypt", *names, *alice, config=config, cwd=tmp_path)
+    opened = ["decrypted_photo.png", "decrypted_photo-2.png", "decrypted_photo.txt"]
+    assert done.stdout.splitlines() == [f"decrypted/{name}" for name in opened]
+    assert sorted(path.name for path in (tmp_path / "decrypted").iterdir()) == sorted(opened)
+    assert {path.read_bytes() for path in (tmp_path / "decrypted").iterdir()} == {photos[0].read_bytes()}
+
+
+def test_an_error_of_the_cluster_names_the_file(shared_cluster: Running, tmp_path: Path, photos: list[Path]) -> None:
+    config = shared_cluster.config
+    [bobs] = safelight("upload", photos[0], "--user", "bob", "--quiet", config=config, cwd=tmp_path).stdout.splitlines()
+    done = safelight("decrypt", bobs, "--user", "alice", config=config, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"safelight: {bobs}: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_classic_file_opens_only_as_one(shared_cluster: Running, tmp_path: Path, photos: list[Path]) -> None:
     config = shared_cluster.config
     classic = ("--user", "alice", "--scheme", "classic", "--quiet")

@@ -11,7 +11,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from safelight.client import repl
+from safelight.client import console, repl
 from safelight.client.console import Transcript
 from safelight.client.feedback import Feedback
 from safelight.client.repl import Repl, completions, expand, split
@@ -19,6 +19,7 @@ from safelight.client.session import Saved, Session
 from safelight.cluster import throwaway
 from safelight.errors import SafelightError
 from safelight.protocol import Scheme
+from tests.running import GENEROUS
 
 
 class Remembering:
@@ -26,21 +27,27 @@ class Remembering:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
+        self.begun: Callable[[], None] = lambda: None
 
-    async def seal(self, path: Path, *, to: Path, scheme: Scheme, any_type: bool, feedback: Feedback) -> Saved:
-        self.asked.append(("seal", str(path), str(to), scheme, any_type))
-        if path.name == "bad.png":
+    async def seal(self, path: str, *, to: Path, scheme: Scheme, any_type: bool, feedback: Feedback) -> Saved:
+        self.asked.append(("seal", path, str(to), scheme, any_type))
+        if path == "bad.png":
             raise SafelightError("'bad.png' does not exist")
-        if path.name == "bug.png":
+        if path == "bug.png":
             raise ZeroDivisionError("oops")
+        if path == "endless.png":
+            self.begun()
+            await asyncio.Event().wait()
         feedback.broadcasting()
         feedback.declined(1, "Node 1 is not the leader")
         feedback.unreachable(2, "connection refused")
         feedback.processed(3)
-        return Saved(to / f"encrypted_{path.stem}_1730738456.png", 3, 1)
+        return Saved(to / f"encrypted_{Path(path).stem}_1730738456.png", 3, 1)
 
-    async def open(self, path: Path, *, to: Path, scheme: Scheme, feedback: Feedback) -> Saved:
-        self.asked.append(("open", str(path), str(to), scheme))
+    async def open(self, path: str, *, to: Path, scheme: Scheme, feedback: Feedback) -> Saved:
+        self.asked.append(("open", path, str(to), scheme))
+        if path == "bobs.png":
+            raise SafelightError("This file is sealed for 'bob', not 'alice'")
         feedback.broadcasting()
         feedback.processed(3)
         return Saved(to / "decrypted_test_1730738456.png", 3, 1)
@@ -147,9 +154,65 @@ def test_one_bad_file_does_not_keep_the_others_from_being_uploaded(alice: Conver
     assert "encrypted_good" in alice.answer
 
 
-def test_an_empty_line_is_nothing(alice: Conversation) -> None:
-    assert alice.say("   ")
-    assert alice.answer == ""
+def test_of_several_files_each_is_named_and_all_are_counted(alice: Conversation) -> None:
+    assert not alice.say("decrypt one.png bobs.png two.png")
+    lines = alice.answer.splitlines()
+    assert [line for line in lines if " of 3)" in line] == ["one.png (1 of 3)", "bobs.png (2 of 3)", "two.png (3 of 3)"]
+    assert "✗ bobs.png: This file is sealed for 'bob', not 'alice'" in lines
+    assert lines[-1] == "2 done, 1 failed"
+
+
+def test_a_path_with_spaces_that_was_not_quoted_is_recognised(alice: Conversation) -> None:
+    Path("my pics").mkdir()
+    Path("my pics/summer 1.jpg").touch()
+    assert not alice.say("upload my pics/summer 1.jpg")
+    assert alice.answer == "✗ a path with spaces needs quotes: 'my pics/summer 1.jpg'\n"
+    assert not alice.say("upload my pics")
+    hint = alice.answer.removeprefix("✗ a path with spaces needs quotes: ").strip()
+    assert alice.session.asked == []
+    assert alice.say(f"upload {hint}")
+    assert alice.session.asked[0][1] == "my pics/summer 1.jpg"
+
+
+@pytest.mark.parametrize("line", ["", "   ", "# upload x.png", "  #"])
+def test_an_empty_line_and_a_comment_are_nothing(alice: Conversation, line: str) -> None:
+    assert alice.say(line)
+    assert (alice.answer, alice.session.asked) == ("", [])
+
+
+def test_help_tells_of_every_command_and_more_of_those_with_options(alice: Conversation) -> None:
+    alice.say("help")
+    answer = alice.answer
+    assert all(name in answer for name in repl.NAMES)
+    alice.say("help upload")
+    more = alice.answer
+    alice.say("upload --help")
+    assert more == alice.answer
+    assert "--scheme" in more
+
+
+def test_what_nodes_say_does_not_cut_an_answer_in_two(capfd: pytest.CaptureFixture[str]) -> None:
+    async def answer() -> None:
+        transcript = Transcript(dialogue=True)
+        with transcript.answer():
+            transcript.node(1, "Encrypted an image")
+            assert capfd.readouterr().err == ""
+        assert capfd.readouterr().err == "Node 1: Encrypted an image\n"
+
+    asyncio.run(answer())
+
+
+def test_what_nodes_say_in_a_long_answer_is_not_held_back_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "ASIDE", 0.01)
+
+    async def answer() -> None:
+        transcript, shown = Transcript(dialogue=True), asyncio.Event()
+        monkeypatch.setattr(transcript._moving, "print", lambda line: shown.set())
+        with transcript.answer():
+            transcript.node(1, "Leader 3 is DOWN!")
+            await asyncio.wait_for(shown.wait(), GENEROUS)
+
+    asyncio.run(answer())
 
 
 def test_what_comes_from_a_server_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +265,7 @@ def test_home_completes_and_still_means_home(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a b.png").touch()
     [line] = completed("upload ~/a")
-    assert expand(split(line)[1:]) == [tmp_path / "a b.png"]
+    assert expand(split(line)[1:]) == [str(tmp_path / "a b.png")]
 
 
 def test_only_directories_complete_after_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,12 +288,13 @@ def test_any_name_survives_completion(name: str, tmp_path: Path, monkeypatch: py
 
 
 @pytest.fixture
-def keys(alice: Conversation, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Type into alice's prompt; every conversation ends with Ctrl-D."""
+def keys(alice: Conversation) -> Callable[..., None]:
+    """Type into alice's prompt, and `meanwhile` once endless.png is on its way; all of it ends with Ctrl-D."""
 
-    def type_(text: str) -> None:
+    def type_(text: str, *, meanwhile: str = "") -> None:
         async def converse() -> None:
             with create_pipe_input() as typed, create_app_session(input=typed, output=DummyOutput()):
+                alice.session.begun = lambda: typed.send_text(meanwhile)
                 typed.send_text(text + "\x04")
                 await repl._on_terminal(alice.repl, alice.config, "alice", Transcript(dialogue=True))
 
@@ -239,15 +303,26 @@ def keys(alice: Conversation, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return type_
 
 
-def test_ctrl_c_clears_the_line_and_ctrl_d_leaves(alice: Conversation, keys: Callable[[str], None]) -> None:
+def test_tab_goes_on_where_the_last_one_ended(alice: Conversation, keys: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "my pics").mkdir()
+    (tmp_path / "my pics" / "summer 1.jpg").touch()
+    keys("upload my\t\t\n")
+    assert [asked[1] for asked in alice.session.asked] == ["my pics/summer 1.jpg"]
+
+
+def test_ctrl_c_is_a_key_while_a_command_runs_too(alice: Conversation, keys: Callable[..., None]) -> None:
+    keys("upload endless.png\nupload next.png\n", meanwhile="\x03")
+    assert [asked[1] for asked in alice.session.asked] == ["endless.png", "next.png"]
+    assert "stopped by Ctrl-C" in alice.answer
+
+
+def test_ctrl_c_clears_the_line_and_ctrl_d_leaves(alice: Conversation, keys: Callable[..., None]) -> None:
     keys("upload wrong.png\x03upload right.png\n")
     assert [asked[1] for asked in alice.session.asked] == ["right.png"]
 
 
-def test_the_history_is_kept_for_the_next_time_and_from_others(
-    alice: Conversation, keys: Callable[[str], None]
-) -> None:
+def test_the_history_is_kept_for_the_next_time_and_from_others(alice: Conversation, keys: Callable[..., None]) -> None:
     keys("upload first.png\n")
-    assert (alice.config.client_dir / "history").stat().st_mode & 0o777 == 0o600
+    assert (alice.config.client_dir / "history-alice").stat().st_mode & 0o777 == 0o600
     keys("\x1b[A\n")
     assert [asked[1] for asked in alice.session.asked] == ["first.png", "first.png"]

@@ -36,7 +36,7 @@ def test_a_conversation(terminals: ExitStack, config: Config, photograph: Path, 
     shutil.copy(photograph, tmp_path / "my photo.png")
     terminal = opened(terminals, "run", "--user", "alice", config=config, cwd=tmp_path)
     terminal.wait_for("alice>")
-    terminal.type("uplaod\r")
+    terminal.type("upl\x1aaod\r")  # Ctrl-Z: nobody is there to suspend us for, so that nothing happens
     terminal.wait_for("did you mean upload?")
     terminal.type("upload my\t")
     terminal.wait_for("photo.png")
@@ -58,6 +58,12 @@ def test_ctrl_c_ends_the_upload_and_not_the_conversation(
     terminal.type(f"upload {photograph}\r")
     terminals.enter_context(silent.accept()[0])  # it waits for an answer that never comes,
     terminal.wait_for("asking the servers")  # and says so
+    terminal.type("\x03")
+    terminal.wait_for("stopped by Ctrl-C")
+    terminal.wait_for("alice>")
+    terminal.type(f"upload {photograph}\r")
+    terminals.enter_context(silent.accept()[0])
+    terminal.wait_for("asking the servers")
     terminal.interrupt()
     terminal.wait_for("stopped by Ctrl-C")
     terminal.wait_for("alice>")

@@ -1,4 +1,5 @@
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from safelight.client.inputs import CannotRead, ChangedWhileReading, open_image
+from safelight.encryption.sealed import MAGIC
 from tests.accounts import ordinary_account
 
 GIB = 1 << 30
@@ -92,6 +94,8 @@ def test_a_missing_file_is_refused_with_the_name_that_was_meant(photo: Path) -> 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
     assert "is a directory" in refused(tmp_path)
+    (tmp_path / "my pics").mkdir()
+    assert refused(tmp_path / "my pics").endswith(f"'{tmp_path}/my pics'/*")
 
 
 def test_an_empty_file_is_refused_even_with_any(tmp_path: Path) -> None:
@@ -124,6 +128,18 @@ def test_what_is_no_image_is_refused_unless_any_type_will_do(tmp_path: Path) -> 
     with open_image(letter, any_type=True, max_size=GIB) as source:
         assert (source.type, source.extension) == (None, "")
         assert b"".join(source.chunks()) == letter.read_bytes()
+
+
+def test_what_is_encrypted_already_is_refused_unless_somebody_insists(tmp_path: Path) -> None:
+    sealed = tmp_path / "encrypted_photo.png"
+    sealed.write_bytes(MAGIC + bytes(100))
+    assert "is encrypted already" in refused(sealed)
+    open_image(sealed, any_type=True, max_size=GIB).__exit__(None, None, None)
+
+
+def test_a_path_is_quoted_as_it_was_typed() -> None:
+    with pytest.raises(CannotRead, match=re.escape("'http://x/y.png' does not")):
+        open_image("http://x/y.png", any_type=False, max_size=GIB)
 
 
 def test_an_image_above_the_limit_is_refused_and_one_at_the_limit_is_not(photo: Path) -> None:

@@ -16,7 +16,7 @@ from aiohttp import web
 from safelight.node import datadir
 from safelight.node.handshake import Hello, Proof
 from tests.mission.support import seal, status_of, wait_until_all_follow
-from tests.running import GENEROUS, SETTLED, Running, running
+from tests.running import GENEROUS, SETTLED, Running, eventually, running
 
 PATH = "/v1/peer"
 CLAIM = b'{"kind":"coordinator","counter":999,"epoch_leader":3,"leader":3}'
@@ -176,7 +176,7 @@ def test_what_listens_on_a_dead_nodes_port_is_not_believed(tmp_path: Path, photo
         asyncio.run(deceive(cluster))
         undisturbed(cluster)
         reason = "what says that it is node 3 does not have the cluster's secret"
-        assert any(reason in line for line in cluster.said(1) + cluster.said(2))
+        eventually(lambda: any(reason in line for line in cluster.said(1) + cluster.said(2)), "it is refused")
         cluster.cluster.start(3)
         wait_until_all_follow(cluster.config, 3)
 

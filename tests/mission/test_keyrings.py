@@ -32,7 +32,12 @@ def test_nodes_started_at_once_on_an_empty_directory_end_with_one_keyring(tmp_pa
         keyring = datadir.load_keyring(data, create=False)
         assert cluster_ids(cluster) == {keyring.cluster_id}
         assert stat.S_IMODE((data / "keyring.json").stat().st_mode) == 0o600
-        assert contents(data) == [*(f"epoch-{node}.json" for node in range(1, 6)), "keyring.json", "users"]
+        assert contents(data) == [
+            *(f"epoch-{node}.json" for node in range(1, 6)),
+            "keyring.json",
+            *(f"probe-{node}" for node in range(1, 6)),
+            "users",
+        ]
 
 
 # -- a node that does not belong --

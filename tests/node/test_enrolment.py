@@ -13,6 +13,7 @@ import pytest
 
 from safelight.cluster import environment
 from safelight.node.datadir import create_cluster
+from safelight.node.users import add
 from safelight.protocol import Problem, fingerprint
 from tests.node.rude import ask, image, refused
 from tests.running import Running, running
@@ -53,15 +54,41 @@ def test_of_many_tokens_at_once_one_claims_the_name(shared_cluster: Running) -> 
     assert Counter(statuses) == {201: 1, 409: 23}
 
 
-def test_a_user_whose_record_is_damaged_is_the_operators_business(tmp_path: Path) -> None:
+def test_of_two_names_at_once_a_token_gets_one(shared_cluster: Running) -> None:
+    addresses = list(shared_cluster.config.addresses.values())
+    for number in range(10):
+        header = f"Authorization: Bearer slt_greedy{number}"
+        statuses: list[int] = []
+        together = threading.Barrier(2)
+
+        def claim(node: int, name: str, header: str, statuses: list[int], together: threading.Barrier) -> None:
+            together.wait()
+            statuses.append(ask(addresses[node], f"PUT /v1/users/{name}", header).status)
+
+        both = [
+            threading.Thread(target=claim, args=(node, f"{name}{number}", header, statuses, together))
+            for node, name in enumerate(("ann", "ben"))
+        ]
+        for each in both:
+            each.start()
+        for each in both:
+            each.join()
+        assert sorted(statuses) == [201, 403]
+
+
+def test_a_user_whose_record_is_damaged_is_the_operators_business_and_nobody_elses(tmp_path: Path) -> None:
     with running(tmp_path, 1) as it:
+        address = it.config.addresses[1]
+        add(it.config.data_dir, "alice", fingerprint("slt_mine"))
         record = it.config.data_dir / "users" / "alice.json"
         record.write_text("damaged")
-        answer = ask(it.config.addresses[1], "PUT /v1/images/a.png", MINE, body=b"hello")
+        answer = ask(address, "PUT /v1/images/a.png", MINE, body=b"hello")
         assert str(tmp_path) not in refused(answer, Problem.INTERNAL)
         it.wait_for_line(1, str(record))
+        refused(ask(address, "PUT /v1/images/a.png", ANOTHER, body=b"hello"), Problem.UNKNOWN_TOKEN)
+        assert ask(address, "PUT /v1/users/bob", ANOTHER).status == 201
         record.unlink()
-        assert ask(it.config.addresses[1], "PUT /v1/users/alice", MINE).status == 201
+        assert ask(address, "PUT /v1/users/alice", MINE).status == 201
 
 
 def own_address() -> str:

@@ -74,7 +74,9 @@ def test_nobody_sees_a_secret(cluster: Running, photograph: Path, tmp_path: Path
     visible = {
         "the nodes' output": "\n".join(each for node in cluster.config.addresses for each in cluster.said(node)),
         "the answers": "\n".join(each.decode("latin-1") for each in answers),
-        "the users' files": "\n".join(path.read_text() for path in (cluster.config.data_dir / "users").iterdir()),
+        "the users' files": "\n".join(
+            path.read_text() for path in (cluster.config.data_dir / "users").rglob("*") if path.is_file()
+        ),
     }
     assert "Encrypted an image for bob" in visible["the nodes' output"]
     assert [(where, each[:9]) for where, text in visible.items() for each in secrets if each in text] == []

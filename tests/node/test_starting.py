@@ -147,6 +147,33 @@ def test_beyond_loopback_plain_http_takes_an_explicit_word(made: Config) -> None
     assert "--insecure-http" in line
 
 
+def test_an_address_that_says_http_is_not_believed_beyond_loopback(made: Config) -> None:
+    assert "--insecure-http" in refusal(with_(made, servers=("http://192.0.2.77:8001",)))
+    others = (*made.servers, "http://192.0.2.77:8001")
+    assert "--insecure-http" in refusal(with_(made, servers=others))  # what it would say to that node is readable, too
+
+
+def test_an_address_that_says_https_takes_a_certificate(made: Config) -> None:
+    line = refusal(with_(made, servers=(f"https://{made.servers[0]}",)))
+    assert "https://" in line
+    assert "tls_certificate" in line
+
+
+def test_a_certificate_takes_an_address_that_says_https(made: Config) -> None:
+    files = dict.fromkeys(("tls_certificate", "tls_key"), made.data_dir / "keyring.json")
+    line = refusal(with_(made, servers=(f"http://{made.servers[0]}",), **files))
+    assert "tls_certificate" in line
+    assert "https://" in line
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="only Linux tells a process's limits")
+def test_a_node_that_crashes_leaves_no_keys_in_a_core_dump(tmp_path: Path) -> None:
+    with running(tmp_path, 1) as it:
+        limits = Path(f"/proc/{it.cluster.pid(1)}/limits").read_text().splitlines()
+        [core] = [line.split()[4:6] for line in limits if line.startswith("Max core file size")]
+        assert core == ["0", "0"]
+
+
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_certificate_that_is_none_is_named(made: Config, tmp_path: Path, missing: bool) -> None:
     for name in ("certificate.pem", "key.pem"):

@@ -142,6 +142,20 @@ def test_another_authority_is_not_believed(secure: Running, photograph: Path, tm
     assert "not trusted" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("command", [["status"], ["token", "alice"]], ids=str)
+def test_a_client_sends_nothing_readable_beyond_loopback_unless_told_to(
+    secure: Running, tmp_path: Path, command: list[str]
+) -> None:
+    readable = {"SAFELIGHT_SERVERS": "http://192.0.2.77:8001", **HASTY}
+    done = client(secure.config, tmp_path, *command, **readable)
+    assert done.returncode == 1
+    [complaint] = done.stderr.splitlines()
+    assert "192.0.2.77" in complaint
+    assert "--insecure-http" in complaint
+    told = client(secure.config, tmp_path, *command, SAFELIGHT_INSECURE_HTTP="1", **readable)
+    assert "--insecure-http" not in told.stdout + told.stderr
+
+
 def test_plain_http_to_a_secure_node_is_hung_up_on_without_a_word_in_the_log(secure: Running) -> None:
     before = secure.said(3)
     with line(secure.config.addresses[3]) as connection:

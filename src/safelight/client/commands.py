@@ -12,6 +12,7 @@ from safelight.client.session import Saved, Session
 from safelight.client.status import ServerStatus, survey
 from safelight.config import Config
 from safelight.errors import SafelightError
+from safelight.names import shown
 from safelight.protocol import Scheme
 
 
@@ -22,32 +23,37 @@ class Commands:
         self._session = session
         self._transcript = transcript
 
-    async def upload(self, paths: Iterable[Path], *, to: Path, scheme: Scheme, any_type: bool) -> bool:
-        async def seal(path: Path) -> Saved:
+    async def upload(self, paths: Iterable[str], *, to: Path, scheme: Scheme, any_type: bool) -> bool:
+        async def seal(path: str) -> Saved:
             return await self._session.seal(path, to=to, scheme=scheme, any_type=any_type, feedback=self._transcript)
 
         return await self._each(paths, seal, "Encrypted")
 
-    async def decrypt(self, paths: Iterable[Path], *, to: Path, scheme: Scheme) -> bool:
-        async def unseal(path: Path) -> Saved:
+    async def decrypt(self, paths: Iterable[str], *, to: Path, scheme: Scheme) -> bool:
+        async def unseal(path: str) -> Saved:
             return await self._session.open(path, to=to, scheme=scheme, feedback=self._transcript)
 
         return await self._each(paths, unseal, "Decrypted")
 
-    async def _each(self, paths: Iterable[Path], work: Callable[[Path], Awaitable[Saved]], done: str) -> bool:
-        succeeded = True
-        for path in paths:
+    async def _each(self, paths: Iterable[str], work: Callable[[str], Awaitable[Saved]], done: str) -> bool:
+        batch = list(paths)
+        failed = 0
+        for number, path in enumerate(batch, start=1):
+            if len(batch) > 1:
+                self._transcript.say(f"{path} ({number} of {len(batch)})", "bold")
             self._transcript.waiting("asking the servers")
             try:
                 saved = await work(path)
             except SafelightError as error:
-                self._transcript.failed(str(error))
-                succeeded = False
+                self._transcript.failed(str(error) if shown(path) in str(error) else f"{path}: {error}")
+                failed += 1
             else:
                 self._transcript.succeeded(done, saved.path)
             finally:
                 self._transcript.settle()
-        return succeeded
+        if len(batch) > 1:
+            self._transcript.say(f"{len(batch) - failed} done, {failed} failed", "bold")
+        return not failed
 
 
 def leader_of(servers: Iterable[ServerStatus]) -> int | None:
@@ -72,13 +78,13 @@ async def upload(
 ) -> bool:
     """With `quiet` only the paths of the new files are printed. Raises InvalidName for the user."""
     async with _commands(config, user, quiet) as commands:
-        return await commands.upload(map(Path, paths), to=to, scheme=Scheme(scheme), any_type=any_type)
+        return await commands.upload(paths, to=to, scheme=Scheme(scheme), any_type=any_type)
 
 
 async def decrypt(config: Config, user: str, *, quiet: bool, paths: Iterable[str], to: Path, scheme: str) -> bool:
     """With `quiet` only the paths of the new files are printed. Raises InvalidName for the user."""
     async with _commands(config, user, quiet) as commands:
-        return await commands.decrypt(map(Path, paths), to=to, scheme=Scheme(scheme))
+        return await commands.decrypt(paths, to=to, scheme=Scheme(scheme))
 
 
 async def status(config: Config, *, as_json: bool) -> bool:

@@ -8,7 +8,8 @@ control characters: a terminal would obey them.
 import asyncio
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -29,6 +30,7 @@ from safelight.client.status import ServerStatus
 from safelight.sizes import human_size
 
 BLINK = 0.3  # seconds; what is over sooner shows no bar
+ASIDE = 1.0  # seconds that a node's line waits for the end of an answer; an election is news, and waits no longer
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # Cc, and what reverses the direction
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
 
@@ -68,6 +70,9 @@ class Transcript:
         self._text = ""
         self._done = 0
         self._total: int | None = None
+        self._answering = False
+        self._held: list[Text] = []
+        self._release: asyncio.TimerHandle | None = None
 
     # -- feedback of a session --
 
@@ -84,7 +89,9 @@ class Transcript:
         self._move(plain(reason), 0, None)
 
     def progress(self, done: int, total: int) -> None:
-        self._move("", done, total)
+        size = total // 2  # the image goes there, and comes back
+        phase = ("sending", done) if done < size else ("receiving", min(done - size, size))
+        self._move(*phase, size)
 
     def processed(self, server: int) -> None:
         self.say(f"  ✓ Leader (server {server}) processed request", "green")
@@ -110,9 +117,31 @@ class Transcript:
         if not self._quiet:
             self._lines.print(Text(plain(line), style))
 
+    @contextmanager
+    def answer(self) -> Iterator[None]:
+        """What nodes say in this block is shown after it, or after ASIDE, so that it does not cut the answer in two."""
+        self._answering = True
+        try:
+            yield
+        finally:
+            self._answering = False
+            self._show_held()
+
     def node(self, node: int, line: str) -> None:
         """What a node says meanwhile: above the bar, if there is one."""
-        self._moving.print(node_line(node, line, dim=True))
+        self._held.append(node_line(node, line, dim=True))
+        if not self._answering:
+            self._show_held()
+        elif self._release is None:
+            self._release = asyncio.get_running_loop().call_later(ASIDE, self._show_held)
+
+    def _show_held(self) -> None:
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+        held, self._held = self._held, []
+        for line in held:
+            self._moving.print(line)
 
     def status(self, servers: list[ServerStatus]) -> None:
         self.settle()
@@ -136,7 +165,7 @@ class Transcript:
     # -- what moves --
 
     def _move(self, text: str, done: int, total: int | None) -> None:
-        other_kind = (total is None) != (self._total is None)
+        other_kind = (total is None) != (self._total is None) or (total is not None and text != self._text)
         self._text, self._done, self._total = text, done, total
         if self._progress is not None and other_kind:
             self.settle()
@@ -150,6 +179,7 @@ class Transcript:
         columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
         if self._total is not None:
             columns = [
+                TextColumn("{task.description}"),
                 BarColumn(),
                 DownloadColumn(binary_units=True),
                 TransferSpeedColumn(),

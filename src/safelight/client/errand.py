@@ -36,7 +36,7 @@ BLINK = 0.1
 """Seconds of an election that nobody needs to be told of."""
 
 STRAGGLERS = 0.3
-"""Seconds that a finished upload waits for what the workers have to say."""
+"""Seconds after the offer until a finished upload waits no longer for what the workers have to say."""
 
 ATTEMPTS = 5
 """Bodies that may break off before an image is given up; each is preceded by a search for the leader."""
@@ -100,6 +100,7 @@ class Errand:
         self._expected = _size_of_answer(offer, source)
         self._said: set[int] = set()
         self._asked: dict[asyncio.Task[Grant], int] = {}
+        self._offered = 0.0  # when those were first asked, in seconds of time.monotonic()
         self._found = asyncio.Event()  # somebody has granted: ask nobody again
         self._heard_all = asyncio.Event()  # everybody has answered once
         self._moved = 0.0  # when a byte last moved, in seconds of time.monotonic()
@@ -144,7 +145,7 @@ class Errand:
         answering: see `_hear_stragglers`. Raises NoLeader after the time limit, or what no leader would mend.
         """
         await self._dismiss()
-        started = time.monotonic()
+        self._offered = time.monotonic()
         answers: dict[int, BaseException] = {}
         self._found.clear()
         self._heard_all.clear()
@@ -160,7 +161,7 @@ class Errand:
                 self._found.set()
                 self._heard_all.set()
                 return max(grants, key=lambda granted: granted.grant.epoch)
-            waited = time.monotonic() - started
+            waited = time.monotonic() - self._offered
             if done and (waited >= BLINK or len(done) == len(self._asked)):
                 raise done[0].exception() or AssertionError
             if done:
@@ -189,16 +190,18 @@ class Errand:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BLINK):
                         await self._heard_all.wait()  # most of the time another one is about to grant it
-                if not self._found.is_set():
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-                    pause = min(2 * pause, LONGEST_PAUSE)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause * random.uniform(0.5, 1.5)):
+                        await self._found.wait()
                 if self._found.is_set():
                     raise
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _hear_stragglers(self) -> None:
-        """Let the workers finish their sentences, for the record of who declined."""
-        if self._asked:
-            _, pending = await asyncio.wait(self._asked, timeout=STRAGGLERS)
+        """Let the workers finish their sentences, for the record of who declined. Who has said it needs no time."""
+        if unheard := [task for task, server in self._asked.items() if server not in self._said]:
+            patience = self._offered + STRAGGLERS - time.monotonic()
+            _, pending = await asyncio.wait(unheard, timeout=max(0.0, patience))
             for task in sorted(pending, key=self._asked.__getitem__):
                 self._tell(self._asked[task], TimeoutError())
 

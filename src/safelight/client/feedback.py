@@ -19,7 +19,10 @@ class Feedback(Protocol):
         """Nothing can be done until `reason` is over: show it, until the next call of anything else."""
 
     def progress(self, done: int, total: int) -> None:
-        """`done` of `total` bytes are through; begins at 0 again when another attempt begins."""
+        """`done` of `total` bytes are through: all of the image there, and then as many back.
+
+        Begins at 0 again when another attempt begins.
+        """
 
     def processed(self, server: int) -> None:
         """This server led and has done the work."""

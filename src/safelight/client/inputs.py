@@ -7,6 +7,7 @@ changes meanwhile is noticed before its last byte has gone out.
 import difflib
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from safelight.encryption.sealed import MAGIC
 from safelight.errors import SafelightError, reason
 from safelight.imagetypes import HEAD, ImageType, sniff
 from safelight.names import shown
@@ -31,7 +33,7 @@ class ChangedWhileReading(CannotRead):
 class Source:
     """An open image whose size is known and which can be read from the start any number of times."""
 
-    def __init__(self, path: Path, descriptor: int, image_type: ImageType | None) -> None:
+    def __init__(self, path: str | Path, descriptor: int, image_type: ImageType | None) -> None:
         found = os.fstat(descriptor)
         self.path = path
         self.size = found.st_size  # bytes
@@ -74,8 +76,10 @@ class Source:
             self._descriptor = -1
 
 
-def open_image(path: Path, *, any_type: bool, max_size: int) -> Source:
+def open_image(path: str | Path, *, any_type: bool, max_size: int) -> Source:
     """Open an image to upload. Raises CannotRead, in one line, for whatever should not be sent.
+
+    Its messages quote a string as it was typed, where a Path would have lost the second slash of `http://`.
 
     That is: nothing there, not a regular file, empty, more than `max_size` bytes, or (unless `any_type`) not
     an image. A pipe or a device is refused without waiting for it.
@@ -84,7 +88,7 @@ def open_image(path: Path, *, any_type: bool, max_size: int) -> Source:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError as error:
-        raise CannotRead(f"{quoted} does not exist{_meant(path)}") from error
+        raise CannotRead(f"{quoted} does not exist{_meant(Path(path))}") from error
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
             raise CannotRead(f"{quoted} is not a regular file; give the path of an image") from error
@@ -93,7 +97,8 @@ def open_image(path: Path, *, any_type: bool, max_size: int) -> Source:
         on_failure.callback(os.close, descriptor)
         found = os.fstat(descriptor)
         if stat.S_ISDIR(found.st_mode):
-            raise CannotRead(f"{quoted} is a directory; give the path of an image")
+            inside = shlex.quote(str(path).rstrip("/")) + "/*"
+            raise CannotRead(f"{quoted} is a directory; for the files in it type {inside}")
         if not stat.S_ISREG(found.st_mode):
             raise CannotRead(f"{quoted} is not a regular file; give the path of an image")
         if found.st_size == 0:
@@ -106,9 +111,12 @@ def open_image(path: Path, *, any_type: bool, max_size: int) -> Source:
                 f"{quoted} is too large: {size}, where {limit} are allowed; raise max_image_size in the configuration"
             )
         try:
-            image_type = sniff(os.pread(descriptor, HEAD, 0))
+            head = os.pread(descriptor, HEAD, 0)
         except OSError as error:
             raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
+        image_type = sniff(head)
+        if head.startswith(MAGIC) and not any_type:
+            raise CannotRead(f"{quoted} is encrypted already: decrypt opens it; give --any to encrypt it once more")
         if image_type is None and not any_type:
             raise CannotRead(f"{quoted} is not an image of a known type; give --any to encrypt it nevertheless")
         source = Source(path, descriptor, image_type)

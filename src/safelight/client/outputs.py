@@ -90,25 +90,26 @@ class Reservation:
         self.file.seek(0)
         self.file.truncate()
 
-    def commit(self) -> None:
+    def commit(self, name: str | None = None) -> None:
         """Make the file durable and let it appear under its final name, with the permissions of any new file.
 
-        Raises NameTaken if that name exists by now, DiskFull or CannotWrite if the system refuses.
+        `name`: under this one instead, which was not reserved. Raises NameTaken if the name exists by now: then
+        another may be tried. Raises DiskFull or CannotWrite if the system refuses.
         """
         descriptor = self.file.fileno()
-        with _writing(self.path):
+        path = self.path if name is None else self.path.with_name(name)
+        with _writing(path):
             if not _is_at(descriptor, self._part):
                 raise CannotWrite(f"{shown(str(self._part))} was removed while it was written; try again")
             with suppress(PermissionError):  # FAT has no permissions to change
                 os.fchmod(descriptor, 0o666 & ~_umask())
             os.fsync(descriptor)
             try:
-                link_if_absent(self._part, self.path)
+                link_if_absent(self._part, path)
             except FileExistsError as error:
-                raise NameTaken(
-                    f"another program made {shown(str(self.path))} meanwhile; it was left as it is"
-                ) from error
-            sync_directory(self.path.parent)
+                raise NameTaken(f"another program made {shown(str(path))} meanwhile; it was left as it is") from error
+            sync_directory(path.parent)
+        self.path = path
         self.file.close()
 
     def __enter__(self) -> Self:

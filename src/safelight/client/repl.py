@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,13 +32,15 @@ from safelight.protocol import Scheme
 if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
     from prompt_toolkit.history import History
+    from prompt_toolkit.input import Input
 
 HELP = """\
 upload PATH…     encrypt images into images/          [--scheme classic] [--any] [--to DIR]
 decrypt PATH…    open them again into decrypted/      [--scheme classic] [--to DIR]
 status           every node: who leads, what it does and has done
-help             this list; upload --help and decrypt --help say more
-quit             or Ctrl-D; Ctrl-C stops what is running
+help             this list; help upload and help decrypt say more
+quit, exit       or Ctrl-D; Ctrl-C stops what is running
+# …              is a comment
 Paths may be quoted, begin with ~, and be patterns such as *.png"""
 
 NAMES = ("upload", "decrypt", "status", "help", "quit", "exit")
@@ -56,8 +58,12 @@ class Repl:
 
     async def execute(self, line: str) -> bool:
         """Do what one line says. Whatever fails is told, and False."""
+        with self._transcript.answer():
+            return await self._execute(line)
+
+    async def _execute(self, line: str) -> bool:
         try:
-            words = split(line)
+            words = [] if is_comment(line) else split(line)
             return await self._dispatch(words[0], words[1:]) if words else True
         except SafelightError as error:
             self._transcript.failed(str(error))
@@ -88,7 +94,9 @@ class Repl:
                     to=options["to"].expanduser(),
                     scheme=Scheme(options["scheme"]),
                 )
-            case "status" | "help" | "quit" | "exit" if words:
+            case "help" if words and words[0] in OPTIONS:
+                return await self._dispatch(words[0], ["--help"])
+            case "status" | "quit" | "exit" if words:
                 raise SafelightError(f"{name} takes nothing after it")
             case "status":
                 servers = await survey(self._config)
@@ -106,6 +114,10 @@ class Repl:
         return True
 
 
+def is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
+
+
 def split(line: str) -> list[str]:
     """The words of a line, quotes and backslashes as in a shell. Raises SafelightError."""
     try:
@@ -115,18 +127,29 @@ def split(line: str) -> list[str]:
         raise SafelightError(f"{what}; write a path with spaces as 'my photo.png'") from None
 
 
-def expand(paths: Iterable[str]) -> list[Path]:
-    """`~` and patterns, as in a shell; what exists is taken literally. Raises SafelightError for no match."""
-    found: list[Path] = []
+def expand(paths: Sequence[str]) -> list[str]:
+    """`~` and patterns, as in a shell; what exists is taken literally.
+
+    Raises SafelightError for no match, and for words that are a file's name only together.
+    """
+    together = " ".join(paths)
+    if len(paths) > 1 and _exists(together) and not all(map(_exists, paths)):
+        inside = "/*" if os.path.isdir(os.path.expanduser(together)) else ""
+        raise SafelightError(f"a path with spaces needs quotes: {shlex.quote(together.rstrip('/'))}{inside}")
+    found: list[str] = []
     for path in paths:
         home = os.path.expanduser(path)
-        if os.path.lexists(home) or not glob.has_magic(home):
-            found.append(Path(home))
+        if _exists(path) or not glob.has_magic(home):
+            found.append(home)
         elif matches := [match for match in sorted(glob.glob(home)) if not os.path.isdir(match)]:
-            found += map(Path, matches)
+            found += matches
         else:
             raise SafelightError(f"no file matches {shown(path)}")
     return found
+
+
+def _exists(path: str) -> bool:
+    return os.path.lexists(os.path.expanduser(path))
 
 
 def completions(line: str) -> Iterator[tuple[str, str, int]]:
@@ -168,7 +191,7 @@ def _paths(word: str, *, directories: bool) -> Iterator[tuple[str, str]]:
     parent = folder + "/" if "/" in word else ""
     try:
         with os.scandir(os.path.expanduser(parent) or ".") as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries)
+            found = sorted((entry.name, entry.is_dir()) for entry in entries if entry.is_dir() or entry.is_file())
     except OSError:
         return
     for name, is_directory in found:
@@ -213,7 +236,7 @@ async def converse(config: Config, user: str, transcript: Transcript) -> bool:
 async def _through_pipe(repl: Repl, user: str, transcript: Transcript) -> bool:
     succeeded = True
     async for line in _standard_input():
-        if not line.strip():
+        if not line.strip() or is_comment(line):
             continue
         transcript.say(f"{user}> {line}")
         succeeded &= await repl.execute(line)
@@ -240,28 +263,47 @@ async def _standard_input() -> AsyncIterator[str]:
 
 async def _on_terminal(repl: Repl, config: Config, user: str, transcript: Transcript) -> None:
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.shortcuts import CompleteStyle
 
     transcript.say("Type help for the commands; Tab completes them and paths.", "dim")
     prompt: PromptSession[str] = PromptSession(
-        history=_history(config.client_dir / "history"), completer=_completer(), complete_while_typing=False
+        history=_history(config.client_dir / f"history-{user}"),
+        completer=_completer(),
+        complete_style=CompleteStyle.READLINE_LIKE,
+        enable_suspend=True,
     )
-    while not repl.done:
-        try:
-            line = await prompt.prompt_async(f"{user}> ")
-        except KeyboardInterrupt:
-            continue
-        except EOFError:
-            break
-        await _interruptible(repl.execute(line), transcript)
+    # Between two prompts, too, Ctrl-C is to be a key and no signal: that would reach whoever started us as well,
+    # and `make` dies of it, however well we end.
+    with prompt.input.raw_mode():
+        while not repl.done:
+            try:
+                line = await prompt.prompt_async(f"{user}> ")
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                break
+            await _interruptible(repl.execute(line), transcript, prompt.input)
 
 
-async def _interruptible(work: Coroutine[Any, Any, bool], transcript: Transcript) -> None:
-    """Do it; Ctrl-C ends this, and not us."""
+async def _interruptible(work: Coroutine[Any, Any, bool], transcript: Transcript, keyboard: "Input") -> None:
+    """Do it; Ctrl-C, as a key or as a signal, ends this and not us. What else is typed is kept for the next prompt."""
+    from prompt_toolkit.input.typeahead import store_typeahead
+    from prompt_toolkit.keys import Keys
+
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
+
+    def typed() -> None:
+        keys = keyboard.read_keys()
+        if any(key.key == Keys.ControlC for key in keys):
+            task.cancel()
+        else:
+            store_typeahead(keyboard, keys)
+
     loop.add_signal_handler(signal.SIGINT, task.cancel)
     try:
-        await asyncio.wait([task])
+        with keyboard.attach(typed):
+            await asyncio.wait([task])
         if task.cancelled():
             transcript.failed("stopped by Ctrl-C")
         else:

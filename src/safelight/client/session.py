@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,7 +22,11 @@ from safelight.client.errand import Errand
 from safelight.client.feedback import Feedback
 from safelight.client.servers import Servers
 from safelight.config import Config
+from safelight.imagetypes import HEAD, sniff
 from safelight.protocol import Action, Offer, Scheme
+
+BLINK = 0.1
+"""Seconds that nobody needs to be told of; a disk takes longer to sync what is large."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Session:
 
     async def seal(
         self,
-        path: Path,
+        path: str | Path,
         *,
         to: Path,
         scheme: Scheme = Scheme.SEALED,
@@ -62,15 +69,16 @@ class Session:
         with inputs.open_image(path, any_type=any_type, max_size=self._config.max_image_size) as source:
             extension = source.extension or "bin"
             now = int(time.time())
-            wanted = (names.encrypted_name(path.name, now + later, extension) for later in count())
-            return await self._transform(source, Action.SEAL, scheme, to, wanted, feedback)
+            name = Path(path).name
+            wanted = (names.encrypted_name(name, now + later, extension) for later in count())
+            return await self._transform(source, Action.SEAL, scheme, to, wanted, outputs.Reservation.commit, feedback)
 
-    async def open(self, path: Path, *, to: Path, scheme: Scheme = Scheme.SEALED, feedback: Feedback) -> Saved:
+    async def open(self, path: str | Path, *, to: Path, scheme: Scheme = Scheme.SEALED, feedback: Feedback) -> Saved:
         """Decrypt the file at `path` into a new file in the directory `to`. Raises SafelightError."""
         with inputs.open_image(path, any_type=True, max_size=sys.maxsize) as source:
-            name = names.decrypted_name(path.name)
+            name = names.decrypted_name(Path(path).name)
             wanted = (names.counted(name, number) for number in count(1))
-            return await self._transform(source, Action.OPEN, scheme, to, wanted, feedback)
+            return await self._transform(source, Action.OPEN, scheme, to, wanted, _commit_opened, feedback)
 
     async def fingerprint(self) -> str:
         """What an operator needs to add this user: the SHA-256 of its token, made now if there is none."""
@@ -85,6 +93,7 @@ class Session:
         scheme: Scheme,
         to: Path,
         wanted: Iterator[str],
+        commit: Callable[[outputs.Reservation], None],
         feedback: Feedback,
     ) -> Saved:
         if to not in self._swept:
@@ -104,8 +113,40 @@ class Session:
                 node = await Errand(
                     self._config, self._servers, self._account, offer, source, reservation, feedback
                 ).run()
+                saving = asyncio.get_running_loop().call_later(BLINK, feedback.waiting, "saving")
                 try:
-                    reservation.commit()
+                    await _in_thread(lambda: commit(reservation))
                 except outputs.NameTaken:
                     continue
+                finally:
+                    saving.cancel()
                 return Saved(reservation.path, node, reservation.path.stat().st_size)
+
+
+def _commit_opened(reservation: outputs.Reservation) -> None:
+    """Under a suffix that says what the image is, if the reserved name has none.
+
+    Nobody else knows an opened image's name yet: it may change until the last moment.
+    """
+    image_type = sniff(os.pread(reservation.file.fileno(), HEAD, 0))
+    if image_type is None or (better := names.with_type(reservation.name, image_type.extension)) == reservation.name:
+        reservation.commit()
+        return
+    for number in count(1):
+        with suppress(outputs.NameTaken):
+            reservation.commit(names.counted(better, number))
+            return
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Do it while the event loop goes on. Cancelled, wait for its end: its file must not be closed under it."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as told:
+            cancelled = told
+    if cancelled and not running.exception():
+        raise cancelled
+    running.result()

@@ -19,7 +19,6 @@ reused buffer would corrupt what is still on its way.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -94,16 +93,22 @@ def segment_nonce(prefix: bytes, number: int, last: bool) -> bytes:
     return prefix + number.to_bytes(4, "big") + bytes([last])
 
 
-class _Stream:
-    """Cuts what is pushed into segments and transforms each, holding one back until its place is known."""
+_NOTHING = memoryview(bytearray())
 
-    def __init__(self, transform: Callable[[bytes, Bytes, None], bytes], prefix: bytes, first: int, rest: int) -> None:
-        self._transform = transform
+
+class _Stream:
+    """Cuts what is pushed into segments and transforms each, holding one back until its place is known.
+
+    Nothing here refers to itself, and what was held is dropped at the end: a node has thousands of streams, and
+    the garbage collector would let their buffers pile up before it looks.
+    """
+
+    def __init__(self, prefix: bytes, first: int, rest: int) -> None:
         self._prefix = prefix
         self._number = 0
         self._size = first  # of the segment that is being filled
         self._rest = rest  # the size of all segments but the first
-        self._held = memoryview(bytearray())
+        self._held = _NOTHING
         self._filled = 0
         self._open = True
 
@@ -135,13 +140,18 @@ class _Stream:
 
     def _next(self, segment: memoryview, last: bool) -> bytes:
         self._open = False  # and it stays so if this raises: nothing is released after a failure
+        held, self._held = self._held, _NOTHING
         if self._number >= MAX_SEGMENTS:
             raise TooLarge
-        out = self._transform(segment_nonce(self._prefix, self._number, last), segment, None)
+        out = self._transform(segment_nonce(self._prefix, self._number, last), segment)
         self._number += 1
         self._size = self._rest
-        self._open = not last
+        if not last:
+            self._open, self._held = True, held
         return out
+
+    def _transform(self, nonce: bytes, segment: Bytes) -> bytes:
+        raise NotImplementedError
 
     def _hold(self, data: memoryview) -> None:
         end = self._filled + len(data)
@@ -165,7 +175,11 @@ class Sealer(_Stream):
         salt, prefix = random(SALT_SIZE), random(NONCE_PREFIX_SIZE)
         self.header = bytes([HEADER_SIZE]) + salt + prefix
         rest = layout.segment_size - TAG_SIZE
-        super().__init__(_cipher(key, salt, associated_data).encrypt, prefix, rest - HEADER_SIZE, rest)
+        super().__init__(prefix, rest - HEADER_SIZE, rest)
+        self._cipher = _cipher(key, salt, associated_data)
+
+    def _transform(self, nonce: bytes, segment: Bytes) -> bytes:
+        return self._cipher.encrypt(nonce, segment, None)
 
 
 class Opener(_Stream):
@@ -182,15 +196,15 @@ class Opener(_Stream):
         if len(header) != HEADER_SIZE or header[0] != HEADER_SIZE:
             raise Damaged
         salt, prefix = header[1 : 1 + SALT_SIZE], header[1 + SALT_SIZE :]
-        self._decrypt = _cipher(key, salt, associated_data).decrypt
-        super().__init__(self._verify, prefix, layout.segment_size - HEADER_SIZE, layout.segment_size)
+        super().__init__(prefix, layout.segment_size - HEADER_SIZE, layout.segment_size)
+        self._cipher = _cipher(key, salt, associated_data)
 
-    def _verify(self, nonce: bytes, segment: Bytes, associated_data: None) -> bytes:
+    def _transform(self, nonce: bytes, segment: Bytes) -> bytes:
         # Only an empty plaintext has an empty segment: one plaintext, one layout.
         if len(segment) < TAG_SIZE + (self._number > 0):
             raise Damaged
         try:
-            return self._decrypt(nonce, segment, associated_data)
+            return self._cipher.decrypt(nonce, segment, None)
         except InvalidTag:
             raise Damaged from None
 

@@ -1,15 +1,22 @@
 """The data directory: one for each machine, shared by its nodes. The keyring, the users, the epochs.
 
-keyring.json       0600; all secrets of the cluster
-users/NAME.json    0600; the fingerprint of the user's token
-epoch-N.json       the last epoch that node N has been in
+keyring.json             all secrets of the cluster
+users/NAME.json          the fingerprint of the user's token
+users/by-token/SHA256    the name that this token has claimed
+epoch-N.json             the last epoch that node N has been in
+probe-N                  what node N writes to see whether it can
+
+All are readable by their owner alone.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,6 +25,12 @@ from safelight.bully import Epoch
 from safelight.encryption.errors import KeyringError
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
+from safelight.sizes import human_size
+
+RESERVE = 32 << 20
+"""Bytes that must be free where the data directory is: for epochs, users and the spools of a few images."""
+
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync(2)
 
 
 class DataError(SafelightError):
@@ -28,7 +41,8 @@ def prepare(directory: Path) -> None:
     """Make the directory, readable by its owner alone. Raises DataError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / "users").mkdir(mode=0o700, exist_ok=True)
+        for part in (directory / "users", directory / "users" / "by-token"):
+            part.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot use {directory} as data directory: {error.strerror}") from None
 
@@ -43,6 +57,21 @@ def create_cluster(directory: Path) -> Keyring:
     if not _create_once(path, keyring.to_json()):
         raise DataError(f"{path} exists already: this data directory has its cluster")
     return keyring
+
+
+def check_cluster(directory: Path) -> None:
+    """Make sure that a directory can have users: it has a cluster. Raises DataError."""
+    path = _keyring_path(directory)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise DataError(
+            f"there is no cluster in {directory}: name its data directory with --data-dir, "
+            "or make a new one with `safelight init`"
+        ) from None
+    except OSError as error:
+        raise DataError(f"cannot use {directory} as data directory: {error.strerror}") from None
+    prepare(directory)
 
 
 def load_keyring(directory: Path, *, create: bool) -> Keyring:
@@ -74,6 +103,50 @@ def load_epoch(directory: Path, node: int) -> Epoch:
 
 def save_epoch(directory: Path, node: int, epoch: Epoch) -> None:
     durable.replace(_epoch_path(directory, node), msgspec.json.encode(epoch))
+
+
+class State(NamedTuple):
+    """What is wrong with a data directory, in words; empty where all is well."""
+
+    disk: str
+    keyring: str
+    everybodys: bool
+    """Whether all nodes keep their epochs here: then no other node has a better disk."""
+
+
+def examine(directory: Path, node: int, nodes: Iterable[int], keyring: Keyring) -> State:
+    """Whether one of the cluster's nodes can work with the directory at this moment. Writes a byte."""
+    return State(
+        disk=_disk_trouble(directory, node),
+        keyring=_keyring_trouble(directory, keyring),
+        everybodys=all(each == node or os.path.exists(_epoch_path(directory, each)) for each in nodes),
+    )
+
+
+def _disk_trouble(directory: Path, node: int) -> str:
+    try:
+        probe = os.open(directory / f"probe-{node}", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.write(probe, b"\n")  # always the same block: a second's look costs a flash disk next to nothing
+            _sync(probe)
+        finally:
+            os.close(probe)
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        return f"{directory} cannot be written to ({error.strerror})"
+    return "" if free >= RESERVE else f"less than {human_size(RESERVE)} are free in {directory}"
+
+
+def _keyring_trouble(directory: Path, keyring: Keyring) -> str:
+    """What would keep a node that starts now from opening what is sealed with `keyring`."""
+    path = _keyring_path(directory)
+    try:
+        found = _read_keyring(path)
+    except DataError as error:
+        return str(error)
+    if found.cluster_id != keyring.cluster_id or found.find(keyring.current_id) is None:
+        return f"{path} is not the keyring that this node started with: restore it, or start the node anew"
+    return ""
 
 
 def _read_keyring(path: Path) -> Keyring:

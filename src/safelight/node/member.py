@@ -13,6 +13,7 @@ import msgspec
 
 from safelight.bully import (
     NEVER,
+    Effect,
     Election,
     Epoch,
     Event,
@@ -30,12 +31,12 @@ from safelight.bully import (
 )
 from safelight.protocol import Load
 
-RECOVERY = 5.0
-"""Seconds until a node whose disk failed stands for election again."""
 
+class Wire(msgspec.Struct, omit_defaults=True):
+    """An election's message between nodes, with the loads that ride on a heartbeat.
 
-class Wire(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """An election's message between nodes, with the loads that ride on a heartbeat."""
+    Unknown fields are ignored: while nodes are replaced by newer ones, one by one, the older ones still lead.
+    """
 
     kind: Kind
     counter: int
@@ -53,14 +54,18 @@ class Member:
         *,
         send: Callable[[int, bytes], None],
         save: Callable[[Epoch], None],
+        unsaved: Callable[[OSError], None],
         loads: Callable[[], list[Load]],
         heard: Callable[[int, list[Load]], None],
         say: Callable[[str], None],
     ) -> None:
+        """`save` raises OSError if it fails; then `unsaved` has to make this node not `ready` before it returns."""
         self._election = election
-        self._send, self._save, self._loads, self._heard, self._say = send, save, loads, heard, say
+        self._send, self._save, self._unsaved = send, save, unsaved
+        self._loads, self._heard, self._say = loads, heard, say
         self._lives: dict[int, str] = {}
         self._linked: set[int] = set()
+        self._misunderstood: set[int] = set()  # peers of which this life has been complained of
         self._timer: asyncio.TimerHandle | None = None
         self._announced: tuple[int | None, Epoch] = None, NEVER
         self._news: set[asyncio.Future[None]] = set()
@@ -112,6 +117,8 @@ class Member:
     def connected(self, peer: int, life: str) -> None:
         if peer in self._linked and self._lives.get(peer) != life:
             self.lost(peer)  # it died and was started again before we could notice
+        if self._lives.get(peer) != life:
+            self._misunderstood.discard(peer)
         self._lives[peer] = life
         self._linked.add(peer)
         self.take(PeerConnected(peer))
@@ -124,7 +131,9 @@ class Member:
         try:
             wire = msgspec.json.decode(frame, type=Wire)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            self._say(f"node {peer} says what this version does not understand")
+            if peer not in self._misunderstood:
+                self._misunderstood.add(peer)
+                self._say(f"node {peer} says what this version does not understand")
             return
         if wire.loads:
             self._heard(peer, wire.loads)
@@ -134,32 +143,35 @@ class Member:
         self.take(Readiness(ready))
 
     def take(self, event: Event) -> None:
-        for effect in self._election.step(asyncio.get_running_loop().time(), event):
+        """Let the election take an event: do first what it asks for, then tell of it."""
+        try:
+            effects = self._election.step(asyncio.get_running_loop().time(), event)
+            self._carry_out(effects)
+            for effect in effects:
+                match effect:
+                    case LeaderDown(leader, cause):
+                        self._say(f"Leader {leader} is DOWN! Starting new election... ({cause.value})")
+                    case LeaderChanged():
+                        for news in self._news:
+                            if not news.done():
+                                news.set_result(None)
+            self._announce()
+        finally:
+            self._schedule()
+
+    # -- helpers -------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
             match effect:
                 case Save(epoch):
                     try:
                         self._save(epoch)
                     except OSError as error:
-                        self._stand_back(error)
-                        return
+                        self._unsaved(error)
+                        return  # what is not saved must not be acted upon
                 case Send(peer, message):
                     self._send(peer, self._encode(message))
-                case LeaderDown(leader, cause):
-                    self._say(f"Leader {leader} is DOWN! Starting new election... ({cause.value})")
-                case LeaderChanged():
-                    for news in self._news:
-                        if not news.done():
-                            news.set_result(None)
-        self._announce()
-        self._schedule()
-
-    # -- helpers -------------------------------------------------------------------------------------
-
-    def _stand_back(self, error: OSError) -> None:
-        """What cannot be saved must not be acted upon: resign, and look again in a while."""
-        self._say(f"cannot save the epoch ({error.strerror}): standing back from the election")
-        self.ready(False)
-        asyncio.get_running_loop().call_later(RECOVERY, self.ready, True)
 
     def _announce(self) -> None:
         """Say who leads, if that is news; each new epoch of our own is."""

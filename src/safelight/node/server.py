@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
+import resource
 import secrets
 import signal
 import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
 
 import uvloop
 from aiohttp import web
@@ -23,16 +26,21 @@ from safelight.node import datadir
 from safelight.node.connection import Connection
 from safelight.node.gate import Gate
 from safelight.node.handshake import Party
+from safelight.node.journal import Journal
 from safelight.node.links import Links
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
 from safelight.node.routes import Routes
 from safelight.node.users import Users
+from safelight.node.watch import Watch, unsaved
 from safelight.node.work import Workshop
-from safelight.tls import client_tls
+from safelight.tls import check_plain_http, client_tls, server_tls
 
 UNUSED_GRANTS = 0.5
 """Seconds that a leaving node waits for bodies which it granted and which have not begun to come."""
+
+LAST_WORDS = 1.0
+"""Seconds that whoever reads a stopping node's lines has to read the last of them."""
 
 BACKLOG = 1024
 """Connections that the operating system holds for us while we are busy: a crowd may come at once."""
@@ -45,8 +53,9 @@ class CannotServe(SafelightError):
 def run(config: Config, node: int, *, until_eof: bool = False) -> None:
     """Serve as node number `node` until SIGTERM or SIGINT; with `until_eof` also until standard input ends.
 
-    Raises CannotServe, and DataError or KeyringError for the data directory.
+    Raises CannotServe, ConfigError, and DataError or KeyringError for the data directory.
     """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would have the cluster key in it
     if node not in config.addresses:
         known = ", ".join(str(number) for number in config.addresses)
         raise CannotServe(f"there is no node {node}: this cluster has nodes {known} (one for each of `servers`)")
@@ -57,16 +66,24 @@ def run(config: Config, node: int, *, until_eof: bool = False) -> None:
         everywhere = all(other.loopback for other in config.addresses.values())
         datadir.prepare(config.data_dir)
         keyring = datadir.load_keyring(config.data_dir, create=everywhere)
-        uvloop.run(Node(config, node, keyring).serve(listener, tls, until_eof=until_eof))
+        journal, errors = Journal(sys.stdout, f"Node {node}: "), Journal(sys.stderr)
+        logging.basicConfig(handlers=[errors.handler()], format="%(message)s")
+        try:
+            uvloop.run(Node(config, node, keyring, journal.say).serve(listener, tls, until_eof=until_eof))
+        finally:
+            for each in (journal, errors):
+                each.close(LAST_WORDS)
 
 
 class Node:
     """The parts of a node, put together."""
 
-    def __init__(self, config: Config, node: int, keyring: Keyring) -> None:
+    def __init__(self, config: Config, node: int, keyring: Keyring, say: Callable[[str], None]) -> None:
+        """`say` is told one line of what happens here at a time, for whoever watches the terminal."""
         self._config = config
         self._number = node
         self._cluster = keyring.cluster_id
+        self._say = say
         life = secrets.token_hex(8)
         timing = config.timing
         self._load = LoadBook(
@@ -80,7 +97,7 @@ class Node:
             connected=lambda peer, life: self._member.connected(peer, life),
             lost=lambda peer: self._member.lost(peer),
             received=lambda peer, frame: self._member.received(peer, frame),
-            say=self.say,
+            say=say,
         )
         self._member = Member(
             Election(
@@ -92,9 +109,16 @@ class Node:
             ),
             send=self._links.send,
             save=lambda epoch: datadir.save_epoch(config.data_dir, node, epoch),
+            unsaved=lambda error: self._watch.observe("epoch", False, unsaved(error)),
             loads=lambda: self._load.known() if self._member.leads else [self._load.own()],
             heard=self._load.heard,
-            say=self.say,
+            say=say,
+        )
+        self._watch = Watch(
+            look=lambda: datadir.examine(config.data_dir, node, config.addresses, keyring),
+            save=lambda: datadir.save_epoch(config.data_dir, node, self._member.epoch),
+            ready=self._member.ready,
+            say=say,
         )
         users = Users(config.data_dir)
         self._gate = Gate(config, node, life, keyring, users, self._member, self._load)
@@ -104,15 +128,12 @@ class Node:
             keyring.cluster_id,
             gate=self._gate,
             workshop=Workshop(config, keyring),
+            disk_full=lambda: self._watch.observe("disk", False, "the disk is full"),
             users=users,
             links=self._links,
             load=self._load,
-            say=self.say,
+            say=say,
         )
-
-    def say(self, line: str) -> None:
-        """One line of what happens here, for whoever watches the terminal."""
-        print(f"Node {self._number}: {line}", flush=True)
 
     async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None, *, until_eof: bool) -> None:
         stop = _stop_event(until_eof)
@@ -124,23 +145,25 @@ class Node:
             lambda: Connection(connections, self._number), sock=listener, ssl=tls, backlog=BACKLOG
         )
         address = self._config.addresses[self._number]
-        self.say(f"listening on {address.url} (cluster {self._cluster[:8]})")
+        self._say(f"listening on {address.url} (cluster {self._cluster[:8]})")
         if not address.loopback and tls is None:
-            self.say("WARNING: plain HTTP beyond loopback: tokens and images cross the network readable")
+            self._say("WARNING: plain HTTP beyond loopback: tokens and images cross the network readable")
+        await self._watch.start()
         self._links.start()
         self._member.start()
         await stop.wait()
         await self._leave()
+        self._watch.stop()
         self._member.stop()
         await self._links.close()
         door.close()
         await runner.cleanup()
-        self.say("stopped")
+        self._say("stopped")
 
     async def _leave(self) -> None:
         """Resign, decline what is new, finish what was granted."""
         self._gate.leaving = True
-        self._member.ready(False)
+        self._watch.leave()
         await self._links.flush()
         started = time.monotonic()
         while (waited := time.monotonic() - started) < self._config.drain_timeout:
@@ -148,7 +171,7 @@ class Node:
             if not (self._load.in_flight or unused):
                 return
             await asyncio.sleep(0.02)
-        self.say(f"{self._load.in_flight} images were still in work when the time to leave was over")
+        self._say(f"{self._load.in_flight} images were still in work when the time to leave was over")
 
 
 def _stop_event(until_eof: bool) -> asyncio.Event:
@@ -197,18 +220,18 @@ def _listen(address: Address) -> socket.socket:
 
 
 def _server_tls(config: Config, address: Address) -> ssl.SSLContext | None:
+    """The context for serving at this address; None where `servers` says http://, and may."""
     if config.tls_certificate is None or config.tls_key is None:
-        if not address.loopback and not config.insecure_http:
+        if address.scheme == "https":
+            plain = "; or without https:// in servers say --insecure-http, if tokens and images may cross it readable"
             raise CannotServe(
-                f"{address.host} is not loopback: set tls_certificate and tls_key, or say --insecure-http "
-                "if tokens and images may cross the network readable"
+                f"{address.url} needs a certificate: set tls_certificate and tls_key{'' if address.loopback else plain}"
             )
+        check_plain_http(config, address)
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(config.tls_certificate, config.tls_key)
-    except (OSError, ssl.SSLError) as error:
+    if address.scheme == "http":
         raise CannotServe(
-            f"cannot use tls_certificate {config.tls_certificate} with tls_key {config.tls_key}: {error}"
-        ) from None
-    return context
+            f"{address.url} would be plain HTTP, and this node has a tls_certificate: write https:// in servers, "
+            "or set no tls_certificate"
+        )
+    return server_tls(config.tls_certificate, config.tls_key)

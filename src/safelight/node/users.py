@@ -1,7 +1,14 @@
 """Who a token belongs to. The cluster keeps a token's SHA-256 only; the token itself stays with its user.
 
-Users are files in the data directory, one each, made once and never changed, so the nodes of a machine
-share them without talking: a node that meets an unknown token looks whether another has enrolled it.
+Users are files in the data directory, made once and never changed, so the nodes of a machine share them without
+talking. There are two of each, made in this order, each by whoever comes first:
+
+    users/by-token/SHA256    the name that this token has claimed, once and for all
+    users/NAME.json          whose token has the name
+
+A token is a user's if the two name each other. A claim whose enrolment was cut short before the second file waits
+for its token to enrol again, and keeps nobody else from the name; if another token gets it in the meantime, the
+claim is void, and its token with it: whoever has it makes another.
 """
 
 from __future__ import annotations
@@ -10,13 +17,17 @@ import hmac
 import re
 import time
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from safelight import durable
 from safelight.names import check_user
+from safelight.node import datadir
 from safelight.node.datadir import DataError
 from safelight.protocol import Problem, Refusal, fingerprint
+
+T = TypeVar("T")
 
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -34,15 +45,19 @@ class Users:
 
     def __init__(self, data_dir: Path) -> None:
         self._directory = data_dir / "users"
-        self._by_fingerprint: dict[str, User] = {}
-        self._read: set[str] = set()
+        self._known: dict[str, str] = {}
+        """Names by fingerprint, where both files are there."""
 
     def of_token(self, token: str) -> str:
         """The user whose token this is. Raises Refusal (UNKNOWN_TOKEN)."""
-        user = self._find(fingerprint(token))
-        if user is None:
+        token_sha256 = fingerprint(token)
+        if (name := self._known.get(token_sha256)) is not None:
+            return name
+        name = self._claimed(token_sha256)
+        if name is None or self._owner(name) != token_sha256:
             raise Refusal(Problem.UNKNOWN_TOKEN, "this token is nobody's here: enrol first, or use the right one")
-        return user.user
+        self._known[token_sha256] = name
+        return name
 
     def enrol(self, name: str, token_sha256: str) -> bool:
         """Let the first token for a name claim it. True if it is new, False if it was enrolled before.
@@ -51,41 +66,51 @@ class Users:
         name (WRONG_USER).
         """
         user = User(check_user(name), token_sha256, int(time.time()))
-        owner = self._find(token_sha256)
-        if owner is not None and owner.user != name:
-            raise Refusal(Problem.WRONG_USER, f"this token is {owner.user}'s: each user has a token of its own")
-        path = self._directory / f"{name}.json"
-        if durable.create_once(path, msgspec.json.encode(user)):
-            self._remember(user)
-            return True
-        if not hmac.compare_digest(_read(path).token_sha256, token_sha256):
-            raise Refusal(Problem.NAME_TAKEN, f"the name {name} belongs to another token: choose another name")
-        return False
+        if self._claimed(token_sha256) is None:
+            self._check_free(user)  # before the claim: a token that asked for a name in vain is good for another
+            durable.create_once(self._directory / "by-token" / token_sha256, msgspec.json.encode(name))
+        claimed = self._claimed(token_sha256)
+        if claimed != name:
+            raise Refusal(Problem.WRONG_USER, f"this token has claimed the name {claimed}: each user has its own")
+        created = durable.create_once(self._directory / f"{name}.json", msgspec.json.encode(user))
+        self._check_free(user)
+        return created
 
-    def _find(self, token_sha256: str) -> User | None:
-        if token_sha256 not in self._by_fingerprint:
-            for path in self._directory.glob("[!.]*.json"):
-                if path.name not in self._read:
-                    self._remember(_read(path))
-        return self._by_fingerprint.get(token_sha256)
+    def _check_free(self, user: User) -> None:
+        owner = self._owner(user.user)
+        if owner is not None and not hmac.compare_digest(owner, user.token_sha256):
+            raise Refusal(Problem.NAME_TAKEN, f"the name {user.user} belongs to another token: choose another name")
 
-    def _remember(self, user: User) -> None:
-        self._by_fingerprint[user.token_sha256] = user
-        self._read.add(f"{user.user}.json")
+    def _claimed(self, token_sha256: str) -> str | None:
+        """The name that a token has claimed."""
+        return _read(self._directory / "by-token" / token_sha256, str)
+
+    def _owner(self, name: str) -> str | None:
+        """The fingerprint of the token that has a name."""
+        user = _read(self._directory / f"{name}.json", User)
+        return None if user is None else user.token_sha256
 
 
 def add(data_dir: Path, name: str, token_sha256: str) -> bool:
     """Enrol a user from the operator's side, by the fingerprint that the user's client shows.
 
-    True if the user is new. Raises DataError for what is no fingerprint, and as `Users.enrol`.
+    True if the user is new. Raises DataError for what is no fingerprint and for a data directory without a
+    cluster, and as `Users.enrol`.
     """
     if not FINGERPRINT.fullmatch(token_sha256):
         raise DataError("a fingerprint has 64 hex digits: the user's client shows it with `safelight token`")
-    return Users(data_dir).enrol(name, token_sha256)
-
-
-def _read(path: Path) -> User:
+    datadir.check_cluster(data_dir)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=User)
-    except (OSError, msgspec.DecodeError) as error:
+        return Users(data_dir).enrol(name, token_sha256)
+    except OSError as error:
+        raise DataError(f"cannot add users to {data_dir}: {error.strerror}") from None
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """What is in a file; None if there is no such file. Raises DataError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is unreadable ({error}): restore it from a backup") from None

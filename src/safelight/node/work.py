@@ -90,10 +90,13 @@ class Workshop:
         """Put the sealed file of the body into the spool. The body's size in bytes. Raises Refusal."""
         sealer = seal(job.scheme, job.user, self._keyring)
         size = 0
-        async for chunk in self._read(job, body):
-            size += len(chunk)
-            await spool.write(sealer.update(chunk))
-        await spool.write([sealer.finish()])
+        try:
+            async for chunk in self._read(job, body):
+                size += len(chunk)
+                await spool.write(sealer.update(chunk))
+            await spool.write([sealer.finish()])
+        finally:
+            del sealer  # an error keeps this frame alive for a while, and its buffers would stay with it
         return size
 
     async def verify(self, job: Job, body: StreamReader, spool: Spool) -> int:
@@ -105,13 +108,16 @@ class Workshop:
         """
         opener = open_(job.scheme, job.user, self._keyring)
         size = 0
-        async for chunk in self._read(job, body):
-            if job.scheme is Scheme.CLASSIC and size == 0 and (plain := sniff(chunk[:HEAD])):
-                # It would lie in the spool as it is.
-                raise Refusal(Problem.CANNOT_OPEN, f"this is an image ({plain.name}), not a classic file")
-            size += sum(map(len, opener.update(chunk)))
-            await spool.write([chunk])
-        return size + len(opener.finish())
+        try:
+            async for chunk in self._read(job, body):
+                if job.scheme is Scheme.CLASSIC and size == 0 and (plain := sniff(chunk[:HEAD])):
+                    # It would lie in the spool as it is.
+                    raise Refusal(Problem.CANNOT_OPEN, f"this is an image ({plain.name}), not a classic file")
+                size += sum(map(len, opener.update(chunk)))
+                await spool.write([chunk])
+            return size + len(opener.finish())
+        finally:
+            del opener  # as above
 
     async def opened(self, job: Job, spool: Spool) -> AsyncIterator[bytes]:
         """The image in a sealed file. Raises CannotOpen."""

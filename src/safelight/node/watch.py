@@ -1,0 +1,110 @@
+"""Looks after a node's fitness: every second, whether its disk and its keyring are as they should be.
+
+Whoever meets a failure in between says so with `observe`; the election hears of every change at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from safelight.node.datadir import State
+from safelight.node.fitness import Fitness
+
+INTERVAL = 1.0
+"""Seconds between two looks."""
+
+PATIENCE = 5.0
+"""Seconds that a look may take before the disk counts as hung."""
+
+
+class Watch:
+    """One node's watch over itself."""
+
+    def __init__(
+        self,
+        *,
+        look: Callable[[], State],
+        save: Callable[[], None],
+        ready: Callable[[bool], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """`look` runs in a thread. `save` puts the epoch on the disk, or raises OSError. `ready` tells the election."""
+        self._look, self._save, self._ready, self._say = look, save, ready, say
+        self._fitness = Fitness()
+        self._fit = True  # as the election was last told
+        self._unsaved = False
+        self._disk_is_everybodys = False
+        self._looking: asyncio.Task[None] | None = None
+        self._knows = asyncio.Event()
+
+    async def start(self) -> None:
+        """Look from now on until `stop`; return when it is known whether the node is fit."""
+        self._looking = asyncio.create_task(self._keep_looking())
+        await self._knows.wait()
+
+    def stop(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def observe(self, cause: str, ok: bool, why: str = "") -> None:
+        """Something ("disk", "keyring", "epoch") is well, or is not. On the event loop only."""
+        if cause == "disk" and self._disk_is_everybodys:
+            ok = True  # who else would lead has no other: what still fits into memory is better done than refused
+        if cause == "epoch":
+            self._unsaved = not ok
+        self._fitness.observe(cause, ok, time.monotonic(), why)
+        self._judge()
+
+    def leave(self) -> None:
+        """The node is stopping: let others lead, for good."""
+        self._fitness.leave()
+        self._judge()
+
+    def step_down(self, seconds: float) -> None:
+        """Let others lead for so long; with 0, no longer."""
+        self._fitness.step_down(time.monotonic() + seconds)
+        self._judge()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self._look_once()
+            await asyncio.sleep(INTERVAL)
+
+    async def _look_once(self) -> None:
+        look = asyncio.ensure_future(asyncio.to_thread(self._look))
+        await asyncio.wait({look}, timeout=PATIENCE)
+        if not look.done():
+            self.observe("disk", False, f"the disk has not answered for {PATIENCE:g} s")
+            self._knows.set()
+        state = await look
+        self._disk_is_everybodys = state.everybodys
+        self.observe("disk", not state.disk, state.disk)
+        self.observe("keyring", not state.keyring, state.keyring)
+        if self._unsaved:  # here and not in the thread: an epoch must not be overwritten by an older one
+            try:
+                self._save()
+            except OSError as error:
+                self.observe("epoch", False, unsaved(error))
+            else:
+                self.observe("epoch", True)
+        self._judge()  # a hold-down may have ended
+        self._knows.set()
+
+    def _judge(self) -> None:
+        """Tell the election, and whoever watches the terminal, if the node has become unfit or fit."""
+        why_not = self._fitness.why_not(time.monotonic())
+        if self._fit == (not why_not):
+            return
+        self._fit = not why_not
+        if self._fit:
+            self._say("standing for election again")
+        elif not self._fitness.leaving:
+            self._say(f"standing back from the election: {why_not}")
+        self._ready(self._fit)
+
+
+def unsaved(error: OSError) -> str:
+    """In words, that an epoch could not be put on the disk."""
+    return f"cannot save the epoch ({error.strerror})"

@@ -1,0 +1,139 @@
+"""Nodes die, hang, leave and return in random order: nobody's image is lost, mixed up or left half-done.
+
+What happens is drawn from a seed, which a failure shows, with every blow; `CHAOS_SEED=… pytest tests/chaos` draws
+the same again. Processes have a timing of their own, so it is a likeness and not a replay.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from enum import Enum
+from pathlib import Path
+
+from tests.chaos.uploads import Stream, check
+from tests.mission.support import status_of, wait_until_all_follow
+from tests.running import Running, eventually, running
+
+DURATION = 20.0
+"""Seconds of chaos."""
+
+PAUSES = (0.0, 0.0, 0.02, 0.1, 0.3, 0.6, 1.2)
+"""Seconds between two blows: none, within an election, longer than one. They are what the test does to the cluster;
+nothing is expected to happen within them."""
+
+
+def test_whatever_happens_to_nodes_an_acknowledged_image_is_there_and_the_highest_leads_again(tmp_path: Path) -> None:
+    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"CHAOS_SEED={seed}")
+    images = tmp_path / "images"
+    with running(tmp_path, heartbeat=0.2) as cluster:
+        with (
+            Stream(cluster.config, tmp_path / "here", images) as here,
+            Stream(cluster.config, tmp_path / "there", images) as there,
+        ):
+            chaos = Chaos(cluster, random.Random(seed))
+            end = time.monotonic() + DURATION
+            while time.monotonic() < end:
+                chaos.strike()
+            chaos.make_good()
+            wait_until_all_follow(cluster.config, max(cluster.config.addresses))
+            eventually(lambda: leaders(cluster) == [3], "node 3 alone says that it leads")
+            here.wait_for_an_upload(by=lambda node: node == 3)
+            there.wait_for_an_upload(by=lambda node: node == 3)
+        outcomes = here.outcomes + there.outcomes
+        failed = check(cluster.config, outcomes, images, tmp_path / "opened")
+    assert not failed, f"a node was there all the time, and yet {len(failed)} failed: {failed[0].error}"
+    print(f"{len(outcomes)} uploads, by nodes {sorted({outcome.node for outcome in outcomes})}")
+
+
+class Fate(Enum):
+    UP = "up"
+    STARTING = "starting"
+    SUSPENDED = "suspended"
+    LEAVING = "leaving"
+    DOWN = "down"
+
+
+BLOWS = {
+    Fate.UP: (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP),
+    Fate.STARTING: (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP),
+    Fate.SUSPENDED: (signal.SIGCONT, signal.SIGCONT, signal.SIGKILL),
+    Fate.LEAVING: (signal.SIGKILL,),
+    Fate.DOWN: (None,),  # it is started again
+}
+
+
+class Chaos:
+    """Strikes one node after the other, and leaves one at least that can work: without any, uploads may fail."""
+
+    def __init__(self, cluster: Running, dice: random.Random) -> None:
+        self._cluster = cluster
+        self._dice = dice
+        self._fates = dict.fromkeys(cluster.config.addresses, Fate.UP)
+        self._said = dict.fromkeys(cluster.config.addresses, 0)  # lines, before this life
+        self._began = time.monotonic()
+
+    def strike(self) -> None:
+        self._look()
+        choices = [
+            (node, blow)
+            for node, fate in self._fates.items()
+            for blow in BLOWS[fate]
+            if fate is not Fate.UP or list(self._fates.values()).count(Fate.UP) > 1
+        ]
+        if choices:
+            self._do(*self._dice.choice(choices))
+        time.sleep(self._dice.choice(PAUSES))
+
+    def make_good(self) -> None:
+        """Let every node run."""
+        for node, fate in self._fates.items():
+            if fate is Fate.SUSPENDED:
+                self._do(node, signal.SIGCONT)
+        for node, fate in self._fates.items():
+            if fate is Fate.LEAVING:
+                self._cluster.wait_until_ended(node)
+        self._look()
+        for node, fate in self._fates.items():
+            if fate is Fate.DOWN:
+                self._do(node, None)
+
+    def _look(self) -> None:
+        """What has become of nodes since they were struck."""
+        for node, fate in self._fates.items():
+            if fate is Fate.STARTING and any("listening on" in line for line in self._lines(node)):
+                self._fates[node] = Fate.UP
+            if node not in self._cluster.cluster.running:
+                assert fate in (Fate.LEAVING, Fate.DOWN), f"node {node} ended by itself: {self._lines(node)}"
+                self._fates[node] = Fate.DOWN
+
+    def _do(self, node: int, blow: signal.Signals | None) -> None:
+        print(f"{time.monotonic() - self._began:6.2f} s: {blow.name if blow else 'start'} {node}")
+        match blow:
+            case None:
+                self._said[node] = len(self._cluster.said(node))
+                self._cluster.cluster.start(node)
+                self._fates[node] = Fate.STARTING
+            case signal.SIGSTOP:
+                self._cluster.suspend(node)
+                self._fates[node] = Fate.SUSPENDED
+            case signal.SIGCONT:
+                self._cluster.cluster.kill(node, blow)
+                self._fates[node] = Fate.STARTING  # which it may have been: its lines tell
+            case signal.SIGTERM:
+                self._cluster.cluster.kill(node, blow)
+                self._fates[node] = Fate.LEAVING
+            case _:
+                self._cluster.cluster.kill(node, blow)
+                self._fates[node] = Fate.DOWN
+
+    def _lines(self, node: int) -> list[str]:
+        """What a node has said in this life."""
+        return self._cluster.said(node)[self._said[node] :]
+
+
+def leaders(cluster: Running) -> list[int]:
+    return [node for node in cluster.config.addresses if status_of(cluster.config, node)[node].role == "leader"]

@@ -1,0 +1,93 @@
+"""Who may lead: not a node with something wrong, nor one that had until a moment ago, the less the oftener."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safelight.node.fitness import CALM, FIRST_HOLD, LONGEST_HOLD, Fitness
+
+
+def hold(fitness: Fitness, now: float) -> float:
+    """Let the disk fail and recover at `now`; how long the node is held down from then."""
+    fitness.observe("disk", False, now)
+    fitness.observe("disk", True, now)
+    seconds = 0.0
+    while not fitness.ready(now + seconds):
+        seconds += 0.5
+    return seconds
+
+
+def test_a_node_with_which_nothing_is_wrong_is_ready_from_the_start() -> None:
+    fitness = Fitness()
+    fitness.observe("disk", True, 0.0)
+    assert fitness.ready(0.0)
+    assert fitness.why_not(0.0) == ""
+
+
+def test_a_node_is_unfit_until_everything_is_well_and_a_moment_longer() -> None:
+    fitness = Fitness()
+    fitness.observe("disk", False, 1.0, "the disk is full")
+    fitness.observe("keyring", False, 2.0, "the keyring is gone")
+    assert fitness.why_not(2.0) == "the disk is full; the keyring is gone"
+    fitness.observe("disk", True, 100.0)
+    assert fitness.why_not(1000.0) == "the keyring is gone"
+    fitness.observe("keyring", True, 1000.0)
+    assert not fitness.ready(1000.0)
+    assert fitness.ready(1000.0 + FIRST_HOLD)
+
+
+def test_the_hold_down_doubles_with_each_failure_up_to_a_bound() -> None:
+    fitness = Fitness()
+    holds = [hold(fitness, now) for now in range(0, 100 * 60, 61)]
+    assert holds[:4] == [FIRST_HOLD, 2 * FIRST_HOLD, 4 * FIRST_HOLD, 8 * FIRST_HOLD]
+    assert set(holds[6:]) == {LONGEST_HOLD}
+
+
+def test_failures_are_forgotten_after_a_calm_time() -> None:
+    fitness = Fitness()
+    assert hold(fitness, 0.0) < hold(fitness, 10.0)
+    assert hold(fitness, 100.0 + CALM) == FIRST_HOLD
+
+
+def test_the_same_failure_seen_again_is_no_further_one() -> None:
+    fitness = Fitness()
+    for now in range(1000):
+        fitness.observe("disk", False, now)
+    assert hold(fitness, 1000.0) == FIRST_HOLD
+
+
+def test_a_node_that_leaves_never_stands_again() -> None:
+    fitness = Fitness()
+    fitness.observe("epoch", False, 0.0)
+    fitness.leave()
+    fitness.observe("epoch", True, 1.0)
+    fitness.step_down(0.0)
+    assert not fitness.ready(1e9)
+
+
+def test_a_node_steps_down_for_as_long_as_it_is_told() -> None:
+    fitness = Fitness()
+    fitness.step_down(60.0)
+    assert not fitness.ready(59.9)
+    assert fitness.ready(60.0)  # nothing failed: there is nothing to hold down for
+    fitness.step_down(120.0)
+    assert not fitness.ready(61.0)
+    fitness.step_down(61.0)
+    assert fitness.ready(61.0)
+
+
+@pytest.mark.parametrize("cause", ["disk", "keyring", "epoch"])
+@given(times=st.lists(st.tuples(st.floats(0, 1000), st.booleans()), max_size=50))
+def test_whatever_happens_a_node_that_stays_well_is_ready_in_bounded_time(
+    cause: str, times: list[tuple[float, bool]]
+) -> None:
+    fitness = Fitness()
+    now = 0.0
+    for passed, ok in times:
+        now += passed
+        fitness.observe(cause, ok, now)
+        assert ok or not fitness.ready(now)
+    fitness.observe(cause, True, now)
+    assert fitness.ready(now + LONGEST_HOLD)

@@ -1,0 +1,97 @@
+"""A node that could not do a leader's work lets another lead, says why, and leads again when it can."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from safelight.cluster import throwaway
+from safelight.config import Config
+from safelight.node.datadir import create_cluster
+from tests.mission.support import status_of, wait_until_all_follow
+from tests.node.rude import ask, enrolled, image
+from tests.running import Running, eventually, running, running_as
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB."""
+    directory = tmp_path / "tiny"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only the superuser can mount a small file system to fill")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+@contextmanager
+def apart(config: Config, second: Path) -> Iterator[tuple[Running, Running]]:
+    """Nodes 1 and 2 of a configuration, not started yet; node 2 with a data directory of its own."""
+    create_cluster(config.data_dir)
+    second.mkdir()
+    shutil.copy2(config.data_dir / "keyring.json", second)
+    with running_as(config) as one, running_as(msgspec.structs.replace(config, data_dir=second)) as two:
+        yield one, two
+
+
+def fill(directory: Path) -> Path:
+    """A file in the way of everything else."""
+    filler = directory / "filler"
+    with pytest.raises(OSError, match="No space"):
+        filler.write_bytes(bytes(65 * MEBIBYTE))
+    return filler
+
+
+def test_a_node_whose_disk_is_full_does_not_lead_until_it_has_room(tiny: Path, tmp_path: Path) -> None:
+    with apart(throwaway(tmp_path, 2), tiny / "data") as (one, two):
+        filler = fill(tiny)
+        one.cluster.start(1)
+        two.cluster.start(2)
+        assert str(tiny) in two.wait_for_line(2, "standing back from the election")
+        wait_until_all_follow(one.config, 1)
+        token = enrolled(one.config, "alice")
+        assert ask(one.config.addresses[1], "PUT /v1/images/a.png", token, body=image(5 * MEBIBYTE)).status == 201
+        filler.unlink()
+        two.wait_for_line(2, "standing for election again")
+        wait_until_all_follow(one.config, 2)
+        fill(tiny)
+        wait_until_all_follow(one.config, 1)  # it gives leadership up, too
+
+
+def test_nodes_that_share_a_full_disk_do_what_fits_into_memory(tiny: Path) -> None:
+    with running(tiny, 3) as it:
+        fill(tiny)
+        before = status_of(it.config, 3)[3].uptime
+        eventually(lambda: status_of(it.config, 3)[3].uptime > before + 2.5, "each node has looked at the disk")
+        assert it.leader() == 3
+        assert not [line for node in (1, 2, 3) for line in it.said(node) if "standing back" in line]
+
+
+def test_a_node_whose_keyring_was_lost_or_exchanged_does_not_lead_until_it_is_back(tmp_path: Path) -> None:
+    with apart(throwaway(tmp_path, 2), tmp_path / "second") as (one, two):
+        one.cluster.start(1)
+        two.cluster.start(2)
+        wait_until_all_follow(one.config, 2)
+        keyring, aside = tmp_path / "second" / "keyring.json", tmp_path / "aside.json"
+        keyring.rename(aside)
+        two.wait_for_line(2, "standing back from the election")
+        wait_until_all_follow(one.config, 1)
+        aside.rename(keyring)
+        wait_until_all_follow(one.config, 2)
+        said = len(two.said(2))
+        create_cluster(tmp_path / "other")
+        (tmp_path / "other" / "keyring.json").replace(keyring)
+        assert str(keyring) in two.wait_for_line(2, "standing back from the election", after=said)
+        wait_until_all_follow(one.config, 1)
