@@ -296,7 +296,7 @@ def rows(rounds: int) -> Iterator[Row]:
     yield failover("an upload, with nothing amiss: all below includes one", "", rounds, partial(undisturbed, rounds))
     title = "of the leader until the next upload is acknowledged"
     kill, stop = signal.SIGKILL, signal.SIGSTOP
-    default = Config().heartbeat
+    default = Config().timing.heartbeat
     yield failover(
         f"SIGKILL {title}",
         "median ≤ 50 ms, worst ≤ 250 ms",

@@ -118,6 +118,6 @@ def test_the_configuration_files_shown_are_ones(tmp_path: Path) -> None:
     local, remote = re.findall(r"^ *```toml\n(.*?)^ *```", README, re.DOTALL | re.MULTILINE)
     file = tmp_path / "config.toml"
     file.write_text(local)
-    assert load(file, {}).heartbeat == 0.5
+    assert load(file, {}).heartbeat == 0.2
     file.write_text(remote)
     assert {address.scheme for address in load(file, {}).addresses.values()} == {"https"}

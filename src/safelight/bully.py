@@ -71,17 +71,23 @@ class Timing:
     turn: float  # between the turns of neighbours in rank: more than a message takes
 
     @classmethod
-    def of(cls, heartbeat: float) -> Timing:
-        """Everything in proportion to the heartbeat: silence after three, then an election of one at most."""
+    def of(cls, heartbeat: float, missed: int = 3) -> Timing:
+        """Everything in proportion to the heartbeat: silence after `missed`, then an election of one at most."""
         return cls(
             heartbeat=heartbeat,
-            silence=3 * heartbeat,
+            silence=missed * heartbeat,
             answer=0.5 * heartbeat,
             coordinator=1.0 * heartbeat,
             settle=1.0 * heartbeat,
             turn=0.1 * heartbeat,
         )
 
+
+PROFILES = {
+    "local": Timing.of(0.2),  # nodes on one machine that is not starved
+    "lan": Timing.of(0.5),  # one site; a busy machine may stand still for a second without losing its lead
+    "wan": Timing.of(2.0, missed=5),  # sites apart: patience costs less than an election for every hiccup
+}
 
 # -- events ------------------------------------------------------------------------------------------
 

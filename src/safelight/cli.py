@@ -46,6 +46,8 @@ class _Setting(click.Option):
             extra["default"] = f"{default:g}"
         elif isinstance(default, tuple):
             extra["default"] = ",".join(default)
+        elif isinstance(default, str):
+            extra["default"] = default
         elif isinstance(default, Path):
             home = Path.home()
             extra["default"] = f"~/{default.relative_to(home)}" if default.is_relative_to(home) else str(default)
@@ -90,7 +92,8 @@ _common = stacked(
 _data_dir = _setting("data_dir", "DIR", "Keyring, users and state of this machine's nodes.")
 _of_nodes = stacked(
     _data_dir,
-    _setting("heartbeat", "SECONDS", "Between two heartbeats.", float),
+    _setting("profile", "local|lan|wan", "Timers for nodes on one machine, at one site, or at several."),
+    _setting("heartbeat", "SECONDS", "Between two heartbeats, if not the profile's.", float),
     _setting("body_timeout", "SECONDS", "How long a body may stand still.", float),
     _setting("drain_timeout", "SECONDS", "For what was granted before a stop.", float),
     _setting("tls_certificate", "FILE", "PEM file of this node's certificate."),

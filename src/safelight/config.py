@@ -14,12 +14,12 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import platformdirs
 
-from safelight.bully import Timing
+from safelight.bully import PROFILES, Timing
 from safelight.errors import SafelightError
 from safelight.names import check_user
 from safelight.sizes import parse_size
@@ -80,8 +80,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     client_dir: Path = Path(platformdirs.user_config_dir(APP))
     """A person's tokens and REPL history."""
 
-    heartbeat: Annotated[float, msgspec.Meta(ge=0.05, le=60)] = 0.5
-    """Seconds between heartbeats. A hung leader is noticed after three; a broken link at once, in any case."""
+    profile: Literal["local", "lan", "wan"] = "lan"
+    """Timers for nodes on one machine, at one site, or at several: see docs/election.md."""
+
+    heartbeat: Annotated[float, msgspec.Meta(ge=0.05, le=60)] | None = None
+    """Seconds between heartbeats, if not the profile's. A hung leader is noticed after three; a broken link at
+    once, in any case."""
 
     timeout: Positive = 30.0
     """Seconds that a client goes on trying to find a leader."""
@@ -111,7 +115,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def timing(self) -> Timing:
-        return Timing.of(self.heartbeat)
+        return PROFILES[self.profile] if self.heartbeat is None else Timing.of(self.heartbeat)
 
     def _address(self, server: str) -> Address:
         match = re.fullmatch(r"(?:(https?)://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})/?", server)

@@ -82,7 +82,7 @@ def test_help_tells_the_defaults(call: Call, monkeypatch: pytest.MonkeyPatch) ->
     for name, default in (
         ("data-dir", "/safelight]"),
         ("client-dir", "/safelight]"),
-        ("heartbeat", "0.5]"),
+        ("profile", "lan]"),
         ("timeout", "30]"),
         ("max-image-size", "16 GiB]"),
     ):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from .costs import DOCUMENT, PICTURE, SIZES, TIMING, measure, picture, read
+from safelight.bully import PROFILES
+
+from .costs import DOCUMENT, PICTURE, SIZES, measure, picture, read
 from .draw import DIAGRAMS, PICTURES, draw
 from .simulate import DRIFT, bound
 
@@ -53,6 +55,8 @@ def test_stated_bound_is_what_the_simulation_demands() -> None:
         assert 0 <= messages <= 0.3
 
 
-def test_timers_are_those_of_the_default_profile() -> None:
-    stated = {name: float(lan) for name, lan in re.findall(r"^\| `(\w+)` \| [\d.]+ \| ([\d.]+) \|", TEXT, re.MULTILINE)}
-    assert stated == pytest.approx(vars(TIMING))
+@pytest.mark.parametrize(("column", "profile"), enumerate(PROFILES))
+def test_timers_are_those_of_the_profiles(column: int, profile: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", TEXT, re.MULTILINE)
+    stated = {row[0]: float(row[1 + column]) for row in rows}
+    assert stated == pytest.approx(vars(PROFILES[profile]))

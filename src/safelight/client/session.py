@@ -147,6 +147,7 @@ async def _in_thread(work: Callable[[], None]) -> None:
             await asyncio.wait([running])
         except asyncio.CancelledError as told:
             cancelled = told
-    if cancelled and not running.exception():
+    if cancelled:
+        running.exception()  # looked at, or asyncio would report it as forgotten
         raise cancelled
     running.result()
