@@ -13,6 +13,7 @@ import time
 from enum import Enum
 from pathlib import Path
 
+from safelight.client.errand import ATTEMPTS
 from tests.chaos.uploads import Stream, check
 from tests.mission.support import status_of, wait_until_all_follow
 from tests.running import Running, eventually, running
@@ -20,7 +21,7 @@ from tests.running import Running, eventually, running
 DURATION = 20.0
 """Seconds of chaos."""
 
-PAUSES = (0.0, 0.0, 0.02, 0.1, 0.3, 0.6, 1.2)
+PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0)
 """Seconds between two blows: none, within an election, longer than one. They are what the test does to the cluster;
 nothing is expected to happen within them."""
 
@@ -45,8 +46,9 @@ def test_whatever_happens_to_nodes_an_acknowledged_image_is_there_and_the_highes
             there.wait_for_an_upload(by=lambda node: node == 3)
         outcomes = here.outcomes + there.outcomes
         failed = check(cluster.config, outcomes, images, tmp_path / "opened")
-    assert not failed, f"a node was there all the time, and yet {len(failed)} failed: {failed[0].error}"
-    print(f"{len(outcomes)} uploads, by nodes {sorted({outcome.node for outcome in outcomes})}")
+    # A node was there all the time: only whoever was struck at every attempt may be told that it failed.
+    assert [failure.error for failure in failed if f"broke off {ATTEMPTS} times" not in failure.error] == []
+    print(f"{len(outcomes)} uploads, {len(failed)} failed, by nodes {sorted({outcome.node for outcome in outcomes})}")
 
 
 class Fate(Enum):
@@ -59,7 +61,7 @@ class Fate(Enum):
 
 BLOWS = {
     Fate.UP: (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP),
-    Fate.STARTING: (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP),
+    Fate.STARTING: (signal.SIGKILL, signal.SIGSTOP),
     Fate.SUSPENDED: (signal.SIGCONT, signal.SIGCONT, signal.SIGKILL),
     Fate.LEAVING: (signal.SIGKILL,),
     Fate.DOWN: (None,),  # it is started again
@@ -78,14 +80,13 @@ class Chaos:
 
     def strike(self) -> None:
         self._look()
-        choices = [
-            (node, blow)
-            for node, fate in self._fates.items()
-            for blow in BLOWS[fate]
-            if fate is not Fate.UP or list(self._fates.values()).count(Fate.UP) > 1
-        ]
-        if choices:
-            self._do(*self._dice.choice(choices))
+        up = [node for node, fate in self._fates.items() if fate is Fate.UP]
+        spared = up if len(up) < 2 else []
+        victims = [node for node in self._fates if node not in spared]
+        if not spared:
+            victims += [max(up)] * 2  # it leads, or will soon
+        node = self._dice.choice(victims)
+        self._do(node, self._dice.choice(BLOWS[self._fates[node]]))
         time.sleep(self._dice.choice(PAUSES))
 
     def make_good(self) -> None:

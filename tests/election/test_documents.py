@@ -55,7 +55,7 @@ def test_stated_bound_is_what_the_simulation_demands() -> None:
         assert 0 <= messages <= 0.3
 
 
-@pytest.mark.parametrize(("column", "profile"), enumerate(PROFILES))
+@pytest.mark.parametrize(("column", "profile"), list(enumerate(PROFILES)))
 def test_timers_are_those_of_the_profiles(column: int, profile: str) -> None:
     rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", TEXT, re.MULTILINE)
     stated = {row[0]: float(row[1 + column]) for row in rows}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from safelight.protocol import Problem
+from tests.mounts import small_disk
 from tests.node.rude import ask, enrolled, image, refused
 from tests.running import running
 
@@ -18,16 +17,8 @@ MEBIBYTE = 1 << 20
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
-    directory = tmp_path / "tiny"
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(directory)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("only the superuser can mount a small file system to fill")
-    try:
+    with small_disk(tmp_path / "tiny", 8) as directory:
         yield directory
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 def test_a_full_disk_is_said_and_survived(tiny: Path) -> None:

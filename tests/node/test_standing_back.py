@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from safelight.cluster import throwaway
 from safelight.config import Config
 from safelight.node.datadir import create_cluster
 from tests.mission.support import status_of, wait_until_all_follow
+from tests.mounts import small_disk
 from tests.node.rude import ask, enrolled, image
 from tests.running import Running, eventually, running, running_as
 
@@ -24,16 +23,8 @@ MEBIBYTE = 1 << 20
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 MiB."""
-    directory = tmp_path / "tiny"
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(directory)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("only the superuser can mount a small file system to fill")
-    try:
+    with small_disk(tmp_path / "tiny", 64) as directory:
         yield directory
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 @contextmanager
