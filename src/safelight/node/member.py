@@ -67,6 +67,7 @@ class Member:
         self._linked: set[int] = set()
         self._misunderstood: set[int] = set()  # peers of which this life has been complained of
         self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
         self._announced: tuple[int | None, Epoch] = None, NEVER
         self._news: set[asyncio.Future[None]] = set()
 
@@ -94,6 +95,8 @@ class Member:
         self._schedule()
 
     def stop(self) -> None:
+        """Take no event any more: whatever peers still say, this node has left."""
+        self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -144,6 +147,8 @@ class Member:
 
     def take(self, event: Event) -> None:
         """Let the election take an event: do first what it asks for, then tell of it."""
+        if self._stopped:
+            return
         try:
             effects = self._election.step(asyncio.get_running_loop().time(), event)
             self._carry_out(effects)

@@ -155,8 +155,8 @@ class Node:
         await self._leave()
         self._watch.stop()
         self._member.stop()
+        door.close()  # before the links: peers redial at once
         await self._links.close()
-        door.close()
         await runner.cleanup()
         self._say("stopped")
 
