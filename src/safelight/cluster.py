@@ -23,6 +23,7 @@ from typing import Any, Self
 from safelight.config import Config, local_servers
 from safelight.errors import SafelightError
 
+START = 30.0  # seconds that a node has until it listens
 GRACE = 2.0  # seconds beyond `drain_timeout` until a node that was told to stop is killed
 _PREFIX = "SAFELIGHT_"
 _LISTENING = "listening on "  # how a node's first line begins, if it could start,
@@ -79,14 +80,14 @@ class Cluster:
         """Return when every node that was started listens: what answers at its address is ours, then.
 
         Raises CannotStart as soon as that is settled for each and one will not, or if one takes longer than
-        `config.timeout`; and what `on_line` raised.
+        START; and what `on_line` raised.
         """
         with self._changed:
             self._changed.wait_for(
                 lambda: (
                     self._broken is not None or all(each.listening or each.ended for each in self._children.values())
                 ),
-                self.config.timeout,
+                START,
             )
             for node, child in self._children.items():
                 if not child.listening and self._broken is None:
@@ -96,7 +97,7 @@ class Cluster:
 
     def _why_not(self, node: int, child: _Child) -> str:
         if not child.ended:
-            return f"node {node} has not started within {self.config.timeout:g} s: try again, with a longer --timeout"
+            return f"node {node} has not started within {START:g} s: the machine may be too busy"
         own = child.last.removeprefix(_COMPLAINT)
         return own if own != child.last else f"node {node} {_end(child.process.wait())} ({own or 'without a word'})"
 

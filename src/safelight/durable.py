@@ -42,6 +42,17 @@ def replace(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def overwrite(path: Path, data: bytes) -> None:
+    """Change an existing file in place: no room is needed for what fits into its last block, but a crash in
+    mid-write may leave a mixture. Less than a sector (512 bytes) is written at once or not at all.
+    """
+    with path.open("r+b") as file:
+        file.write(data)
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def link_if_absent(temporary: Path, final: Path) -> None:
     """Move `temporary` to `final` in the same directory, atomically, unless `final` exists.
 

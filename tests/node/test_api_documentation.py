@@ -40,7 +40,6 @@ def test_every_route_is_documented_and_nothing_else() -> None:
         users=nothing,
         links=Mock(accept=AsyncMock()),
         load=nothing,
-        disk_full=lambda: None,
         say=print,
     )
     built = routes.application().router.routes()

@@ -67,7 +67,15 @@ def test_nodes_that_share_a_full_disk_do_what_fits_into_memory(tiny: Path) -> No
         before = status_of(it.config, 3)[3].uptime
         eventually(lambda: status_of(it.config, 3)[3].uptime > before + 2.5, "each node has looked at the disk")
         assert it.leader() == 3
+        it.cluster.kill(3)
+        it.wait_until_leader(2)  # its epoch finds room, too
         assert not [line for node in (1, 2, 3) for line in it.said(node) if "standing back" in line]
+
+
+def test_nodes_on_a_small_disk_elect_a_leader_whoever_is_missing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", 24) as directory, running(directory, 3, start=False) as it:
+        it.cluster.start(1, 2)
+        it.wait_until_leader(2)
 
 
 def test_a_node_whose_keyring_was_lost_or_exchanged_does_not_lead_until_it_is_back(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ class Errand:
         """Offer and send until it is done. Returns the node that did it. Raises SafelightError."""
         self._feedback.broadcasting()
         try:
-            granted = await self._find_leader()
+            granted, full = await self._find_leader(), set[int]()
             for attempt in count(1):
                 try:
                     await self._send_watched(granted)
@@ -119,8 +119,10 @@ class Errand:
                     self._feedback.waiting("another leader was elected: sending again")
                     continue
                 except Refusal as refusal:
-                    if refusal.problem not in ANOTHER_TRY or attempt >= ATTEMPTS:
+                    if refusal.problem not in ANOTHER_TRY or attempt >= ATTEMPTS or granted.server in full:
                         raise
+                    if refusal.problem is Problem.DISK_FULL:
+                        full.add(granted.server)
                     why = str(refusal)
                     if refusal.problem in ELSEWHERE:
                         await asyncio.sleep(LONGEST_PAUSE)  # it needs a moment to step down
@@ -162,7 +164,7 @@ class Errand:
                 self._heard_all.set()
                 return max(grants, key=lambda granted: granted.grant.epoch)
             waited = time.monotonic() - self._offered
-            if done and (waited >= BLINK or len(done) == len(self._asked)):
+            if done and (waited >= ROUND or len(answers) == len(self._asked)):
                 raise done[0].exception() or AssertionError
             if done:
                 await asyncio.sleep(BLINK / 10)  # perhaps another one grants it yet

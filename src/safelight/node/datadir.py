@@ -11,17 +11,19 @@ All are readable by their owner alone.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from safelight import durable
-from safelight.bully import Epoch
+from safelight.bully import NEVER, Epoch
 from safelight.encryption.errors import KeyringError
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
@@ -91,18 +93,27 @@ def load_keyring(directory: Path, *, create: bool) -> Keyring:
 
 
 def load_epoch(directory: Path, node: int) -> Epoch:
-    """The epoch that the node was last in, or (0, 0). Raises DataError."""
+    """The epoch that the node was last in, or the one before the first. Raises DataError."""
     path = _epoch_path(directory, node)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Epoch)
     except FileNotFoundError:
-        return Epoch(0, 0)
+        with suppress(OSError):  # the watch over the disk will find out what is wrong with it
+            save_epoch(directory, node, NEVER)  # the file also says that this node lives here
+        return NEVER
     except (OSError, msgspec.DecodeError) as error:
         raise DataError(f"{path} is unreadable ({error}): delete it while the node's peers run") from None
 
 
 def save_epoch(directory: Path, node: int, epoch: Epoch) -> None:
-    durable.replace(_epoch_path(directory, node), msgspec.json.encode(epoch))
+    """Put the epoch on the disk, also on a full one, where the node has been before. Raises OSError."""
+    path, data = _epoch_path(directory, node), msgspec.json.encode(epoch)
+    try:
+        durable.replace(path, data)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        durable.overwrite(path, data)
 
 
 class State(NamedTuple):
@@ -111,15 +122,15 @@ class State(NamedTuple):
     disk: str
     keyring: str
     everybodys: bool
-    """Whether all nodes keep their epochs here: then no other node has a better disk."""
+    """Whether all those nodes keep their epochs here: then no other node has a better disk."""
 
 
-def examine(directory: Path, node: int, nodes: Iterable[int], keyring: Keyring) -> State:
-    """Whether one of the cluster's nodes can work with the directory at this moment. Writes a byte."""
+def examine(directory: Path, node: int, others: Iterable[int], keyring: Keyring) -> State:
+    """Whether a node can work with the directory at this moment; `others` might lead instead. Writes a byte."""
     return State(
         disk=_disk_trouble(directory, node),
         keyring=_keyring_trouble(directory, keyring),
-        everybodys=all(each == node or os.path.exists(_epoch_path(directory, each)) for each in nodes),
+        everybodys=all(os.path.exists(_epoch_path(directory, each)) for each in others),
     )
 
 

@@ -87,6 +87,11 @@ class Member:
     def role(self) -> str:
         return self._election.phase.value
 
+    @property
+    def met(self) -> frozenset[int]:
+        """The peers that this node has been linked with."""
+        return frozenset(self._lives)
+
     def life_of(self, peer: int) -> str | None:
         """Which life of a peer we are linked with."""
         return self._lives.get(peer) if peer in self._linked else None

@@ -75,13 +75,11 @@ class Routes:
         users: Users,
         links: Links,
         load: LoadBook,
-        disk_full: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
         self._config, self._node, self._cluster = config, node, cluster
         self._gate, self._workshop, self._users, self._load, self._say = gate, workshop, users, load, say
         self._links = links
-        self._disk_full = disk_full
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_JSON)
@@ -231,7 +229,6 @@ class Routes:
             return self._problem(Refusal(Problem.BAD_LENGTH, "the connection ended before the body did"))
         except Exception as error:
             if isinstance(error, OSError) and error.errno in NO_SPACE:
-                self._disk_full()
                 return self._problem(Refusal(Problem.DISK_FULL, "the node's disk is full: free some space there"))
             log.exception("Node %d failed", self._node)
             return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))

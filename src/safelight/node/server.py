@@ -114,8 +114,9 @@ class Node:
             heard=self._load.heard,
             say=say,
         )
+        others = config.addresses.keys() - {node}
         self._watch = Watch(
-            look=lambda: datadir.examine(config.data_dir, node, config.addresses, keyring),
+            look=lambda: datadir.examine(config.data_dir, node, self._member.met or others, keyring),
             save=lambda: datadir.save_epoch(config.data_dir, node, self._member.epoch),
             ready=self._member.ready,
             say=say,
@@ -128,7 +129,6 @@ class Node:
             keyring.cluster_id,
             gate=self._gate,
             workshop=Workshop(config, keyring),
-            disk_full=lambda: self._watch.observe("disk", False, "the disk is full"),
             users=users,
             links=self._links,
             load=self._load,
