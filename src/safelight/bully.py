@@ -276,10 +276,11 @@ class Election:
             if self.phase is not Phase.WORKER:
                 self._observe()
             self._send_all(Kind.RESIGN)
-        elif self.leader is None or self.leader < self.node:
-            self._queue(now)
         else:
-            self._send_all(Kind.ANSWER)
+            if self.leader is None or self.leader < self.node:
+                self._queue(now)
+            if not self.leads:
+                self._send_all(Kind.ANSWER)  # count on us again
 
     def _deadline_passed(self, now: float) -> None:
         match self.phase:
