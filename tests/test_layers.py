@@ -14,15 +14,26 @@ LAYERS = [
     {"bully", "encryption", "sizes", "imagetypes", "names", "durable", "samples", "reach", "signals"},
     {"config"},
     {"protocol"},
-    {"tickets", "tls"},
+    {"signed", "tls"},
+    {"tickets", "orders"},
     {"client", "node"},
     {"cluster"},
-    {"launch", "demo"},
+    {"launch", "demo", "operate"},
     {"cli"},
     {"__main__"},
 ]
 
-CORE = ["bully.py", "encryption", "names.py", "imagetypes.py", "sizes.py", "tickets.py", "protocol.py"]
+CORE = [
+    "bully.py",
+    "encryption",
+    "names.py",
+    "imagetypes.py",
+    "sizes.py",
+    "signed.py",
+    "tickets.py",
+    "orders.py",
+    "protocol.py",
+]
 OUTSIDE = {"asyncio", "socket", "ssl", "time", "datetime", "subprocess", "pathlib", "tempfile", "logging", "threading"}
 
 

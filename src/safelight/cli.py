@@ -237,6 +237,21 @@ def status(config: Config, as_json: bool) -> None:
     _finish(_complete(status(config, as_json=as_json)))
 
 
+@safelight.command("step-down")
+@click.argument("node", type=int, required=False)
+@click.option("--for", "seconds", type=float, default=300.0, show_default=True, metavar="SECONDS", help="0: no longer.")
+@_configured(_data_dir)
+def step_down(config: Config, node: int | None, seconds: float) -> None:
+    """Let others lead for a while: NODE, or whoever leads.
+
+    What it granted, it finishes. Waits until another node leads; if none can, the node stands for election again. It
+    needs the cluster's keyring, so run it where a node runs.
+    """
+    from safelight.operate import step_down
+
+    click.echo(_complete(step_down(config, node, seconds)))
+
+
 @safelight.command()
 @_configured(_data_dir)
 def init(config: Config) -> None:

@@ -51,6 +51,7 @@ class Problem(Enum):
     UNKNOWN_TOKEN = ("unknown-token", HTTPStatus.UNAUTHORIZED, "This token is nobody's")
     WRONG_USER = ("wrong-user", HTTPStatus.FORBIDDEN, "This is another user's")
     BAD_TICKET = ("bad-ticket", HTTPStatus.FORBIDDEN, "The ticket does not admit this request")
+    BAD_ORDER = ("bad-order", HTTPStatus.FORBIDDEN, "The order is not to be obeyed")
     ENROLMENT_CLOSED = ("enrolment-closed", HTTPStatus.FORBIDDEN, "Only the operator adds users here")
     NOT_FOUND = ("not-found", HTTPStatus.NOT_FOUND, "There is nothing here")
     METHOD = ("method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "This method is not for this address")

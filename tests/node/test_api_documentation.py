@@ -40,6 +40,7 @@ def test_every_route_is_documented_and_nothing_else() -> None:
         users=nothing,
         links=Mock(accept=AsyncMock()),
         load=nothing,
+        step_down=print,
         say=print,
     )
     built = routes.application().router.routes()

@@ -57,16 +57,17 @@ class Account:
         token = await self.token()
         path = f"{API}/offers"
         try:
-            return await self._servers.ask(server, "POST", path, Grant, token=token, message=offer)
+            return await self._servers.ask(server, "POST", path, Grant, authorization=f"Bearer {token}", message=offer)
         except Refusal as refusal:
             if refusal.problem is not Problem.UNKNOWN_TOKEN:
                 raise
         await self._enrol(server, token)
-        return await self._servers.ask(server, "POST", path, Grant, token=token, message=offer)
+        return await self._servers.ask(server, "POST", path, Grant, authorization=f"Bearer {token}", message=offer)
 
     async def _enrol(self, server: int, token: tokens.Token) -> None:
         try:
-            await self._servers.ask(server, "PUT", f"{API}/users/{self.user}", msgspec.Struct, token=token)
+            path = f"{API}/users/{self.user}"
+            await self._servers.ask(server, "PUT", path, msgspec.Struct, authorization=f"Bearer {token}")
         except Refusal as refusal:
             if refusal.problem is Problem.ENROLMENT_CLOSED:
                 raise Refusal(

@@ -63,19 +63,19 @@ class Servers:
         path: str,
         answer: type[_T],
         *,
-        token: str | None = None,
+        authorization: str | None = None,
         message: msgspec.Struct | None = None,
     ) -> _T:
         """One small request. Raises Refusal, and `Broken` where no answer comes."""
         async with self.http.request(
             method,
             self.addresses[server].url + path,
-            headers={"Authorization": f"Bearer {token}"} if token else None,
+            headers={"Authorization": authorization} if authorization else None,
             data=msgspec.json.encode(message) if message is not None else None,
             allow_redirects=False,
         ) as response:
             body = await read_small(response)
-            if response.status not in (200, 201):
+            if response.status not in (200, 201, 204):
                 raise read_problem(response.status, body)
             try:
                 return msgspec.json.decode(body or b"{}", type=answer)

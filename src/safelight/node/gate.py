@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from safelight import tickets
+from safelight import orders, tickets
 from safelight.config import Config
 from safelight.encryption import Scheme
 from safelight.encryption.keys import Keyring
@@ -57,6 +57,7 @@ class Gate:
         self._cluster = keyring.cluster_id
         self._key = keyring.derive("tickets")
         self._hosts = _hosts(config, node)
+        self._orders = orders.Orders(node, keyring.derive(orders.KEY))
         self.book = tickets.Book(node, life)
         self.open_enrolment = self._addresses[node].loopback
         self.leaving = False
@@ -78,6 +79,16 @@ class Gate:
         if token is None:
             raise Refusal(Problem.NO_CREDENTIALS, "say who you are: Authorization: Bearer TOKEN")
         return self._users.of_token(token)
+
+    def order(self, request: web.Request) -> orders.StepDown:
+        """What the operator wants of this node. Raises Refusal."""
+        kind, _, text = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "order":
+            raise Refusal(Problem.NO_CREDENTIALS, "only the operator may do this, with `safelight step-down`")
+        try:
+            return self._orders.read(text.strip(), time.time())
+        except orders.BadOrder as error:
+            raise Refusal(Problem.BAD_ORDER, str(error)) from None
 
     # -- offers --------------------------------------------------------------------------------------
 

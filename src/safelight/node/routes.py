@@ -75,11 +75,12 @@ class Routes:
         users: Users,
         links: Links,
         load: LoadBook,
+        step_down: Callable[[float], None],
         say: Callable[[str], None],
     ) -> None:
         self._config, self._node, self._cluster = config, node, cluster
         self._gate, self._workshop, self._users, self._load, self._say = gate, workshop, users, load, say
-        self._links = links
+        self._links, self._step_down = links, step_down
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_JSON)
@@ -87,6 +88,7 @@ class Routes:
         app.router.add_get(f"{API}/status", self.status)
         app.router.add_put(f"{API}/users/{{user}}", self.enrol)
         app.router.add_post(f"{API}/offers", self.offer)
+        app.router.add_post(f"{API}/step-down", self.step_down)
         app.router.add_get(PATH, self._links.accept)
         for action, handler in ((Action.SEAL, self.seal), (Action.OPEN, self.open)):
             path = f"{action.path}/{{name:[^/]+}}"
@@ -110,6 +112,11 @@ class Routes:
             raise Refusal(Problem.ENROLMENT_CLOSED, "only the operator adds users here, with `safelight user add`")
         created = self._users.enrol(request.match_info["user"], fingerprint(token))
         return web.Response(status=201 if created else 200)
+
+    async def step_down(self, request: web.Request) -> web.Response:
+        """POST /v1/step-down with an order: let others lead for a while."""
+        self._step_down(self._gate.order(request).seconds)
+        return web.Response(status=204)
 
     async def offer(self, request: web.Request) -> web.Response:
         """POST /v1/offers: a grant from the leader, a refusal from everybody else."""

@@ -132,6 +132,7 @@ class Node:
             users=users,
             links=self._links,
             load=self._load,
+            step_down=self._watch.step_down,
             say=say,
         )
 

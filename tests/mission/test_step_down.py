@@ -1,0 +1,137 @@
+"""An operator lets another node lead: nobody else can, uploads go on, and it can be taken back."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from safelight import signed
+from safelight.encryption.keys import Keyring
+from safelight.node.datadir import load_keyring
+from safelight.orders import KEY, LIFETIME, StepDown
+from tests.cli.commandline import safelight
+from tests.mission.support import Witness, request, status_of
+from tests.running import SETTLED, Running, as_user, running
+
+PATH = "/v1/step-down"
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Three nodes, of which 3 leads: refused orders leave it so."""
+    with running(tmp_path_factory.mktemp("cluster"), heartbeat=SETTLED) as it:
+        yield it
+
+
+def order(node: int = 3, *, seconds: float = 60, lasts: float = LIFETIME) -> StepDown:
+    return StepDown(node, seconds, time.time() + lasts, secrets.token_hex(8))
+
+
+def give(cluster: Running, text: str, node: int = 3) -> tuple[int, str]:
+    """The status and the body of a node's answer."""
+    answer = request(cluster.config, node, "POST", PATH, headers={"Authorization": f"Order {text}"})
+    return answer.status, answer.body.decode()
+
+
+def key_of(cluster: Running) -> bytes:
+    return load_keyring(cluster.config.data_dir, create=False).derive(KEY)
+
+
+def test_the_leader_steps_down_and_another_takes_uploads(cluster: Running, tmp_path: Path, photograph: Path) -> None:
+    done = safelight("step-down", config=cluster.config, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "Node 2 leads now; node 3 does not stand for election for 300 s.\n"
+    assert cluster.leader() == 2
+    saved = as_user(cluster.config, "alice", lambda session: session.seal(photograph, to=tmp_path, feedback=Witness()))
+    assert saved.node == 2
+
+    back = safelight("step-down", "3", "--for", "0", config=cluster.config, cwd=tmp_path)
+    assert (back.returncode, back.stdout) == (0, "Node 3 stands for election again.\n")
+    cluster.wait_until_leader(3)
+    cluster.wait_for_line(3, "standing back from the election: its operator wants another to lead")
+
+
+def test_it_leads_again_by_itself_when_the_time_is_over(cluster: Running, tmp_path: Path) -> None:
+    done = safelight("step-down", "3", "--for", "2", config=cluster.config, cwd=tmp_path)
+    assert done.stdout == "Node 2 leads now; node 3 does not stand for election for 2 s.\n"
+    cluster.wait_until_leader(3)
+
+
+def test_a_worker_that_steps_down_is_passed_over(cluster: Running, tmp_path: Path) -> None:
+    done = safelight("step-down", "2", config=cluster.config, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "Node 2 does not stand for election for 300 s.\n")
+    assert cluster.leader() == 3
+    cluster.cluster.kill(3)
+    cluster.wait_until_leader(1)
+
+
+def test_where_no_other_can_lead_it_is_taken_back(tmp_path: Path) -> None:
+    with running(tmp_path / "cluster", nodes=1) as cluster:
+        done = safelight("step-down", config=cluster.config, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr == (
+            "safelight: no other node could lead, so node 1 stands for election again: see `safelight status`\n"
+        )
+        cluster.wait_until_leader(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["7"], "there is no node 7: this cluster has nodes 1, 2, 3"),
+        (["--for", "-1"], "0 to 604800 seconds"),
+        (["--for", "nan"], "0 to 604800 seconds"),
+        (["--data-dir", "elsewhere"], "there is no keyring in elsewhere"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    standing: Running, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    done = safelight("step-down", *arguments, config=standing.config, cwd=tmp_path)
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_node_that_is_down_is_said_to_be(cluster: Running, tmp_path: Path) -> None:
+    cluster.cluster.kill(1)
+    done = safelight("step-down", "1", config=cluster.config, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "node 1 at 127.0.0.1:" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_only_the_operators_own_order_is_obeyed_and_once(cluster: Running) -> None:
+    key = key_of(cluster)
+    good = signed.write(order(), key)
+    refused = {
+        "not signed": signed.write(order(), Keyring.new().derive(KEY)),
+        "changed": good.replace(good[5], "A" if good[5] != "A" else "B", 1),
+        "empty": "",
+        "endless": "A" * 8000,
+        "for another node": signed.write(order(node=2), key),
+        "expired": signed.write(order(lasts=-1), key),
+        "far ahead": signed.write(order(lasts=3600), key),
+        "longer than may be": signed.write(order(seconds=1e9), key),
+        "a ticket's key": signed.write(order(), load_keyring(cluster.config.data_dir, create=False).derive("tickets")),
+    }
+    for what, text in refused.items():
+        status, body = give(cluster, text)
+        assert status in (400, 403), (what, body)
+    assert request(cluster.config, 3, "POST", PATH).status == 401
+    assert status_of(cluster.config, 3)[3].role == "leader"
+
+    assert give(cluster, good) == (204, "")
+    cluster.wait_until_leader(2)
+    assert give(cluster, signed.write(order(seconds=0), key))[0] == 204
+    cluster.wait_until_leader(3)
+    status, body = give(cluster, good)
+    assert (status, msgspec.json.decode(body)["type"]) == (403, "urn:safelight:problem:bad-order")
+    assert "obeyed already" in body
+    assert cluster.leader() == 3
