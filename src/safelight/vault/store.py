@@ -1,0 +1,98 @@
+"""What the vault asks of a place that keeps bytes: little enough that a directory and an object store both can.
+
+An *object* is immutable bytes under a key. It appears whole or not at all, and it is durable when the call that
+made it returns. The only arbiter is `create`: of all who create the same key, exactly one succeeds. Nothing is
+ever overwritten, renamed or changed, so what was read once may be remembered for ever, but for being deleted.
+
+A *body* is an object that is too large to be made in one call. Its key is random, so nobody competes for it.
+
+Keys are `/`-separated parts of a-z, 0-9, '.', '_' and '-', none of them empty or beginning with a dot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol
+
+from safelight.encryption.stream import Bytes
+from safelight.errors import SafelightError
+
+KEY = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*")
+MAX_SMALL = 64 * 1024
+"""Bytes of an object that is made in one call, and read in one."""
+
+
+class StoreError(SafelightError):
+    """The store cannot be used at the moment, or at all; the message says which one, why, and what to do.
+
+    What was asked for may have happened all the same.
+    """
+
+
+class StoreFull(StoreError):
+    """There is no room for more."""
+
+
+class Missing(Exception):
+    """There is no object under this key."""
+
+
+class Entry(NamedTuple):
+    """One object in a listing: `size` in bytes, `modified` in Unix seconds by the store's clock."""
+
+    key: str
+    size: int
+    modified: float
+
+
+class Body(Protocol):
+    """A body in the making. Nobody sees it before `finish` returns; an abandoned one may leave something behind that
+    no listing shows or that `delete` removes.
+    """
+
+    async def write(self, pieces: Sequence[Bytes]) -> None:
+        """Append. The pieces are not changed by the caller any more. Raises StoreError."""
+
+    async def finish(self) -> None:
+        """Make it an object, durable when this returns. Raises StoreError."""
+
+    async def abandon(self) -> None:
+        """Leave nothing behind, as far as that is possible. Never raises; harmless after `finish`."""
+
+
+class Store(Protocol):
+    """All methods raise StoreError where the store fails, and may be called at the same time from many tasks."""
+
+    async def create(self, key: str, data: bytes) -> bool:
+        """Make an object of at most `MAX_SMALL` bytes, unless the key is taken: then False.
+
+        Durable either way: whoever made it before may not have come so far.
+        """
+
+    async def get(self, key: str) -> bytes:
+        """An object that was made with `create`. Raises Missing."""
+
+    async def body(self, key: str) -> Body:
+        """Begin a body."""
+
+    async def size(self, key: str) -> int:
+        """The bytes of an object. Raises Missing."""
+
+    def read(self, key: str, start: int, end: int) -> AsyncIterator[Bytes]:
+        """The bytes from `start` up to `end` (not included), in chunks; fewer only if the object is shorter.
+
+        Raises Missing, also half-way, if it is deleted meanwhile. To be closed (`aclose`) if not read to its end.
+        """
+
+    def list(self, prefix: str) -> AsyncIterator[Entry]:
+        """All objects whose keys begin with `prefix`, which ends with '/' or is empty; in no order."""
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; durable when this returns. It is no error if there is none."""
+
+    async def settle(self, key: str) -> None:
+        """Make sure that an object which was found is durable: its maker may still be about it."""
+
+    async def close(self) -> None:
+        """Give back connections and the like."""
