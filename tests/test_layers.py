@@ -14,7 +14,7 @@ LAYERS = [
     {"bully", "encryption", "sizes", "imagetypes", "names", "durable", "samples", "reach", "signals"},
     {"config"},
     {"protocol"},
-    {"signed", "tls"},
+    {"signed", "tls", "vault"},
     {"tickets", "orders"},
     {"client", "node"},
     {"cluster"},

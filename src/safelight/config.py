@@ -80,6 +80,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     client_dir: Path = Path(platformdirs.user_config_dir(APP))
     """A person's tokens and REPL history."""
 
+    vault: str = ""
+    """Where sealed images are kept: file:///directory, s3://bucket/prefix, gs://…, az://…, or none. Empty: the
+    directory `vault` in `data_dir`."""
+
     profile: Literal["local", "lan", "wan"] = "lan"
     """Timers for nodes on one machine, at one site, or at several: see docs/election.md."""
 

@@ -21,8 +21,16 @@ API = "/v1"
 MAX_JSON = 16 * 1024
 """Bytes; more than any message here needs. Longer ones are refused unread."""
 
+MAX_LISTED = 1000
+"""Images in one listing."""
+
+MAX_LISTING = 4 << 20
+"""Bytes; more than a listing of so many images needs."""
+
 PROBLEM_TYPE = "application/problem+json"
 SEALED_TYPE = "application/octet-stream"
+ACCEPT_SEALED = "application/vnd.safelight.sealed"
+"""The media type by which `Accept` asks for the sealed file in place of the image."""
 UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -36,10 +44,11 @@ class Action(StrEnum):
 
     SEAL = "seal"
     OPEN = "open"
+    REMOVE = "remove"  # without a body: DELETE
 
     @property
     def path(self) -> str:
-        return f"{API}/images" if self is Action.SEAL else f"{API}/opened"
+        return f"{API}/opened" if self is Action.OPEN else f"{API}/images"
 
 
 class Problem(Enum):
@@ -57,14 +66,22 @@ class Problem(Enum):
     METHOD = ("method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "This method is not for this address")
     STALLED = ("stalled", HTTPStatus.REQUEST_TIMEOUT, "The body stopped moving")
     NAME_TAKEN = ("name-taken", HTTPStatus.CONFLICT, "The name belongs to somebody else")
+    IMAGE_TAKEN = ("image-taken", HTTPStatus.CONFLICT, "Another image has this name, or had it")
+    REMOVED = ("removed", HTTPStatus.GONE, "This upload's image was removed since")
+    PRECONDITION = ("precondition-failed", HTTPStatus.PRECONDITION_FAILED, "The image is not the one you mean")
     TOO_LARGE = ("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The image is too large")
+    RANGE = ("range-not-satisfiable", HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "The image has no such part")
     NOT_THE_LEADER = ("not-the-leader", HTTPStatus.MISDIRECTED_REQUEST, "Another node leads")
     OTHER_CLUSTER = ("other-cluster", HTTPStatus.MISDIRECTED_REQUEST, "This node is of another cluster")
     WRONG_HOST = ("wrong-host", HTTPStatus.MISDIRECTED_REQUEST, "This node does not answer to that name")
     CANNOT_OPEN = ("cannot-open", HTTPStatus.UNPROCESSABLE_ENTITY, "The file cannot be opened")
+    DAMAGED = ("damaged", HTTPStatus.INTERNAL_SERVER_ERROR, "The image in the vault is damaged")
     INTERNAL = ("internal", HTTPStatus.INTERNAL_SERVER_ERROR, "The node failed")
+    NO_VAULT = ("no-vault", HTTPStatus.NOT_IMPLEMENTED, "This cluster keeps no images")
     NO_LEADER = ("no-leader", HTTPStatus.SERVICE_UNAVAILABLE, "No node leads at the moment")
     LEAVING = ("leaving", HTTPStatus.SERVICE_UNAVAILABLE, "The node is stopping")
+    VAULT_AWAY = ("vault-away", HTTPStatus.SERVICE_UNAVAILABLE, "The vault cannot be used at the moment")
+    OVERTAKEN = ("overtaken", HTTPStatus.SERVICE_UNAVAILABLE, "The upload took too long and was given up")
     DISK_FULL = ("disk-full", HTTPStatus.INSUFFICIENT_STORAGE, "The node's disk is full")
 
     def __init__(self, slug: str, status: HTTPStatus, title: str) -> None:
@@ -142,6 +159,8 @@ class Offer(msgspec.Struct, forbid_unknown_fields=True):
     scheme: Scheme = Scheme.SEALED
     cluster: str = ""
     """The cluster that is meant; a node of another refuses. Empty: whichever this is."""
+    keep: bool = True
+    """Whether the sealed image is to be kept in the vault, if there is one. Classic files never are."""
 
 
 class Grant(msgspec.Struct):
@@ -156,6 +175,30 @@ class Grant(msgspec.Struct):
     @property
     def epoch(self) -> tuple[int, int]:
         return (self.counter, self.node)
+
+
+class Kept(msgspec.Struct, omit_defaults=True):
+    """One image that the vault keeps for a user."""
+
+    name: str
+    size: int
+    """Bytes of the image."""
+    type: str
+    """Its media type."""
+    created: float
+    """When it was kept: Unix seconds."""
+    original: str = ""
+    """The name of the file that it came from, if the client said so."""
+    modified: float | None = None
+    """When that file was last modified: Unix seconds."""
+
+
+class Listing(msgspec.Struct, omit_defaults=True):
+    """GET /v1/images: a user's images, newest first; at most `MAX_LISTED`."""
+
+    images: list[Kept]
+    next: str | None = None
+    """What to say as `after` to get those that follow; None if these are all."""
 
 
 class Cluster(msgspec.Struct):

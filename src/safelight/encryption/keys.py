@@ -2,6 +2,7 @@
 
     cluster key (random, 32 bytes) ──HKDF──> key id     (8 bytes, public: names the cluster key)
                                    ──HKDF──> user key   (16 bytes: wraps the data keys of one user)
+                                   ──HKDF──> record key (16 bytes: seals what the vault says of images)
     node secret (random, 32 bytes) ──HKDF──> subkeys    (32 bytes each: tickets, peers, …)
                                    ──HKDF──> check      (8 bytes, public: do two nodes hold the same keyring?)
     username                       ──SHA-256─> classic key (16 bytes, no secret at all)
@@ -28,6 +29,7 @@ Random = Callable[[int], bytes]
 
 SECRET_SIZE = 32
 USER_KEY_SIZE = 16
+RECORD_KEY_SIZE = 16
 KEY_ID_SIZE = 8
 CLUSTER_ID_SIZE = 16
 MAX_USER_BYTES = 255
@@ -67,6 +69,10 @@ class ClusterKey:
     def user_key(self, user: str) -> bytes:
         """The user's AES-128 key: HKDF-SHA256(cluster key, info = label || username), 16 bytes."""
         return _hkdf(self.secret, b"safelight/1/user-key/" + user_bytes(user), USER_KEY_SIZE)
+
+    def record_key(self) -> bytes:
+        """The AES-128 key of the vault's records: HKDF-SHA256(cluster key, info = label), 16 bytes."""
+        return _hkdf(self.secret, b"safelight/1/record-key", RECORD_KEY_SIZE)
 
 
 @dataclass(frozen=True, slots=True)

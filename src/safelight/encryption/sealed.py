@@ -12,7 +12,7 @@ errors exact. `docs/format.md` specifies the format; later versions may hold mor
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -163,13 +163,54 @@ class Opener:
     def _unwrap(self, header: Header) -> bytes:
         if header.user != self._user:
             raise WrongUser(header.user, self._user)
-        key = self._keyring.find(header.key_id)
-        if key is None:
-            raise OtherCluster(header.key_id)
-        try:
-            return AESGCM(key.user_key(header.user)).decrypt(header.nonce, header.wrapped_key, header.fixed)
-        except InvalidTag:
-            raise Damaged from None
+        return _unwrap(header, self._keyring)
+
+
+class PartOpener:
+    """Any part of a sealed file, read from where it lies: the file in parts that it asks for, the image out.
+
+    Raises OtherCluster and Damaged, also from the constructor.
+    """
+
+    def __init__(self, header: Header, payload_header: bytes, plain_size: int, keyring: Keyring) -> None:
+        """`payload_header`: the `stream.HEADER_SIZE` bytes of the file after its header."""
+        self._header = header
+        self._payload_size = stream.LAYOUT.payload_size(plain_size)
+        key = _unwrap(header, keyring)
+        self._opener = stream.SegmentOpener(key, header.fixed, payload_header, self._payload_size)
+
+    def segments(self, start: int, end: int) -> list[tuple[int, int, int]]:
+        """For the image's bytes from `start` up to `end`: (number, where it begins in the file, its bytes) each."""
+        places = [
+            (number, stream.LAYOUT.segment(number, self._payload_size)) for number in stream.LAYOUT.segments(start, end)
+        ]
+        return [(number, self._header.length + place.offset, place.size) for number, place in places]
+
+    def open(self, number: int, segment: Bytes, start: int, end: int) -> memoryview:
+        """What the segment holds of the image's bytes from `start` up to `end`."""
+        plain = self._opener.open(number, segment)
+        offset = stream.LAYOUT.segment(number, self._payload_size).plain_offset
+        return memoryview(plain)[max(0, start - offset) : max(0, end - offset)]
+
+
+def rewrapped(header: Header, keyring: Keyring, *, random: Random = os.urandom) -> Header:
+    """The same header with the data key wrapped under the keyring's current key. Raises OtherCluster and Damaged.
+
+    It has the same length and the same fixed part: the payload stays as it is.
+    """
+    nonce = random(_NONCE_SIZE)
+    wrapped = AESGCM(keyring.current.user_key(header.user)).encrypt(nonce, _unwrap(header, keyring), header.fixed)
+    return replace(header, key_id=keyring.current_id, nonce=nonce, wrapped_key=wrapped)
+
+
+def _unwrap(header: Header, keyring: Keyring) -> bytes:
+    key = keyring.find(header.key_id)
+    if key is None:
+        raise OtherCluster(header.key_id)
+    try:
+        return AESGCM(key.user_key(header.user)).decrypt(header.nonce, header.wrapped_key, header.fixed)
+    except InvalidTag:
+        raise Damaged from None
 
 
 def _parse(beginning: bytes) -> Header | None:

@@ -84,6 +84,11 @@ class Layout:
         plain_offset = max(0, number * (self.segment_size - TAG_SIZE) - HEADER_SIZE)
         return Segment(offset, end - offset, plain_offset, last=number == count - 1)
 
+    def segments(self, start: int, end: int) -> range:
+        """The numbers of the segments that hold the plaintext from `start` up to `end` (not included)."""
+        plain = self.segment_size - TAG_SIZE
+        return range((start + HEADER_SIZE) // plain, _ceil(end + HEADER_SIZE, plain)) if start < end else range(0)
+
 
 LAYOUT = Layout(segment_size=1 << 20)
 
@@ -193,20 +198,48 @@ class Opener(_Stream):
     """
 
     def __init__(self, key: bytes, associated_data: bytes, header: bytes, *, layout: Layout = LAYOUT) -> None:
-        if len(header) != HEADER_SIZE or header[0] != HEADER_SIZE:
-            raise Damaged
-        salt, prefix = header[1 : 1 + SALT_SIZE], header[1 + SALT_SIZE :]
+        salt, prefix = _salt_and_prefix(header)
         super().__init__(prefix, layout.segment_size - HEADER_SIZE, layout.segment_size)
         self._cipher = _cipher(key, salt, associated_data)
 
     def _transform(self, nonce: bytes, segment: Bytes) -> bytes:
-        # Only an empty plaintext has an empty segment: one plaintext, one layout.
-        if len(segment) < TAG_SIZE + (self._number > 0):
+        return _decrypt(self._cipher, nonce, self._number, segment)
+
+
+class SegmentOpener:
+    """Single segments of a payload in, in any order, their plaintext out: for reading a part of an image.
+
+    Raises Damaged (from the constructor too), as `Opener` does. Only who opens all segments knows that all are there.
+    """
+
+    def __init__(
+        self, key: bytes, associated_data: bytes, header: bytes, payload_size: int, *, layout: Layout = LAYOUT
+    ) -> None:
+        salt, self._prefix = _salt_and_prefix(header)
+        self._cipher = _cipher(key, salt, associated_data)
+        self._payload_size, self._layout = payload_size, layout
+
+    def open(self, number: int, segment: Bytes) -> bytes:
+        place = self._layout.segment(number, self._payload_size)
+        if len(segment) != place.size:
             raise Damaged
-        try:
-            return self._cipher.decrypt(nonce, segment, None)
-        except InvalidTag:
-            raise Damaged from None
+        return _decrypt(self._cipher, segment_nonce(self._prefix, number, place.last), number, segment)
+
+
+def _decrypt(cipher: AESGCM, nonce: bytes, number: int, segment: Bytes) -> bytes:
+    # Only an empty plaintext has an empty segment: one plaintext, one layout.
+    if len(segment) < TAG_SIZE + (number > 0):
+        raise Damaged
+    try:
+        return cipher.decrypt(nonce, segment, None)
+    except InvalidTag:
+        raise Damaged from None
+
+
+def _salt_and_prefix(header: bytes) -> tuple[bytes, bytes]:
+    if len(header) != HEADER_SIZE or header[0] != HEADER_SIZE:
+        raise Damaged
+    return header[1 : 1 + SALT_SIZE], header[1 + SALT_SIZE :]
 
 
 def _cipher(key: bytes, salt: bytes, associated_data: bytes) -> AESGCM:

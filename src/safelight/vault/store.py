@@ -12,7 +12,7 @@ Keys are `/`-separated parts of a-z, 0-9, '.', '_' and '-', none of them empty o
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
 
 from safelight.encryption.stream import Bytes
@@ -79,7 +79,7 @@ class Store(Protocol):
     async def size(self, key: str) -> int:
         """The bytes of an object. Raises Missing."""
 
-    def read(self, key: str, start: int, end: int) -> AsyncIterator[Bytes]:
+    def read(self, key: str, start: int, end: int) -> AsyncGenerator[Bytes]:
         """The bytes from `start` up to `end` (not included), in chunks; fewer only if the object is shorter.
 
         Raises Missing, also half-way, if it is deleted meanwhile. To be closed (`aclose`) if not read to its end.

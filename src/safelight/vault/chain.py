@@ -1,0 +1,84 @@
+"""Chains of generations: compare-and-swap out of nothing but create-if-absent.
+
+A chain is a name under which there are objects NAME.1, NAME.2, …, each immutable; the highest decides. Whoever wants
+to change what a name says reads the highest generation n and creates n + 1; of all who do so at the same time exactly
+one succeeds, and the others read again. So there is no gap in a chain, and no change is lost or made twice.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from safelight.vault.store import Missing, Store
+
+REMEMBERED = 20_000
+"""Generations that are kept in memory, a kilobyte each at most."""
+
+
+class Generation(NamedTuple):
+    """One generation of one chain: its number, from 1, and what it says."""
+
+    name: str
+    number: int
+    data: bytes
+
+    @property
+    def key(self) -> str:
+        return key_of(self.name, self.number)
+
+
+def key_of(name: str, number: int) -> str:
+    """The object that holds a generation."""
+    return f"{name}.{number}"
+
+
+class Chains:
+    """The chains in a store. What was read once is remembered, as it cannot change; only what came after is asked."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: OrderedDict[str, Generation] = OrderedDict()
+
+    async def latest(self, name: str) -> Generation | None:
+        """The highest generation; None if there is none. It may not be durable yet: see `Store.settle`."""
+        latest = self._known.get(name)
+        while True:
+            number = latest.number + 1 if latest else 1
+            try:
+                latest = Generation(name, number, await self._store.get(key_of(name, number)))
+            except Missing:
+                return self._remembered(latest) if latest else None
+
+    async def append(self, name: str, number: int, data: bytes) -> bool:
+        """Make generation `number`, durably, the one after the highest that the caller saw. False if another did."""
+        if not await self._store.create(key_of(name, number), data):
+            return False
+        self._remembered(Generation(name, number, data))
+        return True
+
+    async def all(self, prefix: str) -> AsyncIterator[Generation]:
+        """The highest generation of every chain whose name begins with `prefix`, a folder; in no order.
+
+        A chain that is made or grows meanwhile may come as it was.
+        """
+        highest: dict[str, int] = {}
+        async for entry in self._store.list(prefix):
+            name, _, digits = entry.key.rpartition(".")
+            if digits.isdecimal():
+                highest[name] = max(highest.get(name, 0), int(digits))
+        for name, number in highest.items():
+            known = self._known.get(name)
+            if known is None or known.number < number:
+                known = self._remembered(Generation(name, number, await self._store.get(key_of(name, number))))
+            yield known
+
+    def _remembered(self, generation: Generation) -> Generation:
+        known = self._known.get(generation.name)
+        if known is None or known.number < generation.number:
+            self._known[generation.name] = generation
+        self._known.move_to_end(generation.name)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return generation

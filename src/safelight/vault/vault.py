@@ -1,0 +1,255 @@
+"""The vault: which images there are, whose they are, and their bytes. The arbiter between nodes that know nothing.
+
+An image is a body, durable before anything names it, and a chain of records (`chain`, `records`), of which the highest
+decides. So an upload, a removal, a rewrap and a sweep (`upkeep`) may meet, or die, at any point: each is a body written
+aside and one generation that exactly one of them creates. docs/vault.md has the argument in full.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from heapq import nlargest
+from typing import NamedTuple
+
+from safelight.encryption import stream
+from safelight.encryption.errors import Damaged
+from safelight.encryption.keys import Keyring
+from safelight.encryption.sealed import PartOpener, read_header, rewrapped
+from safelight.encryption.stream import Bytes
+from safelight.errors import SafelightError
+from safelight.vault.chain import Chains, Generation, key_of
+from safelight.vault.records import Image, Record, Records, Removed, new_body
+from safelight.vault.store import Body, Missing, Store, StoreError
+
+
+class NoSuchImage(SafelightError):
+    """This user has no image of this name, or has one no more."""
+
+
+class NameTaken(SafelightError):
+    """Another upload has this name, or had it: names are not given back."""
+
+
+class AlreadyRemoved(SafelightError):
+    """This very upload succeeded, and its image was removed since."""
+
+
+class Overtaken(SafelightError):
+    """The body was taken for abandoned and swept: the upload must begin again."""
+
+
+class Details(NamedTuple):
+    """What an image's record says beside its bytes: see `Image`."""
+
+    size: int
+    type: str
+    original: str
+    modified: float | None
+
+
+class Vault:
+    """The images in a store. All methods raise StoreError where it fails, and BadRecord where it has been damaged."""
+
+    def __init__(self, store: Store, keyring: Callable[[], Keyring], *, clock: Callable[[], float] = time.time) -> None:
+        """`keyring` is asked at each use: a rotation takes effect at once. `clock` gives Unix seconds."""
+        self.store = store
+        self.keyring = keyring
+        self.records = Records(keyring)
+        self.chains = Chains(store)
+        self.clock = clock
+
+    # -- one image -----------------------------------------------------------------------------------
+
+    async def find(self, user: str, name: str) -> Image:
+        """Raises NoSuchImage."""
+        record, _ = await self.look(self.records.chain(user, name))
+        if not isinstance(record, Image):
+            raise NoSuchImage(f"{user} has no image of this name")
+        return record
+
+    async def remove(self, user: str, name: str) -> None:
+        """Remove an image, for ever. Raises NoSuchImage, also for whoever comes second."""
+        chain = self.records.chain(user, name)
+        while True:
+            record, number = await self.look(chain)
+            if not isinstance(record, Image):
+                await self.settle(chain, number)
+                raise NoSuchImage(f"{user} has no image of this name")
+            if await self.append(chain, number + 1, Removed(user, name, record.upload, self.clock())):
+                await self._drop(record.body)
+                return
+
+    async def part(self, image: Image, start: int, end: int) -> AsyncGenerator[Bytes]:
+        """The image's bytes from `start` up to `end`, each verified before it is released.
+
+        Raises Damaged, also half-way, for a body that is not what was sealed; NoSuchImage if it is removed meanwhile;
+        OtherCluster. To be closed (`aclose`) if not read to its end.
+        """
+        header = read_header(image.header)
+        try:
+            payload_header = await self._bytes(image.body, header.length, header.length + stream.HEADER_SIZE)
+            opener = PartOpener(header, payload_header, image.size, self.keyring())
+            for number, offset, size in opener.segments(start, end):
+                segment = await self._bytes(image.body, offset, offset + size)
+                yield opener.open(number, segment, start, end)
+        except Missing:
+            raise NoSuchImage("the image was removed meanwhile") from None
+
+    async def sealed(self, image: Image) -> AsyncGenerator[Bytes]:
+        """The sealed file as it is now, `sealed_size_of` bytes; nothing of it is verified. Raises as `part`."""
+        header = image.header
+        yield header
+        end = sealed_size_of(image)
+        async with aclosing(self.store.read(image.body, len(header), end)) as chunks:
+            at = len(header)
+            try:
+                async for chunk in chunks:
+                    yield chunk
+                    at += len(chunk)
+            except Missing:
+                raise NoSuchImage("the image was removed meanwhile") from None
+        if at != end:
+            raise Damaged
+
+    # -- an upload -----------------------------------------------------------------------------------
+
+    async def begin(self, user: str, name: str, upload: str) -> Draft | Image:
+        """A draft to write the sealed file to; or the image, if this very upload has succeeded before.
+
+        Raises NameTaken and AlreadyRemoved.
+        """
+        chain = self.records.chain(user, name)
+        record, number = await self.look(chain)
+        if isinstance(record, Image | Removed):
+            return await self._found(chain, number, record, upload)
+        body = new_body(chain, number + 1)
+        return Draft(self, user, name, upload, chain, number + 1, body, await self.store.body(body))
+
+    async def _found(self, chain: str, number: int, record: Image | Removed, upload: str) -> Image:
+        if record.upload != upload:
+            raise NameTaken("another image has this name, or had it: choose another name")
+        await self.settle(chain, number)  # whoever made it may not have come so far
+        if isinstance(record, Removed):
+            raise AlreadyRemoved("this upload succeeded, and its image was removed since")
+        return record
+
+    async def commit(self, draft: Draft, header: bytes, details: Details) -> Image:
+        """Make a draft, which is complete, an image. Raises NameTaken, AlreadyRemoved and Overtaken."""
+        await draft.body.finish()
+        keyring = self.keyring()
+        if read_header(header).key_id != keyring.current_id:  # a rotation came while it was sealed
+            header = rewrapped(read_header(header), keyring).encode()
+        image = Image(
+            draft.user, draft.name, draft.upload, draft.key, header, details.size, self.clock(),
+            details.type, details.original, details.modified,
+        )  # fmt: skip
+        if await self.append(draft.chain, draft.number, image):
+            return image
+        try:
+            record, number = await self.look(draft.chain)
+            if not isinstance(record, Image | Removed):
+                raise Overtaken("this upload took too long and was given up: send it again")
+            there = await self._found(draft.chain, number, record, draft.upload)
+            if there.size != image.size or await self.digest(there) != await self.digest(image):
+                raise NameTaken("this upload id has been used for another image: use a new one")
+            return there
+        finally:
+            await self._drop(draft.key)  # no record names it, nor will: its generation is another's
+
+    async def _drop(self, body: str) -> None:
+        """Delete a body that no record names any more. Where that fails, or we die before, the sweeper will."""
+        with suppress(StoreError):
+            await self.store.delete(body)
+
+    async def digest(self, image: Image) -> bytes:
+        """SHA-256 of the image's bytes. Raises as `part`."""
+        digest = hashlib.sha256()
+        async with aclosing(self.part(image, 0, image.size)) as chunks:
+            async for chunk in chunks:
+                digest.update(chunk)
+        return digest.digest()
+
+    async def _bytes(self, key: str, start: int, end: int) -> bytes:
+        async with aclosing(self.store.read(key, start, end)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+
+    # -- all images of a user ------------------------------------------------------------------------
+
+    async def newest(
+        self, user: str, count: int, *, before: tuple[float, str] | None = None, wanted: Callable[[Image], bool]
+    ) -> list[Image]:
+        """The newest `count` images that are wanted, older than `before` (created, name), newest first."""
+        found = []
+        async for image in self.images(user):
+            if (before is None or _age(image) < before) and wanted(image):
+                found.append(image)
+                if len(found) >= 2 * count:
+                    found = nlargest(count, found, key=_age)
+        return nlargest(count, found, key=_age)
+
+    async def images(self, user: str) -> AsyncIterator[Image]:
+        """All images of a user, in no order."""
+        async for generation in self.chains.all(self.records.folder(user)):
+            record = self.read(generation)
+            if isinstance(record, Image):
+                yield record
+
+    # -- chains of records ---------------------------------------------------------------------------
+
+    async def look(self, chain: str) -> tuple[Record | None, int]:
+        """What the chain says now, and the number of that generation; (None, 0) for no chain."""
+        latest = await self.chains.latest(chain)
+        return (self.read(latest), latest.number) if latest else (None, 0)
+
+    async def append(self, chain: str, number: int, record: Record) -> bool:
+        """As `Chains.append`."""
+        return await self.chains.append(chain, number, self.records.write(record, key_of(chain, number)))
+
+    async def settle(self, chain: str, number: int) -> None:
+        """Make sure that what was found in a chain is durable, before anybody is told of it as a fact."""
+        if number:
+            await self.store.settle(key_of(chain, number))
+
+    def read(self, generation: Generation) -> Record:
+        """What a generation says. Raises BadRecord."""
+        return self.records.read(generation.data, generation.key)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An upload in progress: its body is written to, and then it is committed or abandoned."""
+
+    vault: Vault
+    user: str
+    name: str
+    upload: str
+    chain: str
+    number: int
+    """The generation that it aims at."""
+    key: str
+    """Of its body."""
+    body: Body
+
+    async def write(self, pieces: Sequence[Bytes]) -> None:
+        """The sealed file, piece after piece."""
+        await self.body.write(pieces)
+
+    async def commit(self, header: bytes, details: Details) -> Image:
+        """Durable when it returns. `header` is the sealed file's. Raises as `Vault.commit`."""
+        return await self.vault.commit(self, header, details)
+
+    async def abandon(self) -> None:
+        await self.body.abandon()
+
+
+def sealed_size_of(image: Image) -> int:
+    """The size in bytes of the image's sealed file."""
+    return len(image.header) + stream.LAYOUT.payload_size(image.size)
+
+
+def _age(image: Image) -> tuple[float, str]:
+    return image.created, image.name
