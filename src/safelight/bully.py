@@ -139,6 +139,7 @@ class Cause(Enum):
     BROKEN = "its link broke"
     SILENT = "it fell silent"
     RESIGNED = "it resigned"
+    DENIED = "it leads no more"
 
 
 class LeaderDown(NamedTuple):
@@ -233,9 +234,14 @@ class Election:
     # -- events --------------------------------------------------------------------------------------
 
     def _wake(self, now: float) -> None:
-        """Whoever was stopped for long must blame itself, not the others, for the silence."""
+        """Whoever was stopped for long must blame itself, not the others, for the silence.
+
+        Late by so much, a leader has been silent for `silence`. A worker's next call may be a heartbeat off, and its
+        leader's last word another: so it may have heard nothing for that long only because it was stopped itself.
+        """
         due = self.next_call()
-        if due is None or now - due < self.timing.silence - self.timing.heartbeat:
+        late = self.timing.silence - (2 if self.phase is Phase.WORKER else 1) * self.timing.heartbeat
+        if due is None or now - due < late:
             return
         if self.phase is Phase.LEADER:
             self._queue(now)  # others lead by now: come back with a new epoch, not with the old one
@@ -342,6 +348,9 @@ class Election:
         """ANSWER: somebody better is alive. Follow by the sender's word, or wait for its COORDINATOR."""
         self._mute.discard(sender)  # it hears us, after all
         if self._take_word(now, sender, message):
+            return
+        if self._follows(sender) and message.epoch >= self.epoch and message.leader is None:
+            self._gone(now, sender, Cause.DENIED)  # with its next words it may name a leader, or ask for one
             return
         if self.phase not in (Phase.CANDIDATE, Phase.DEFERRING):
             return

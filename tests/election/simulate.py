@@ -119,7 +119,7 @@ def _check_resigned(world: World) -> None:
         leader = world.running().get(core.leader or 0)
         if leader is not None and not world.machines[core.leader or 0].ready and core.phase is Phase.WORKER:
             assert core.leader is not None
-            if world.steady(node, core.leader):
+            if world.steady(node, core.leader) and world.steady(core.leader, node):
                 raise Violation(f"{node} follows {core.leader}, which cannot lead")
 
 

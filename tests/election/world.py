@@ -115,6 +115,7 @@ class World:
         self._terms: dict[Epoch, int] = {}
         self._touched: dict[Link, float] = {}  # when a link last changed
         self._stormy = 0.0  # when the weather last changed
+        self._answers = 0  # that a node which reads what was waiting may still give to one message
         self._minute = (0, 0)  # the running heartbeat interval, and what was said in it
         self._patience = max(timing.silence, timing.settle, timing.coordinator, len(self.machines) * timing.turn)
 
@@ -174,7 +175,11 @@ class World:
         if timers_first:
             self._step(machine, Tick())
         while machine.inbox:
+            self._answers = len(
+                self.machines
+            )  # what waited is answered one by one, at once: no storm, but bounded, too
             self._step(machine, machine.inbox.pop(0))
+        self._answers = 0
         self._step(machine, Tick())
         self._dial()
 
@@ -406,6 +411,9 @@ class World:
     # -- what must hold at any time ------------------------------------------------------------------
 
     def _check_storm(self) -> None:
+        if self._answers:
+            self._answers -= 1
+            return
         interval = int(self.time / self.timing.heartbeat)
         said = self._minute[1] + 1 if self._minute[0] == interval else 1
         self._minute = (interval, said)
