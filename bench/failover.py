@@ -37,6 +37,7 @@ from safelight.client.status import survey
 from safelight.cluster import Cluster, throwaway
 from safelight.config import Config
 from safelight.errors import SafelightError
+from safelight.node.datadir import end_life
 
 PATIENCE = 30.0
 """Seconds for what should be there in one: a cluster in which all nodes follow the highest."""
@@ -94,6 +95,7 @@ class Bench:
     async def start_again(self) -> None:
         """Once the leader's process has ended."""
         await asyncio.to_thread(self.cluster.stop, self.leader)
+        end_life(self.cluster.config.data_dir, self.leader)  # else it would soon give way to others for a minute
         self.cluster.start(self.leader)
         await self.whole()
 

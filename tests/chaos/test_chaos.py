@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 
 from safelight.client.errand import ATTEMPTS
+from safelight.node.datadir import end_life
 from tests.chaos.uploads import Stream, check
 from tests.mission.support import status_of, wait_until_all_follow
 from tests.running import Running, eventually, running
@@ -51,6 +52,11 @@ def test_whatever_happens_to_nodes_an_acknowledged_image_is_there_and_the_highes
     print(f"{len(outcomes)} uploads, {len(failed)} failed, by nodes {sorted({outcome.node for outcome in outcomes})}")
 
 
+FORGIVEN = 4
+"""At every such start a node has forgotten its crashes: else the highest would soon stand back for a minute, and not
+lead in most of the chaos, nor at its end. With three of them it stands back for four seconds."""
+
+
 class Fate(Enum):
     UP = "up"
     STARTING = "starting"
@@ -76,6 +82,7 @@ class Chaos:
         self._dice = dice
         self._fates = dict.fromkeys(cluster.config.addresses, Fate.UP)
         self._said = dict.fromkeys(cluster.config.addresses, 0)  # lines, before this life
+        self._starts = dict.fromkeys(cluster.config.addresses, 0)
         self._began = time.monotonic()
 
     def strike(self) -> None:
@@ -116,6 +123,9 @@ class Chaos:
         match blow:
             case None:
                 self._said[node] = len(self._cluster.said(node))
+                self._starts[node] += 1
+                if self._starts[node] % FORGIVEN == 0:
+                    end_life(self._cluster.config.data_dir, node)
                 self._cluster.cluster.start(node)
                 self._fates[node] = Fate.STARTING
             case signal.SIGSTOP:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safelight.node.fitness import CALM, FIRST_HOLD, LONGEST_HOLD, Fitness
+from safelight.node.fitness import CALM, FIRST_HOLD, LONGEST_HOLD, Fitness, Life, next_life
 
 
 def hold(fitness: Fitness, now: float) -> float:
@@ -76,6 +76,45 @@ def test_a_node_steps_down_for_as_long_as_it_is_told() -> None:
     assert not fitness.ready(61.0)
     fitness.step_down(61.0)
     assert fitness.ready(61.0)
+
+
+def gives_way(crashes: int) -> float:
+    """For how long a node stands back if it is started after so many crashes, and another leads."""
+    fitness = Fitness()
+    fitness.crashed(crashes, 1000.0)
+    assert fitness.ready(1000.0) == (not fitness.gives_way(1000.0))
+    seconds = 0.0
+    while not fitness.ready(1000.0 + seconds):
+        seconds += 0.5
+    return seconds
+
+
+def test_the_first_crash_costs_nothing_and_each_further_one_twice_as_much_up_to_a_bound() -> None:
+    assert [gives_way(crashes) for crashes in range(6)] == [0.0, 0.0, 2.0, 4.0, 8.0, 16.0]
+    assert gives_way(7) == gives_way(10**9) == LONGEST_HOLD
+
+
+def test_a_node_that_crashed_does_not_give_way_to_nobody() -> None:
+    fitness = Fitness()
+    fitness.crashed(3, 0.0)
+    assert fitness.why_not(0.0) == "it has crashed 3 times lately; 4 s more if another leads"
+    fitness.nobody_leads()
+    assert fitness.ready(0.0)
+    fitness.observe("disk", False, 1.0)
+    fitness.observe("disk", True, 2.0)
+    fitness.nobody_leads()
+    assert not fitness.ready(2.0)  # nobody is better than one with something wrong
+
+
+@given(starts=st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=50))
+def test_whatever_the_clock_says_crashes_are_counted_one_by_one_and_forgotten_after_a_calm_life(
+    starts: list[float],
+) -> None:
+    life = next_life(None, starts[0])
+    assert life.crashes == 0
+    for now in starts[1:]:
+        before, life = life, next_life(life, now)
+        assert life == Life(now, 1 if abs(now - before.since) >= CALM else before.crashes + 1)
 
 
 @pytest.mark.parametrize("cause", ["disk", "keyring", "epoch"])

@@ -45,6 +45,8 @@ class Seat:
             look=lambda: WELL,
             save=lambda: self.save(self.member.epoch),
             ready=self.member.ready,
+            leader=lambda: self.member.settled(3 * BEAT),
+            crashes=0,
             say=self.said.append,
         )
 

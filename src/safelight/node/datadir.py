@@ -4,6 +4,7 @@ keyring.json             all secrets of the cluster
 users/NAME.json          the fingerprint of the user's token
 users/by-token/SHA256    the name that this token has claimed
 epoch-N.json             the last epoch that node N has been in
+life-N.json              while node N runs, and after a crash: since when it did, and after how many crashes
 probe-N                  what node N writes to see whether it can
 
 All are readable by their owner alone.
@@ -27,6 +28,7 @@ from safelight.bully import NEVER, Epoch
 from safelight.encryption.errors import KeyringError
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
+from safelight.node.fitness import Life, next_life
 from safelight.sizes import human_size
 
 RESERVE = 32 << 20
@@ -107,13 +109,27 @@ def load_epoch(directory: Path, node: int) -> Epoch:
 
 def save_epoch(directory: Path, node: int, epoch: Epoch) -> None:
     """Put the epoch on the disk, also on a full one, where the node has been before. Raises OSError."""
-    path, data = _epoch_path(directory, node), msgspec.json.encode(epoch)
-    try:
-        durable.replace(path, data)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        durable.overwrite(path, data)
+    _replace(_epoch_path(directory, node), msgspec.json.encode(epoch))
+
+
+def begin_life(directory: Path, node: int, now: float) -> Life:
+    """What is known of the node's last life, if it crashed, for the one that begins `now` (Unix time).
+
+    A disk that does not work now, or did not then, means that nothing is known.
+    """
+    path, last = _life_path(directory, node), None
+    with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        last = msgspec.json.decode(path.read_bytes(), type=Life)
+    life = next_life(last, now)
+    with suppress(OSError):
+        _replace(path, msgspec.json.encode(life))
+    return life
+
+
+def end_life(directory: Path, node: int) -> None:
+    """The node was told to stop: this is no crash, whatever happens until it has. It needs no room on the disk."""
+    with suppress(OSError):
+        _life_path(directory, node).unlink(missing_ok=True)
 
 
 class State(NamedTuple):
@@ -174,6 +190,16 @@ def _read_keyring(path: Path) -> Keyring:
         raise DataError(f"{path}: {error}") from None
 
 
+def _replace(path: Path, data: bytes) -> None:
+    """Replace a small file, also on a full disk, where it exists. Raises OSError."""
+    try:
+        durable.replace(path, data)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        durable.overwrite(path, data)
+
+
 def _create_once(path: Path, data: bytes) -> bool:
     try:
         return durable.create_once(path, data)
@@ -199,3 +225,7 @@ def _keyring_path(directory: Path) -> Path:
 
 def _epoch_path(directory: Path, node: int) -> Path:
     return directory / f"epoch-{node}.json"
+
+
+def _life_path(directory: Path, node: int) -> Path:
+    return directory / f"life-{node}.json"

@@ -3,17 +3,38 @@
 A node is unfit while anything is wrong with it, and then for a hold-down: what broke once may break again. Each
 further time within a while doubles the hold-down, so that a disk that comes and goes does not make leadership come
 and go with it. (Route flap damping, RFC 2439, and the reset of a hold-down after stability have the same reasons.)
+
+A node that crashes and is started again gives way in the same manner, from the second crash on; but only to another
+node that leads. Nothing may be wrong with it now, and where nobody leads there is nobody to disturb.
 """
 
 from __future__ import annotations
 
 from math import inf
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 FIRST_HOLD, LONGEST_HOLD = 2.0, 60.0
 """Seconds that a node is held down after its first failure, and at most."""
 
 CALM = 300.0
-"""Seconds of fitness after which earlier failures are forgotten."""
+"""Seconds of fitness after which earlier failures are forgotten, and of a life after which earlier crashes are."""
+
+
+class Life(NamedTuple):
+    """One life of a node's process, as the next one finds it if this one does not end politely."""
+
+    since: float  # Unix time
+    crashes: Annotated[int, msgspec.Meta(ge=0)]  # before it, without a calm life between them
+
+
+def next_life(last: Life | None, now: float) -> Life:
+    """The life that begins `now` (Unix time) after a crash; or, with None, after a polite end or the unknown."""
+    if last is None:
+        return Life(now, 0)
+    lately = abs(now - last.since) < CALM  # a clock that was set back tells less, but nothing that could do harm
+    return Life(now, 1 + (last.crashes if lately else 0))
 
 
 class Fitness:
@@ -23,6 +44,8 @@ class Fitness:
         self._wrong: dict[str, str] = {}  # causes that last were not well, and their words
         self._held_until = -inf
         self._failures = 0  # without a calm time between them
+        self._gives_way_until = -inf
+        self._crashes = 0
         self._stepped_down_until = -inf
         self.leaving = False
         self._last_words = ""
@@ -32,14 +55,27 @@ class Fitness:
         if ok:
             was_wrong = self._wrong.pop(cause, None) is not None
             if was_wrong and not self._wrong:
-                hold = FIRST_HOLD * 2.0 ** min(self._failures - 1, 30)
-                self._held_until = now + min(hold, LONGEST_HOLD)
+                self._held_until = now + _hold(self._failures)
             return
         if not self._wrong:
             if now - self._held_until >= CALM:
                 self._failures = 0
             self._failures += 1
         self._wrong[cause] = self._last_words = why or f"the {cause} failed"
+
+    def crashed(self, times: int, now: float) -> None:
+        """The node has just been started, after so many crashes; the first costs nothing."""
+        if times > 1:
+            self._crashes = times
+            self._gives_way_until = now + _hold(times - 1)
+
+    def gives_way(self, now: float) -> bool:
+        """Whether the node would leave the lead to another because it has crashed."""
+        return now < self._gives_way_until
+
+    def nobody_leads(self) -> None:
+        """There is nobody to give way to."""
+        self._gives_way_until = -inf
 
     def leave(self) -> None:
         """The node is stopping: unfit from now on, whatever comes."""
@@ -59,7 +95,14 @@ class Fitness:
             return "its operator wants another to lead"
         if now < self._held_until:
             return self._last_words
+        if self.gives_way(now):
+            left = self._gives_way_until - now
+            return f"it has crashed {self._crashes} times lately; {left:.0f} s more if another leads"
         return ""
 
     def ready(self, now: float) -> bool:
         return not self.why_not(now)
+
+
+def _hold(failures: int) -> float:
+    return min(FIRST_HOLD * 2.0 ** min(failures - 1, 30), LONGEST_HOLD)

@@ -119,6 +119,8 @@ class Node:
             look=lambda: datadir.examine(config.data_dir, node, self._member.met or others, keyring),
             save=lambda: datadir.save_epoch(config.data_dir, node, self._member.epoch),
             ready=self._member.ready,
+            leader=lambda: self._member.settled(timing.silence),
+            crashes=datadir.begin_life(config.data_dir, node, time.time()).crashes,
             say=say,
         )
         users = Users(config.data_dir)
@@ -153,6 +155,7 @@ class Node:
         self._links.start()
         self._member.start()
         await stop.wait()
+        datadir.end_life(self._config.data_dir, self._number)
         await self._leave()
         self._watch.stop()
         self._member.stop()

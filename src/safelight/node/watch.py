@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from safelight.node.datadir import State
 from safelight.node.fitness import Fitness
@@ -28,25 +28,32 @@ class Watch:
         look: Callable[[], State],
         save: Callable[[], None],
         ready: Callable[[bool], None],
+        leader: Callable[[], Awaitable[int | None]],
+        crashes: int,
         say: Callable[[str], None],
     ) -> None:
-        """`look` runs in a thread. `save` puts the epoch on the disk, or raises OSError. `ready` tells the election."""
-        self._look, self._save, self._ready, self._say = look, save, ready, say
+        """`look` runs in a thread. `save` puts the epoch on the disk, or raises OSError. `ready` tells the election.
+        `leader` waits for as long as it is reasonable to wait for one. `crashes`: the node's, lately.
+        """
+        self._look, self._save, self._ready, self._leader, self._say = look, save, ready, leader, say
         self._fitness = Fitness()
+        self._crashes = crashes
         self._fit = True  # as the election was last told
         self._unsaved = False
         self._disk_is_everybodys = False
-        self._looking: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._knows = asyncio.Event()
 
     async def start(self) -> None:
         """Look from now on until `stop`; return when it is known whether the node is fit."""
-        self._looking = asyncio.create_task(self._keep_looking())
+        self._fitness.crashed(self._crashes, time.monotonic())
+        self._tasks.append(asyncio.create_task(self._keep_looking()))
         await self._knows.wait()
+        self._tasks.append(asyncio.create_task(self._give_way()))
 
     def stop(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def observe(self, cause: str, ok: bool, why: str = "") -> None:
         """Something ("disk", "keyring", "epoch") is well, or is not. On the event loop only."""
@@ -70,6 +77,14 @@ class Watch:
     async def _keep_looking(self) -> None:
         while True:
             await self._look_once()
+            await asyncio.sleep(INTERVAL)
+
+    async def _give_way(self) -> None:
+        """After crashes, for a while: stand back for as long as another leads."""
+        while self._fitness.gives_way(time.monotonic()):
+            if await self._leader() is None:
+                self._fitness.nobody_leads()
+                self._judge()
             await asyncio.sleep(INTERVAL)
 
     async def _look_once(self) -> None:
