@@ -35,6 +35,7 @@ def test_nodes_started_at_once_on_an_empty_directory_end_with_one_keyring(tmp_pa
         assert contents(data) == [
             *(f"epoch-{node}.json" for node in range(1, 6)),
             "keyring.json",
+            *(f"life-{node}.json" for node in range(1, 6)),
             *(f"probe-{node}" for node in range(1, 6)),
             "users",
         ]
