@@ -25,6 +25,8 @@ from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
 
 RECORDS, BODIES = "records/", "bodies/"
+IDENTITY = "vault"
+"""The object that says whose vault it is."""
 _VERSION = b"\x01"
 _NONCE_SIZE = 12
 _KEY_ID_AT, _NONCE_AT, _SEALED_AT = 1, 9, 21
@@ -32,6 +34,10 @@ _KEY_ID_AT, _NONCE_AT, _SEALED_AT = 1, 9, 21
 
 class BadRecord(SafelightError):
     """An object that ought to be a record is none that can be read, and why."""
+
+
+class OtherKey(BadRecord):
+    """The record may be intact, and is sealed with a cluster key that is not in the keyring."""
 
 
 class Image(msgspec.Struct, frozen=True, tag_field="kind", tag="image", omit_defaults=True):
@@ -109,7 +115,7 @@ class Records:
             text = self._cipher(key_id(data)).decrypt(nonce, data[_SEALED_AT:], beginning + key.encode())
             return _DECODER.decode(text)
         except KeyError:
-            raise BadRecord(f"{key} is sealed with the key {key_id(data)}, which is not in the keyring") from None
+            raise OtherKey(f"{key} is sealed with the key {key_id(data)}, which is not in the keyring") from None
         except InvalidTag:
             raise BadRecord(f"{key} is damaged, or was put there by another") from None
         except msgspec.DecodeError:

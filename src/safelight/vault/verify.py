@@ -1,0 +1,129 @@
+"""Whether a vault holds what it says: every object looked at, every tag opened.
+
+    damaged    an object is not what was written: bytes changed or missing, or put in another's place
+    missing    a record names a body that is not there, or a chain has a gap
+    foreign    an object that no Safelight made, or one for which the keyring has no key
+    leftover   a body that no record names, of an upload that broke off: the sweeper will take it
+
+The first three are losses, or worse; the last is none. A vault may be verified while it is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Literal, NamedTuple
+
+from safelight.encryption.errors import CannotOpen, OtherCluster
+from safelight.encryption.sealed import MAX_HEADER_SIZE, read_header
+from safelight.vault.chain import key_of
+from safelight.vault.records import BODIES, IDENTITY, RECORDS, BadRecord, Image, OtherKey, aim_of
+from safelight.vault.store import Entry, Missing
+from safelight.vault.vault import NoSuchImage, Vault, sealed_size_of
+
+Trouble = Literal["", "damaged", "missing", "foreign", "leftover"]
+
+
+class Checked(NamedTuple):
+    """One object that was looked at: its key, its bytes, and what is wrong with it, if anything."""
+
+    key: str
+    size: int
+    trouble: Trouble = ""
+    why: str = ""
+    user: str = ""
+    name: str = ""
+    """Whose image it is, and which, where that is known."""
+
+
+async def verify(vault: Vault) -> AsyncIterator[Checked]:
+    """Look at every object: records first, with their images, then what else there is. Raises StoreError."""
+    numbers: dict[str, set[int]] = {}
+    bodies: set[str] = set()
+    others: list[Entry] = []
+    async for entry in vault.store.list(""):
+        chain, _, digits = entry.key.rpartition(".")
+        if entry.key.startswith(RECORDS) and digits.isdecimal() and int(digits) > 0:
+            numbers.setdefault(chain, set()).add(int(digits))
+        else:
+            others.append(entry)
+    for chain, there in numbers.items():
+        for number in sorted(set(range(1, max(there))) - there):
+            yield Checked(key_of(chain, number), 0, "missing", "this generation is gone, and later ones are there")
+        for number in sorted(there):
+            checked, image = await _record(vault, key_of(chain, number))
+            yield checked
+            if image is not None and number == max(there):
+                bodies.add(image.body)
+                checked = await _image(vault, image)
+                if not checked.trouble or not await _gone(vault, image):
+                    yield checked
+    for entry in others:
+        if entry.key not in bodies:
+            yield await _other(vault, entry)
+
+
+async def _record(vault: Vault, key: str) -> tuple[Checked, Image | None]:
+    try:
+        data = await vault.store.get(key)
+        record = vault.records.read(data, key)
+    except Missing:
+        return Checked(key, 0, "missing", "it was there a moment ago"), None
+    except OtherKey as error:
+        return Checked(key, 0, "foreign", str(error)), None
+    except BadRecord as error:
+        return Checked(key, 0, "damaged", str(error)), None
+    if not isinstance(record, Image):
+        return Checked(key, len(data)), None
+    return Checked(key, len(data), user=record.user, name=record.name), record
+
+
+async def _image(vault: Vault, image: Image) -> Checked:
+    """Open all of an image, as a reader would."""
+
+    def found(trouble: Trouble, why: str) -> Checked:
+        return Checked(image.body, size, trouble, why, image.user, image.name)
+
+    size = 0
+    try:
+        size = await vault.store.size(image.body)
+        if size != sealed_size_of(image):
+            return found("damaged", f"it has {size} bytes, and should have {sealed_size_of(image)}")
+        async with aclosing(vault.store.read(image.body, 0, MAX_HEADER_SIZE)) as chunks:
+            written = read_header(b"".join([chunk async for chunk in chunks]))
+        if written.fixed != read_header(image.header).fixed:
+            return found("damaged", "its header is another file's")
+        async with aclosing(vault.part(image, 0, image.size)) as parts:
+            async for _ in parts:
+                pass
+    except (Missing, NoSuchImage):
+        return found("missing", "the image's record is there, its bytes are not")
+    except OtherCluster as error:
+        return found("foreign", str(error))
+    except CannotOpen:
+        return found("damaged", "a tag does not verify: its bytes are not those that were sealed")
+    return found("", "")
+
+
+async def _gone(vault: Vault, image: Image) -> bool:
+    """Whether the image was removed while we looked at it."""
+    try:
+        return (await vault.find(image.user, image.name)).body != image.body
+    except (NoSuchImage, BadRecord):
+        return True
+
+
+async def _other(vault: Vault, entry: Entry) -> Checked:
+    """An object that no latest record named when we looked."""
+    aim = aim_of(entry.key) if entry.key.startswith(BODIES) else None
+    if entry.key == IDENTITY:
+        return Checked(entry.key, entry.size)
+    if aim is None:
+        return Checked(entry.key, entry.size, "foreign", "Safelight makes no such object")
+    try:
+        record, _ = await vault.look(aim[0])
+    except BadRecord:
+        return Checked(entry.key, entry.size)  # of which the record was told already
+    if isinstance(record, Image) and record.body == entry.key:
+        return Checked(entry.key, entry.size)  # it came after we began
+    return Checked(entry.key, entry.size, "leftover", "no record names it")
