@@ -1,0 +1,437 @@
+"""A store in a directory: every object is a file, and its key is the file's path below the root.
+
+A file is written under a hidden name (`.<random>.part`, which is no key) in the directory that it is for, synced,
+and then *linked* to its own name: a link, unlike a rename, fails if the name is taken, and that is the arbiter of
+`create`. After the directory is synced, too, the object is durable. So whatever has a name is whole and on the
+disk; only the name itself may still be about to become durable (`settle`). A crash leaves a hidden file at most,
+which `tidy` removes.
+
+A file system without hard links (FAT, some network shares) is refused. The substitute in `durable.link_if_absent`,
+an empty file that takes the name first, would be an object that is not whole, for ever after a crash in that moment.
+
+Every system call that looks at the disk is made in a thread, even the quick ones: on a network file system or a
+failing disk there are no quick ones. The threads are the store's own, so a disk that hangs holds up nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import secrets
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from safelight.durable import sync_directory
+from safelight.encryption.stream import Bytes
+from safelight.errors import reason
+from safelight.vault.store import KEY, MAX_SMALL, Entry, Missing, StoreError, StoreFull
+
+CHUNK = 1 << 20
+"""Bytes that are read at a time, and that a body gathers in memory before it writes them: a body that is smaller
+costs one errand to a thread."""
+
+THREADS = 16
+"""More than processors: they wait for the disk, and a journal syncs for all who wait at once."""
+
+BATCH = 1000
+"""Entries of a listing that are in memory at a time."""
+
+LEFT_OVER = 3600.0
+"""Seconds that nobody has written to a hidden file, after which its writer is taken for dead. If it was not, it
+fails cleanly: it finds nothing to give a name to."""
+
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+_MOST_PIECES = 1024  # of one writev(2): IOV_MAX on Linux and macOS
+_NO_OBJECT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
+_REMEDY = {
+    errno.EACCES: "let the user that runs Safelight own it",
+    errno.EPERM: "let the user that runs Safelight own it",
+    errno.EROFS: "mount it writable",
+    errno.ENOTDIR: "move away what is in its place",
+}
+
+_T = TypeVar("_T")
+
+
+class Directory:
+    """A `Store` in plain files, 0600 in directories 0700. No key may be another's beginning: `a` and `a/b`.
+
+    Any number of processes may use one directory at the same time. The root has to be there: see `make`.
+    A bad key is a ValueError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = _Files(path)
+        self._threads = ThreadPoolExecutor(THREADS, "vault")
+
+    @staticmethod
+    def make(path: Path) -> None:
+        """Make the root (0700, durable) unless it is there. Blocks. Raises StoreError.
+
+        Its parent is not made: where that is missing, it is more likely that a disk is not mounted.
+        """
+        try:
+            with suppress(FileExistsError):
+                path.mkdir(0o700)
+            sync_directory(path.parent)
+            os.scandir(path).close()
+        except FileNotFoundError as error:
+            raise StoreError(f"cannot make the vault {path}: {path.parent} is missing; mount or make it") from error
+        except OSError as error:
+            raise _trouble(path, error) from error
+
+    async def create(self, key: str, data: bytes) -> bool:
+        if len(data) > MAX_SMALL:
+            raise ValueError(f"{len(data)} bytes are too many to be made in one call")
+        return await self._run(self._files.create, _checked(key), data)
+
+    async def get(self, key: str) -> bytes:
+        return await self._run(self._files.get, _checked(key))
+
+    async def body(self, key: str) -> _Body:
+        return _Body(_Part(self._files, _checked(key)), self._run, self._threads)
+
+    async def size(self, key: str) -> int:
+        return await self._run(self._files.size, _checked(key))
+
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """As in `Store`; but an object that is deleted meanwhile is read to its end all the same."""
+        reader = _Reader(self._files, _checked(key))
+        try:
+            while chunk := await self._run(reader.read, max(0, min(CHUNK, end - start)), start):
+                yield chunk
+                start += len(chunk)
+        finally:
+            self._threads.submit(reader.close)  # not awaited: so neither cancellation nor a slow disk is in the way
+
+    async def list(self, prefix: str) -> AsyncIterator[Entry]:
+        if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
+            raise ValueError(f"{prefix!r} is no beginning of keys")
+        found = self._files.walk(prefix, KEY)  # not closed here: a thread may still be in it after a cancellation
+        while batch := await self._run(_next_of, found):
+            for key, state in batch:
+                yield Entry(key, state.st_size, state.st_mtime)
+
+    async def delete(self, key: str) -> None:
+        await self._run(self._files.delete, _checked(key))
+
+    async def settle(self, key: str) -> None:
+        await self._run(self._files.settle, _checked(key))
+
+    async def tidy(self) -> int:
+        """Remove what crashes have left half-written; how many files that were. Raises StoreError.
+
+        Anybody may go on writing: hidden files that were written to within the last hour are left alone.
+        """
+        return await self._run(self._files.tidy)
+
+    async def close(self) -> None:
+        """There is nothing to give back: idle threads end when the store is forgotten."""
+
+    async def _run(self, work: Callable[..., _T], *arguments: object) -> _T:
+        """Do it in a thread. If the caller is cancelled, it is done to its end there, or never begun."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        except OSError as error:
+            raise _trouble(self._files.root, error) from error
+
+
+class _Body:
+    """A `Body` that is a hidden file from its first mebibyte on."""
+
+    def __init__(self, part: _Part, run: Callable[..., Awaitable[bool | None]], threads: ThreadPoolExecutor) -> None:
+        self._part = part
+        self._run = run
+        self._threads = threads
+        self._gathered: list[Bytes] = []
+        self._size = 0  # of what is gathered
+        self._touched = False  # whether a thread may have made the file
+        self._whole = True  # whether all that was handed over is in the file
+        self._finished = False
+
+    async def write(self, pieces: Sequence[Bytes]) -> None:
+        self._gathered += pieces
+        self._size += sum(map(len, pieces))
+        if self._size >= CHUNK:
+            await self._hand_over(self._part.write)
+
+    async def finish(self) -> None:
+        if not await self._hand_over(self._part.publish):
+            raise StoreError(f"{self._part.path} exists already, and was left as it is: try again")
+        self._finished = True
+
+    async def abandon(self) -> None:
+        self._gathered.clear()
+        if self._touched and not self._finished:
+            done = self._threads.submit(self._part.take_back)
+            await asyncio.shield(asyncio.wrap_future(done))  # done also if whoever waits for it is cancelled
+
+    async def _hand_over(self, work: Callable[[Sequence[Bytes]], bool | None]) -> bool | None:
+        if not self._whole:
+            raise ValueError("a part of this body is lost: it can only be abandoned")
+        pieces, self._gathered, self._size = self._gathered, [], 0
+        self._touched, self._whole = True, False
+        done = await self._run(work, pieces)
+        self._whole = True
+        return done
+
+
+# What follows runs in threads, and raises OSError.
+
+
+class _Files:
+    """The objects below a root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._durable: set[Path] = set()
+        """Directories whose own names are known to be durable: two for each user."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        part = _Part(self, key)
+        try:
+            return part.publish([data])
+        finally:
+            part.discard()
+
+    def get(self, key: str) -> bytes:
+        with open(self.open(key), "rb", buffering=0) as file:
+            data = file.read(MAX_SMALL + 1)
+        if len(data) > MAX_SMALL:
+            raise StoreError(f"{self.root / key} is larger than what is kept there: restore it from a backup")
+        return data
+
+    def open(self, key: str) -> int:
+        """A descriptor for reading. Raises Missing."""
+        try:
+            descriptor = os.open(self.root / key, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
+        except _NO_OBJECT:
+            raise self._missing(key) from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise Missing(key)
+        return descriptor
+
+    def size(self, key: str) -> int:
+        try:
+            state = os.stat(self.root / key)
+        except _NO_OBJECT:
+            raise self._missing(key) from None
+        if not stat.S_ISREG(state.st_mode):
+            raise Missing(key)
+        return state.st_size
+
+    def delete(self, key: str) -> None:
+        path = self.root / key
+        with suppress(*_NO_OBJECT):
+            path.unlink()
+        try:
+            sync_directory(path.parent)  # in any case: whoever else deleted it may not have come so far
+        except _NO_OBJECT:
+            self.check_root()
+
+    def settle(self, key: str) -> None:
+        directory = (self.root / key).parent
+        self.make_directory(directory)
+        sync_directory(directory)
+
+    def make_directory(self, directory: Path, *, anew: bool = False) -> None:
+        """Make a directory, and those between it and the root, and make their names durable.
+
+        Also if they are there: whoever made them may not have come so far. Once is enough, but for `anew`.
+        """
+        if directory == self.root or (directory in self._durable and not anew):
+            return
+        self.make_directory(directory.parent, anew=anew)
+        with suppress(FileExistsError):
+            directory.mkdir(0o700)
+        sync_directory(directory.parent)
+        self._durable.add(directory)
+
+    def walk(self, prefix: str, names: re.Pattern[str]) -> Iterator[tuple[str, os.stat_result]]:
+        """Files with such names, by their paths below the root. What vanishes meanwhile is left out."""
+        try:
+            entries = os.scandir(self.root / prefix)
+        except _NO_OBJECT:
+            self.check_root()
+            return
+        with entries:
+            for entry in entries:
+                path = prefix + entry.name
+                if entry.is_dir():
+                    if KEY.fullmatch(entry.name):  # others are not ours: lost+found, .snapshot
+                        yield from self.walk(path + "/", names)
+                elif names.fullmatch(entry.name):
+                    with suppress(FileNotFoundError):
+                        state = entry.stat()
+                        if stat.S_ISREG(state.st_mode):
+                            yield path, state
+
+    def tidy(self) -> int:
+        removed = 0
+        for path, state in self.walk("", _PART):
+            if state.st_mtime < time.time() - LEFT_OVER:
+                with suppress(FileNotFoundError):
+                    os.unlink(self.root / path)
+                    removed += 1
+        return removed
+
+    def check_root(self) -> None:
+        """Where there is no root, nobody can say what is in it."""
+        os.scandir(self.root).close()
+
+    def _missing(self, key: str) -> Missing:
+        self.check_root()
+        return Missing(key)
+
+
+class _Part:
+    """A file in the making under its hidden name. One thread at a time works with it, however many are sent: a
+    cancelled task leaves one behind, and its descriptor must not be closed, and given to another file, meanwhile.
+    """
+
+    def __init__(self, files: _Files, key: str) -> None:
+        self.path = files.root / key
+        self._files = files
+        self._hidden = self.path.with_name(f".{secrets.token_hex(8)}.part")
+        self._lock = threading.Lock()
+        self._descriptor = -1
+        self._linked = self._over = False
+
+    def write(self, pieces: Sequence[Bytes]) -> None:
+        with self._lock:
+            _write(self._opened(), pieces)
+
+    def publish(self, pieces: Sequence[Bytes]) -> bool:
+        """Write the last pieces and give the file its name, durably; False if the name is taken, durably as well."""
+        with self._lock:
+            descriptor = self._opened()
+            _write(descriptor, pieces)
+            os.fsync(descriptor)
+            self._linked = self._link()
+            self._discard()
+            sync_directory(self.path.parent)
+            return self._linked
+
+    def discard(self) -> None:
+        """Leave no hidden file. Harmless after `publish`."""
+        with self._lock, suppress(OSError):
+            self._discard()
+
+    def take_back(self) -> None:
+        """Leave nothing at all."""
+        with self._lock, suppress(OSError):
+            self._discard()
+            if self._linked:
+                self.path.unlink()
+
+    def _opened(self) -> int:
+        if self._over:
+            raise OSError(errno.EBADF, "abandoned")
+        if self._descriptor < 0:
+            self._files.make_directory(self.path.parent)
+            try:
+                self._descriptor = self._open()
+            except FileNotFoundError:  # somebody removed the directory since it was made
+                self._files.make_directory(self.path.parent, anew=True)
+                self._descriptor = self._open()
+        return self._descriptor
+
+    def _open(self) -> int:
+        return os.open(self._hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def _link(self) -> bool:
+        try:
+            os.link(self._hidden, self.path)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            self._files.check_root()
+            raise StoreError(f"{self._hidden} was removed while it was written: try again") from None
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            raise StoreError(
+                f"cannot use the vault {self._files.root}: its file system has no hard links; choose another directory"
+            ) from error
+        return True
+
+    def _discard(self) -> None:
+        self._over = True
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            try:
+                os.close(descriptor)  # first: NFS keeps open files under another hidden name
+            finally:
+                self._hidden.unlink(missing_ok=True)
+
+
+class _Reader:
+    """An object that is being read, by one thread at a time: see `_Part`."""
+
+    def __init__(self, files: _Files, key: str) -> None:
+        self._files = files
+        self._key = key
+        self._lock = threading.Lock()
+        self._descriptor = -1
+        self._over = False
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Raises Missing."""
+        with self._lock:
+            if self._over:
+                raise OSError(errno.EBADF, "closed")
+            if self._descriptor < 0:
+                self._descriptor = self._files.open(self._key)
+            return os.pread(self._descriptor, size, offset)
+
+    def close(self) -> None:
+        with self._lock:
+            self._over = True
+            if self._descriptor >= 0:
+                os.close(self._descriptor)  # may be the last to hold a large deleted file, and take its time
+            self._descriptor = -1
+
+
+def _checked(key: str) -> str:
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is no key of an object")
+    return key
+
+
+def _next_of(found: Iterator[_T]) -> Sequence[_T]:
+    return list(islice(found, BATCH))
+
+
+def _write(descriptor: int, pieces: Iterable[Bytes]) -> None:
+    left = deque(memoryview(piece) for piece in pieces if len(piece))
+    while left:
+        written = os.writev(descriptor, list(islice(left, _MOST_PIECES)))
+        while left and written >= len(left[0]):
+            written -= len(left.popleft())
+        if written:
+            left[0] = left[0][written:]
+
+
+def _trouble(root: Path, error: OSError) -> StoreError:
+    number = error.errno or 0
+    if full := _FULL.get(number):
+        return StoreFull(f"cannot write to the vault {root}: {full}; make room and try again")
+    if number == errno.ENOENT:
+        return StoreError(
+            f"the vault {root} is missing: mount it, or restore it from a backup; "
+            "it is not made anew, for that would hide a loss"
+        )
+    return StoreError(f"cannot use the vault {root}: {reason(error)}; {_REMEDY.get(number, 'check its disk')}")
