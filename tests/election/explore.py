@@ -75,7 +75,8 @@ class State:
             )
             for node, core in self.nodes.items()
         )
-        return cores, tuple(self.flying.values()), self.faults
+        saved = tuple(self.saved[node] for node in NODES if node not in self.nodes)
+        return cores, tuple(self.flying.values()), self.faults, saved, frozenset(self.terms)
 
     def choices(self) -> Iterator[Callable[[State], None]]:
         for link, events in self.flying.items():

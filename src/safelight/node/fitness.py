@@ -4,8 +4,9 @@ A node is unfit while anything is wrong with it, and then for a hold-down: what 
 further time within a while doubles the hold-down, so that a disk that comes and goes does not make leadership come
 and go with it. (Route flap damping, RFC 2439, and the reset of a hold-down after stability have the same reasons.)
 
-A node that crashes and is started again gives way in the same manner, from the second crash on; but only to another
-node that leads. Nothing may be wrong with it now, and where nobody leads there is nobody to disturb.
+A node that crashes and is started again gives way in the same manner, from the second crash on, and so does one whose
+operator wants another to lead; but only to another node that leads. Nothing is wrong with it, and where nobody leads
+there is nobody to give way to.
 """
 
 from __future__ import annotations
@@ -44,9 +45,7 @@ class Fitness:
         self._wrong: dict[str, str] = {}  # causes that last were not well, and their words
         self._held_until = -inf
         self._failures = 0  # without a calm time between them
-        self._gives_way_until = -inf
-        self._crashes = 0
-        self._stepped_down_until = -inf
+        self._gives_way: dict[str, float] = {}  # why, and until when
         self.leaving = False
         self._last_words = ""
 
@@ -66,24 +65,23 @@ class Fitness:
     def crashed(self, times: int, now: float) -> None:
         """The node has just been started, after so many crashes; the first costs nothing."""
         if times > 1:
-            self._crashes = times
-            self._gives_way_until = now + _hold(times - 1)
+            self._gives_way[f"it has crashed {times} times lately"] = now + _hold(times - 1)
+
+    def step_down(self, until: float) -> None:
+        """The operator wants another to lead until then; a time that has passed takes it back."""
+        self._gives_way["its operator wants another to lead"] = until
 
     def gives_way(self, now: float) -> bool:
-        """Whether the node would leave the lead to another because it has crashed."""
-        return now < self._gives_way_until
+        """Whether the node would leave the lead to another, though nothing is wrong with it."""
+        return any(now < until for until in self._gives_way.values())
 
     def nobody_leads(self) -> None:
         """There is nobody to give way to."""
-        self._gives_way_until = -inf
+        self._gives_way.clear()
 
     def leave(self) -> None:
         """The node is stopping: unfit from now on, whatever comes."""
         self.leaving = True
-
-    def step_down(self, until: float) -> None:
-        """The operator wants another to lead until then; a time that has passed takes it back."""
-        self._stepped_down_until = until
 
     def why_not(self, now: float) -> str:
         """Why the node may not lead; empty if it may."""
@@ -91,13 +89,11 @@ class Fitness:
             return "it is stopping"
         if self._wrong:
             return "; ".join(self._wrong.values())
-        if now < self._stepped_down_until:
-            return "its operator wants another to lead"
         if now < self._held_until:
             return self._last_words
-        if self.gives_way(now):
-            left = self._gives_way_until - now
-            return f"it has crashed {self._crashes} times lately; {left:.0f} s more if another leads"
+        for why, until in self._gives_way.items():
+            if now < until:
+                return f"{why}; {until - now:.0f} s more if another leads"
         return ""
 
     def ready(self, now: float) -> bool:

@@ -42,6 +42,7 @@ class Watch:
         self._unsaved = False
         self._disk_is_everybodys = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._giving_way: asyncio.Task[None] | None = None
         self._knows = asyncio.Event()
 
     async def start(self) -> None:
@@ -49,7 +50,7 @@ class Watch:
         self._fitness.crashed(self._crashes, time.monotonic())
         self._tasks.append(asyncio.create_task(self._keep_looking()))
         await self._knows.wait()
-        self._tasks.append(asyncio.create_task(self._give_way()))
+        self._give_way()
 
     def stop(self) -> None:
         for task in self._tasks:
@@ -70,17 +71,23 @@ class Watch:
         self._judge()
 
     def step_down(self, seconds: float) -> None:
-        """Let others lead for so long; with 0, no longer."""
+        """Let others lead for so long, if they do; with 0, no longer."""
         self._fitness.step_down(time.monotonic() + seconds)
         self._judge()
+        self._give_way()
 
     async def _keep_looking(self) -> None:
         while True:
             await self._look_once()
             await asyncio.sleep(INTERVAL)
 
-    async def _give_way(self) -> None:
-        """After crashes, for a while: stand back for as long as another leads."""
+    def _give_way(self) -> None:
+        if self._fitness.gives_way(time.monotonic()) and (self._giving_way is None or self._giving_way.done()):
+            self._giving_way = asyncio.create_task(self._keep_giving_way())
+            self._tasks.append(self._giving_way)
+
+    async def _keep_giving_way(self) -> None:
+        """Stand back for as long as another leads, and no longer."""
         while self._fitness.gives_way(time.monotonic()):
             if await self._leader() is None:
                 self._fitness.nobody_leads()
