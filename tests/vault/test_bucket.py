@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from safelight.vault.bucket import PART, Bucket
-from safelight.vault.store import Missing, Store, StoreError, StoreFull
+from safelight.vault.bucket import _RETRY, PART, Bucket
+from safelight.vault.store import Body, Missing, Store, StoreError, StoreFull
 from tests.running import GENEROUS
 from tests.vault.s3 import ACCESS_KEY, S3, SECRET_KEY, Fault, s3_server
 
@@ -43,6 +43,11 @@ def bucket(s3: S3) -> Bucket:
 
 async def read(store: Store, key: str, start: int, end: int) -> bytes:
     return b"".join([bytes(chunk) async for chunk in store.read(key, start, end)])
+
+
+async def write_and_finish(body: Body, pieces: list[bytes]) -> None:
+    await body.write(pieces)
+    await body.finish()
 
 
 def test_of_many_who_create_a_key_one_succeeds_also_with_equal_bytes(bucket: Bucket) -> None:
@@ -166,7 +171,9 @@ def test_a_body_whose_last_answer_is_lost_is_there(s3: S3, bucket: Bucket) -> No
     asyncio.run(go())
 
 
-def test_parts_that_fail_now_and_then_are_sent_again_and_a_store_that_fails_is_an_error(s3: S3, bucket: Bucket) -> None:
+def test_parts_that_fail_now_and_then_are_sent_again_and_a_store_that_fails_is_an_error(
+    s3: S3, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def go() -> None:
         s3.fault(503, "PUT", "partNumber", times=2)
         s3.fault(Fault.LOSE_ANSWER, "PUT", "partNumber", times=1)
@@ -175,15 +182,18 @@ def test_parts_that_fail_now_and_then_are_sent_again_and_a_store_that_fails_is_a
         await body.finish()
         assert await bucket.size("bodies/lucky.1") == PART + 3
 
-        s3.heal()
-        s3.fault(503, "PUT", "partNumber")
-        body = await bucket.body("bodies/unlucky.1")
-        with pytest.raises(StoreError, match="status 503"):
-            await body.write([bytes(PART // 8)] * 40)
-        await body.abandon()
-        assert not s3.unfinished()
-        with pytest.raises(Missing):
-            await bucket.size("bodies/unlucky.1")
+        monkeypatch.setitem(_RETRY, "max_retries", 2)
+        hasty = Bucket.open(f"s3://images/{secrets.token_hex(4)}")
+        for failing, size in ("partNumber=1", 4 * PART), ("partNumber=2", PART), ("uploadId", PART):
+            s3.heal()
+            s3.fault(503, "POST" if failing == "uploadId" else "PUT", failing)
+            body = await hasty.body("bodies/unlucky.1")
+            with pytest.raises(StoreError, match="status 503"):
+                await write_and_finish(body, [bytes(size), b"end"])
+            await body.abandon()
+            assert not s3.unfinished()
+            with pytest.raises(Missing):
+                await hasty.size("bodies/unlucky.1")
 
     asyncio.run(go())
 
@@ -237,8 +247,7 @@ def everything(bucket: Bucket) -> list[StoreError]:
     async def body(size: int) -> None:
         making = await bucket.body("bodies/a.1")
         try:
-            await making.write([bytes(size)])
-            await making.finish()
+            await write_and_finish(making, [bytes(size)])
         finally:
             await making.abandon()
 
@@ -289,7 +298,9 @@ def test_denied_access_names_what_to_check(s3: S3, bucket: Bucket) -> None:
         assert "AWS_ACCESS_KEY_ID" in str(error)
 
 
-def test_a_full_store_says_so(s3: S3, bucket: Bucket) -> None:
+def test_a_full_store_says_so(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_RETRY, "max_retries", 1)
+    bucket = Bucket.open("s3://images/full")
     s3.fault(507, "PUT")
     with pytest.raises(StoreFull, match="is full"):
         asyncio.run(bucket.create("records/one.1", b"x"))

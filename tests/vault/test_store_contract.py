@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from safelight.vault.bucket import Bucket
 from safelight.vault.directory import Directory
 from safelight.vault.store import Store
 from tests.vault.contract import LAWS, Law
+from tests.vault.s3 import s3_server
 
 
 @asynccontextmanager
@@ -22,8 +25,23 @@ async def directory(tmp_path: Path) -> AsyncIterator[Store]:
     await store.close()
 
 
-STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {"directory": directory}
+@asynccontextmanager
+async def bucket(tmp_path: Path) -> AsyncIterator[Store]:
+    store = Bucket.open(f"s3://images/{secrets.token_hex(8)}")
+    yield store
+    await store.close()
+
+
+STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {"directory": directory, "bucket": bucket}
 """An empty store each; the path is a directory for whatever it needs."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    with s3_server() as s3, pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.environment.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.mark.parametrize("kind", STORES)

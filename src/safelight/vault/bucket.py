@@ -75,7 +75,7 @@ _METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.inter
 
 
 class Bucket:
-    """A `Store` in a bucket, or below a prefix in it."""
+    """A `Store` in a bucket, or below a prefix in it. A bad key is a ValueError."""
 
     def __init__(self, url: str, store: S3Store | GCSStore | AzureStore) -> None:
         self._url = url
@@ -92,7 +92,7 @@ class Bucket:
         client: ClientConfig = {
             "connect_timeout": timedelta(seconds=3),
             "timeout": timedelta(seconds=TRANSFER),
-            "allow_http": _plain_http(_checked(url)),
+            "allow_http": _plain_http(_scheme(url)),
         }
         try:
             match urlsplit(url).scheme:
@@ -111,30 +111,34 @@ class Bucket:
         return cls(url.rstrip("/"), store)
 
     async def create(self, key: str, data: bytes) -> bool:
+        if len(data) > MAX_SMALL:
+            raise ValueError(f"{len(data)} bytes are too many to be made in one call")
+        _checked(key)
         await self._prove()
         return await self._create(key, data)
 
     async def get(self, key: str) -> bytes:
         async with self._asking():
-            found = await obstore.get_async(self._store, key)
+            found = await obstore.get_async(self._store, _checked(key))
             if found.meta["size"] > MAX_SMALL:
                 raise StoreError(f"The bucket {self._url} has something else at {key}: it is too large for a record")
             return bytes(await found.bytes_async())
 
     async def body(self, key: str) -> BucketBody:
-        return BucketBody(self, self._store, key)
+        return BucketBody(self, self._store, _checked(key))
 
     async def size(self, key: str) -> int:
         async with self._asking():
             try:
                 # Not HEAD: its answer has no body, and so does not tell a missing bucket from a missing object.
-                return (await obstore.get_async(self._store, key, options={"range": (0, 1)})).meta["size"]
+                return (await obstore.get_async(self._store, _checked(key), options={"range": (0, 1)})).meta["size"]
             except BaseError as error:
                 if _status(error) == 416:  # there is no first byte
                     return 0
                 raise
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[Bytes]:
+        _checked(key)
         ahead: asyncio.Task[memoryview] | None = None
         try:
             for begin in range(start, end, RANGE):
@@ -153,7 +157,9 @@ class Bucket:
                 await asyncio.gather(ahead, return_exceptions=True)
 
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
-        pages = obstore.list(self._store, prefix.rstrip("/") or None, chunk_size=1000)
+        if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
+            raise ValueError(f"{prefix!r} is no beginning of keys")
+        pages = obstore.list(self._store, prefix[:-1] or None, chunk_size=1000)
         while True:
             async with self._asking():
                 page = await anext(pages, None)
@@ -166,12 +172,13 @@ class Bucket:
     async def delete(self, key: str) -> None:
         try:
             async with self._asking():
-                await obstore.delete_async(self._store, key)
+                await obstore.delete_async(self._store, _checked(key))
         except Missing:
             pass
 
     async def settle(self, key: str) -> None:
         """Nothing to do: an object store shows what is durable."""
+        _checked(key)
 
     async def close(self) -> None:
         """Nothing to do: connections end with the last reference to them."""
@@ -272,16 +279,21 @@ class BucketBody:
         self._writer = obstore.open_writer_async(store, key, buffer_size=PART, max_concurrency=IN_FLIGHT)
         self._size = 0
         self._running: asyncio.Future[object] | None = None
+        self._whole = True
         self._closing = False
         self._over = False
 
     async def write(self, pieces: Sequence[Bytes]) -> None:
+        self._check_whole()
+        self._whole = False
         for piece in pieces:
             if piece:
                 await self._run(self._writer.write(piece))
                 self._size += len(piece)
+        self._whole = True
 
     async def finish(self) -> None:
+        self._check_whole()
         self._closing = True
         try:
             await self._run(self._writer.close())
@@ -294,6 +306,10 @@ class BucketBody:
         if not self._over:
             self._over = True
             await asyncio.shield(self._remove())
+
+    def _check_whole(self) -> None:
+        if not self._whole:
+            raise ValueError("a part of this body is lost: it can only be abandoned")
 
     async def _arrived(self) -> bool:
         """Only the answer was lost. The key is random: whatever is there is ours, and it appears whole."""
@@ -326,7 +342,13 @@ class BucketBody:
             raise what from None
 
 
-def _checked(url: str) -> str:
+def _checked(key: str) -> str:
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is no key of an object")
+    return key
+
+
+def _scheme(url: str) -> str:
     """The scheme of a bucket's URL. Raises StoreError; what is wrong may be a secret, so it is not repeated."""
     try:
         parts = urlsplit(url)
