@@ -90,8 +90,12 @@ _common = stacked(
     ),
 )
 _data_dir = _setting("data_dir", "DIR", "Keyring, users and state of this machine's nodes.")
-_of_nodes = stacked(
+_keyring = stacked(
     _data_dir,
+    _setting("keyring_secret_file", "FILE", "What wraps the keyring, if not SAFELIGHT_KEYRING_SECRET."),
+)
+_of_nodes = stacked(
+    _keyring,
     _setting("profile", "local|lan|wan", "Timers for nodes on one machine, at one site, or at several."),
     _setting("heartbeat", "SECONDS", "Between two heartbeats, if not the profile's.", float),
     _setting("body_timeout", "SECONDS", "How long a body may stand still.", float),
@@ -240,7 +244,7 @@ def status(config: Config, as_json: bool) -> None:
 @safelight.command("step-down")
 @click.argument("node", type=int, required=False)
 @click.option("--for", "seconds", type=float, default=300.0, show_default=True, metavar="SECONDS", help="0: no longer.")
-@_configured(_data_dir)
+@_configured(_keyring)
 def step_down(config: Config, node: int | None, seconds: float) -> None:
     """Let others lead for a while: NODE, or whoever leads.
 
@@ -253,16 +257,70 @@ def step_down(config: Config, node: int | None, seconds: float) -> None:
 
 
 @safelight.command()
-@_configured(_data_dir)
+@_configured(_keyring)
 def init(config: Config) -> None:
     """Make the keyring of a new cluster.
 
-    It is the cluster's identity and all its secrets. On loopback the nodes make it by themselves.
+    It is the cluster's identity and all its secrets. On loopback the nodes make it by themselves. It is wrapped where a
+    secret is configured.
     """
     from safelight.node.datadir import create_cluster
+    from safelight.node.keyfile import wrapper_of
 
-    keyring = create_cluster(config.data_dir)
+    keyring = create_cluster(config.data_dir, wrapper_of(config))
     click.echo(f"Cluster {keyring.cluster_id} is made. Its keyring is in: {config.data_dir}")
+
+
+@safelight.group()
+def keys() -> None:
+    """The cluster's keys: list, rotate, wrap, unwrap.
+
+    Run it on a machine with the cluster's keyring.
+    """
+
+
+@keys.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_configured(_keyring)
+def list_keys(config: Config, as_json: bool) -> None:
+    """Show key ids, when each was made, and which is current. No secret."""
+    from safelight.operate import list_keys
+
+    click.echo(list_keys(config, as_json=as_json))
+
+
+@keys.command()
+@_configured(_keyring)
+def rotate(config: Config) -> None:
+    """Have all nodes seal with a new key.
+
+    Old images still open, and no node is started anew. All nodes must run. If it breaks off, run it again.
+    """
+    from safelight.operate import rotate
+
+    click.echo(_complete(rotate(config)))
+
+
+@keys.command()
+@_configured(_keyring)
+def wrap(config: Config) -> None:
+    """Encrypt the keyring's file with a secret.
+
+    The secret is in the file that keyring_secret_file names, or in SAFELIGHT_KEYRING_SECRET. Give it to this machine's
+    nodes first: one that cannot read the keyring stands back from the election.
+    """
+    from safelight.operate import wrap
+
+    click.echo(wrap(config, wrapped=True))
+
+
+@keys.command()
+@_configured(_keyring)
+def unwrap(config: Config) -> None:
+    """Undo `safelight keys wrap`."""
+    from safelight.operate import wrap
+
+    click.echo(wrap(config, wrapped=False))
 
 
 @safelight.command()

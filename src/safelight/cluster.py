@@ -26,6 +26,7 @@ from safelight.errors import SafelightError
 START = 30.0  # seconds that a node has until it listens
 GRACE = 2.0  # seconds beyond `drain_timeout` until a node that was told to stop is killed
 _PREFIX = "SAFELIGHT_"
+_PASSED_ON = {"SAFELIGHT_KEYRING_SECRET"}  # no setting: a `Config` may be shown, a secret not
 _LISTENING = "listening on "  # how a node's first line begins, if it could start,
 _COMPLAINT = "safelight: "  # and how its last line begins if it could not
 
@@ -205,7 +206,7 @@ def _end(status: int) -> str:
 
 def environment(config: Config) -> dict[str, str]:
     """This process's environment, in which `safelight` finds exactly `config` and reads no file."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(_PREFIX)}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(_PREFIX) or key in _PASSED_ON}
     settings = {
         _PREFIX + key.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
         for key in config.__struct_fields__

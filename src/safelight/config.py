@@ -77,6 +77,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     data_dir: Path = Path(platformdirs.user_data_dir(APP))
     """A machine's keyring, users and epoch counters, shared by its nodes."""
 
+    keyring_secret_file: Path | None = None
+    """A file with the secret that wraps the keyring, readable by its owner alone; or it is in the environment, as
+    SAFELIGHT_KEYRING_SECRET."""
+
     client_dir: Path = Path(platformdirs.user_config_dir(APP))
     """A person's tokens and REPL history."""
 
@@ -181,7 +185,7 @@ def _convert(settings: dict[str, Any], text: str, source: str) -> dict[str, Any]
     if isinstance(settings.get("servers"), str):
         settings["servers"] = [part.strip() for part in settings["servers"].split(",") if part.strip()]
     if source:
-        for key in ("data_dir", "client_dir", "tls_certificate", "tls_key", "tls_ca"):
+        for key in ("data_dir", "keyring_secret_file", "client_dir", "tls_certificate", "tls_key", "tls_ca"):
             if isinstance(settings.get(key), str):
                 settings[key] = str(Path(source).parent / Path(settings[key]).expanduser())
     _build(settings, text, source)

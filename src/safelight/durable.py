@@ -31,9 +31,11 @@ def create_once(path: Path, data: bytes) -> bool:
     return made
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Make or replace `path` (mode 0600) with `data`."""
-    part = _written_beside(path, data)
+def replace(path: Path, data: bytes, *, part: Path | None = None) -> None:
+    """Make or replace `path` (mode 0600) with `data`; written first as `part`, in the same directory, which is not
+    there yet (None: under a name of its own).
+    """
+    part = _written_beside(path, data, part)
     try:
         os.replace(part, path)
     except BaseException:
@@ -91,8 +93,8 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _written_beside(path: Path, data: bytes) -> Path:
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
+def _written_beside(path: Path, data: bytes, part: Path | None = None) -> Path:
+    part = part or path.with_name(f".{secrets.token_hex(8)}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "wb") as file:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from dataclasses import replace
+from functools import reduce
 from random import Random
 from typing import Any
 
@@ -61,17 +62,59 @@ def test_subkeys_of_the_node_secret_differ_by_label() -> None:
     assert KEYRING.node_secret not in (KEYRING.derive(""), KEYRING.derive("tickets"))
 
 
-def test_the_check_covers_all_that_peers_must_share_and_nothing_else() -> None:
+def test_the_check_is_the_clusters_whatever_keys_it_has() -> None:
     key = ClusterKey(os.urandom(32))
-    both = replace(KEYRING, keys=(*KEYRING.keys, key))
-    others = [
-        both,
-        replace(KEYRING, cluster_id="0" * 32),
-        replace(KEYRING, node_secret=os.urandom(32)),
-        replace(KEYRING, keys=(key,), current_id=key.id),
-    ]
-    assert len({KEYRING.check, *(keyring.check for keyring in others)}) == 5
-    assert replace(both, keys=both.keys[::-1], current_id=key.id).check == both.check
+    assert replace(KEYRING, keys=(key,), current_id=key.id).check == KEYRING.check
+    others = [replace(KEYRING, cluster_id="0" * 32), replace(KEYRING, node_secret=os.urandom(32))]
+    assert len({KEYRING.check, *(keyring.check for keyring in others)}) == 3
+
+
+# -- rotation: keyrings that went different ways end the same --
+
+
+def dated(created: int | None) -> ClusterKey:
+    return ClusterKey(os.urandom(32), created)
+
+
+def test_a_new_key_waits_until_it_is_used_and_the_old_one_stays() -> None:
+    key = dated(1)
+    added = KEYRING.added(key)
+    assert (added.current_id, added.waiting) == (KEYRING.current_id, key)
+    used = added.using(key.id)
+    assert (used.current, used.waiting) == (key, None)
+    assert used.find(KEYRING.current_id) == KEYRING.current
+    assert added.added(key) == added
+    with pytest.raises(KeyringError):
+        KEYRING.using(key.id)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.booleans()), max_size=20), st.randoms())
+def test_whatever_order_nodes_hear_of_rotations_in_they_end_the_same(
+    steps: list[tuple[int, int, bool]], shuffle: Random
+) -> None:
+    keys = [ClusterKey(bytes([number]) * 32, created) for number, created in enumerate((3, 1, 2, 2, 2, 9))]
+    nodes = [KEYRING] * 4
+    for node, number, use in steps:
+        nodes[node] = nodes[node].added(keys[number])
+        if use:
+            nodes[node] = nodes[node].using(keys[number].id)
+    orders = [shuffle.sample(nodes, len(nodes)) for _ in range(2)]
+    one, other = (reduce(Keyring.merged, order + order) for order in orders)
+    assert one == other
+    assert {key.id for node in nodes for key in node.keys} == {key.id for key in one.keys}
+    assert one.current_id in {node.current_id for node in nodes}
+    assert all(one.keys.index(one.current) >= one.keys.index(node.current) for node in nodes)
+
+
+def test_keyrings_of_two_clusters_do_not_merge() -> None:
+    for other in (Keyring.new(), replace(KEYRING, node_secret=os.urandom(32))):
+        with pytest.raises(KeyringError, match="two clusters"):
+            KEYRING.merged(other)
+
+
+def test_when_a_key_was_made_is_kept_and_may_be_missing() -> None:
+    keyring = KEYRING.added(dated(1_700_000_000))
+    assert [key.created for key in Keyring.from_json(keyring.to_json()).keys] == [None, 1_700_000_000]
 
 
 def test_neither_the_keyring_nor_its_keys_show_a_secret() -> None:
@@ -101,7 +144,7 @@ ENTRY = json.loads(KEYRING.to_json())["keys"][0]
         (b"[]", "malformed"),
         (b"[" * 100_000, "malformed"),
         (KEYRING.to_json()[:-9], "malformed"),
-        (changed(version=2), "version 2"),
+        (changed(version=3), "version 3"),
         (changed(version=None), "missing required field `version`"),
         (changed(cluster=None), "missing required field `cluster`"),
         (changed(cluster="0" * 31), r"\$.cluster"),

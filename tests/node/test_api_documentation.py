@@ -40,6 +40,7 @@ def test_every_route_is_documented_and_nothing_else() -> None:
         users=nothing,
         links=Mock(accept=AsyncMock()),
         load=nothing,
+        keys=nothing,
         step_down=print,
         say=print,
     )
@@ -52,7 +53,15 @@ def test_every_route_is_documented_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [protocol.Offer, protocol.Grant, protocol.Cluster, protocol.Status, protocol.Load, protocol.ProblemDocument],
+    [
+        protocol.Offer,
+        protocol.Grant,
+        protocol.Obeyed,
+        protocol.Cluster,
+        protocol.Status,
+        protocol.Load,
+        protocol.ProblemDocument,
+    ],
 )
 def test_every_field_of_every_message_is_documented_and_nothing_else(message: type[msgspec.Struct]) -> None:
     documented = [row[0] for row in tables(f"#### {message.__name__}") if len(row) == 3]

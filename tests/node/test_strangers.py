@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from safelight.config import Address
-from safelight.node.datadir import load_keyring
+from safelight.node.datadir import load_keys
 from safelight.node.handshake import Hello, Party
 from tests.node.rude import Line, ask, enrolled, image, line
 from tests.running import Running, eventually, running
@@ -134,7 +134,7 @@ def test_a_stranger_that_says_what_no_node_says_is_refused(nodes: Running, leade
     [b'{"proof":"' + b"0" * 64 + b'"}', '{"proof":"é"}'.encode(), b'{"refused":"no\\n\\u001b[2J"}', b"{}", b"\xff"],
 )
 def test_whoever_cannot_prove_itself_is_not_believed(nodes: Running, leader: Address, proof: bytes) -> None:
-    identity = Party(load_keyring(nodes.config.data_dir, create=False), 1, "another life").hello()
+    identity = Party(load_keys(nodes.config.data_dir, create=False), 1, "another life").hello()
     before = len(complaints(nodes))
     for _ in range(3):
         with link(leader) as stranger:
@@ -146,7 +146,7 @@ def test_whoever_cannot_prove_itself_is_not_believed(nodes: Running, leader: Add
 
 
 def test_a_stranger_cannot_return_the_nodes_own_proof(nodes: Running, leader: Address) -> None:
-    ours = Party(load_keyring(nodes.config.data_dir, create=False), 1, "another life").hello()
+    ours = Party(load_keys(nodes.config.data_dir, create=False), 1, "another life").hello()
     with link(leader) as stranger:
         stranger.send(frame(msgspec.json.encode(ours)))
         header = stranger.exactly(2)

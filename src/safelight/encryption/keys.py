@@ -4,7 +4,7 @@
                                    ──HKDF──> user key   (16 bytes: wraps the data keys of one user)
                                    ──HKDF──> record key (16 bytes: seals what the vault says of images)
     node secret (random, 32 bytes) ──HKDF──> subkeys    (32 bytes each: tickets, peers, …)
-                                   ──HKDF──> check      (8 bytes, public: do two nodes hold the same keyring?)
+                                   ──HKDF──> check      (8 bytes, public: are two nodes of the same cluster?)
     username                       ──SHA-256─> classic key (16 bytes, no secret at all)
 
 HKDF is RFC 5869 with SHA-256 and no salt. Every `info` begins with a label of its own, none of which is the
@@ -12,10 +12,11 @@ beginning of another, so no two derivations can meet. `docs/format.md` specifies
 """
 
 import hashlib
+import hmac
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -33,6 +34,8 @@ RECORD_KEY_SIZE = 16
 KEY_ID_SIZE = 8
 CLUSTER_ID_SIZE = 16
 MAX_USER_BYTES = 255
+MAX_KEYS = 1000
+"""Cluster keys in one keyring: a new one every day for almost three years."""
 
 
 def user_bytes(user: str) -> bytes:
@@ -53,12 +56,13 @@ def classic_key(user: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ClusterKey:
-    """One cluster key (32 bytes) and its key id (16 hex digits).
+    """One cluster key (32 bytes), when it was made (Unix seconds, if known) and its key id (16 hex digits).
 
     Raises KeyringError for a secret of another length.
     """
 
     secret: bytes = field(repr=False)
+    created: int | None = field(default=None, compare=False)
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,12 +81,15 @@ class ClusterKey:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """All secrets of a cluster. Immutable; the same on every node.
+    """All secrets of a cluster. Immutable; the same on every node, but for a moment amid a rotation.
 
     cluster_id   32 hex digits, public
     node_secret  32 bytes by which nodes prove themselves to each other; never used to encrypt images
     keys         the cluster keys, oldest first
     current_id   the key id of the one that seals new images; all of them open
+
+    A rotation only ever adds: a key, and that a later one is current. So keyrings that went different ways can be
+    `merged` in any order, any number of times, and end the same (they form a join-semilattice).
 
     Raises KeyringError if its parts do not fit each other.
     """
@@ -97,18 +104,20 @@ class Keyring:
             raise KeyringError("The keyring's cluster id is not 32 hex digits: restore it from a backup.")
         if len(self.node_secret) != SECRET_SIZE:
             raise KeyringError(f"The keyring's node secret has {len(self.node_secret)} bytes, not {SECRET_SIZE}.")
+        if len(self.keys) > MAX_KEYS:
+            raise KeyringError(f"The keyring holds more than {MAX_KEYS} cluster keys: make a new cluster.")
         if len({key.id for key in self.keys}) != len(self.keys):
             raise KeyringError("The keyring holds the same cluster key twice: remove one of the two.")
         if self.find(self.current_id) is None:
             raise KeyringError("The keyring's current key is not among its cluster keys: restore it from a backup.")
 
     @classmethod
-    def new(cls, random: Random = os.urandom) -> "Keyring":
-        """The keyring of a new cluster, with one cluster key."""
+    def new(cls, random: Random = os.urandom, *, created: int | None = None) -> "Keyring":
+        """The keyring of a new cluster, with one cluster key, made at `created` (Unix seconds)."""
         cluster_id, node_secret, key = (
             random(CLUSTER_ID_SIZE).hex(),
             random(SECRET_SIZE),
-            ClusterKey(random(SECRET_SIZE)),
+            ClusterKey(random(SECRET_SIZE), created),
         )
         return cls(cluster_id, node_secret, (key,), key.id)
 
@@ -123,20 +132,45 @@ class Keyring:
         """The cluster key with this id (16 hex digits), or None if this cluster does not have it."""
         return next((key for key in self.keys if key.id == key_id), None)
 
+    @property
+    def waiting(self) -> ClusterKey | None:
+        """The newest key, if it is not yet current: a rotation has begun and is not finished."""
+        return None if self.keys[-1].id == self.current_id else self.keys[-1]
+
+    def added(self, key: ClusterKey) -> "Keyring":
+        """This keyring with another key, which is not current."""
+        return self.merged(replace(self, keys=(*self.keys, key))) if self.find(key.id) is None else self
+
+    def using(self, key_id: str) -> "Keyring":
+        """This keyring with this key as the current one, or a later one that is so already. Raises KeyringError."""
+        return self.merged(replace(self, current_id=key_id))
+
+    def belongs_with(self, other: "Keyring") -> bool:
+        """Whether both are of one cluster, at whatever point of its rotations."""
+        return self.cluster_id == other.cluster_id and hmac.compare_digest(self.node_secret, other.node_secret)
+
+    def merged(self, other: "Keyring") -> "Keyring":
+        """All keys of both; of the two current ones the later. Raises KeyringError if they do not belong together."""
+        if not self.belongs_with(other):
+            raise KeyringError("These keyrings are of two clusters: restore the right one from a backup.")
+        all_keys = {key.id: key for key in (*self.keys, *other.keys)}.values()
+        # Equal times are told apart by the id, so that all nodes have one order; before there were times, by place.
+        keys = tuple(sorted(all_keys, key=lambda key: (key.created, key.id) if key.created is not None else (-1, "")))
+        ids = [key.id for key in keys]
+        return replace(self, keys=keys, current_id=max(self.current_id, other.current_id, key=ids.index))
+
     def derive(self, label: str) -> bytes:
         """A 32-byte subkey of the node secret for one purpose, such as "tickets"."""
         return _hkdf(self.node_secret, b"safelight/1/node/" + label.encode(), SECRET_SIZE)
 
     @property
     def check(self) -> str:
-        """16 hex digits that peers compare to learn whether their keyrings match, and that reveal nothing.
+        """16 hex digits that peers compare to learn whether they are of one cluster, and that reveal nothing.
 
-        Covers the cluster id, the node secret and which cluster keys there are. Not which one is current, nor
-        their order: nodes that differ in these still open each other's images, as they do amid a rotation.
+        Covers the cluster id and the node secret. Not the cluster keys: nodes that differ in these must go on
+        working together, as a rotation reaches one after the other.
         """
-        key_ids = sorted(key.id for key in self.keys)
-        info = b"safelight/1/check/" + bytes.fromhex(self.cluster_id + "".join(key_ids))
-        return _hkdf(self.node_secret, info, 8).hex()
+        return _hkdf(self.node_secret, b"safelight/1/check/" + bytes.fromhex(self.cluster_id), 8).hex()
 
     def to_json(self) -> bytes:
         """The keyring as text, secrets and all, for a file that only its owner can read."""
@@ -145,20 +179,20 @@ class Keyring:
             cluster=self.cluster_id,
             node_secret=self.node_secret,
             current=self.current_id,
-            keys=[_KeyText(key.id, key.secret) for key in self.keys],
+            keys=[_KeyText(key.id, key.secret, key.created) for key in self.keys],
         )
         return msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n"
 
     @classmethod
     def from_json(cls, text: bytes) -> "Keyring":
         """The keyring that `to_json` wrote. Raises KeyringError for anything else."""
-        version = _decode(text, _Version).version
+        version = version_of(text)
         if version != 1:
             raise KeyringError(
-                f"The keyring has version {version}, and this Safelight knows version 1: use a newer one."
+                f"The keyring has version {version}, and this Safelight knows versions 1 and 2: use a newer one."
             )
-        read = _decode(text, _KeyringText)
-        keys = tuple(ClusterKey(key.secret) for key in read.keys)
+        read = decode(text, _KeyringText)
+        keys = tuple(ClusterKey(key.secret, key.created) for key in read.keys)
         for key, said in zip(keys, read.keys, strict=True):
             if key.id != said.id:
                 raise KeyringError(
@@ -174,25 +208,32 @@ class _Version(msgspec.Struct):
     version: int
 
 
-_Hex8 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
-_Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+KeyId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+ClusterId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 _Secret = Annotated[bytes, msgspec.Meta(min_length=SECRET_SIZE, max_length=SECRET_SIZE)]  # base64 in JSON
 
 
-class _KeyText(msgspec.Struct):
-    id: _Hex8
+class _KeyText(msgspec.Struct, omit_defaults=True):
+    id: KeyId
     secret: _Secret
+    created: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)] | None = None
 
 
 class _KeyringText(msgspec.Struct):
     version: int
-    cluster: _Hex16
+    cluster: ClusterId
     node_secret: _Secret
-    current: _Hex8
+    current: KeyId
     keys: list[_KeyText]
 
 
-def _decode(text: bytes, kind: type[_T]) -> _T:
+def version_of(text: bytes) -> int:
+    """The version of a keyring's file: 1, or 2 where it is wrapped. Raises KeyringError."""
+    return decode(text, _Version).version
+
+
+def decode(text: bytes, kind: type[_T]) -> _T:
+    """What is in a keyring's file. Raises KeyringError, without a word of it."""
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

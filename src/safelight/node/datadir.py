@@ -1,6 +1,6 @@
 """The data directory: one for each machine, shared by its nodes. The keyring, the users, the epochs.
 
-keyring.json             all secrets of the cluster
+keyring.json             all secrets of the cluster (see keyfile.py)
 users/NAME.json          the fingerprint of the user's token
 users/by-token/SHA256    the name that this token has claimed
 epoch-N.json             the last epoch that node N has been in
@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import stat
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -25,20 +25,17 @@ import msgspec
 
 from safelight import durable
 from safelight.bully import NEVER, Epoch
-from safelight.encryption.errors import KeyringError
 from safelight.encryption.keys import Keyring
-from safelight.errors import SafelightError
+from safelight.encryption.wrapping import Wrapper
 from safelight.node.fitness import Life, next_life
+from safelight.node.keyfile import DataError as DataError
+from safelight.node.keyfile import KeyFile, Keys
 from safelight.sizes import human_size
 
 RESERVE = 32 << 20
 """Bytes that must be free where the data directory is: for epochs, users and the spools of a few images."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync(2)
-
-
-class DataError(SafelightError):
-    """The data directory cannot be used, and what to do about it."""
 
 
 def prepare(directory: Path) -> None:
@@ -51,23 +48,22 @@ def prepare(directory: Path) -> None:
         raise DataError(f"cannot use {directory} as data directory: {error.strerror}") from None
 
 
-def create_cluster(directory: Path) -> Keyring:
-    """Make the keyring of a new cluster. Raises DataError if there is one, or was one."""
+def create_cluster(directory: Path, wrapper: Wrapper | None = None) -> Keyring:
+    """Make the keyring of a new cluster, wrapped if there is a `wrapper`. Raises DataError if there is one, or was."""
     prepare(directory)
-    path = _keyring_path(directory)
-    if _lived_in(directory) and not path.exists():
-        raise _lost(path)
-    keyring = Keyring.new()
-    if not _create_once(path, keyring.to_json()):
-        raise DataError(f"{path} exists already: this data directory has its cluster")
+    file = KeyFile(directory, wrapper)
+    if _lived_in(directory) and not file.path.exists():
+        raise _lost(file.path)
+    keyring = _new_keyring()
+    if not file.create(keyring):
+        raise DataError(f"{file.path} exists already: this data directory has its cluster")
     return keyring
 
 
 def check_cluster(directory: Path) -> None:
     """Make sure that a directory can have users: it has a cluster. Raises DataError."""
-    path = _keyring_path(directory)
     try:
-        path.stat()
+        KeyFile(directory).path.stat()
     except FileNotFoundError:
         raise DataError(
             f"there is no cluster in {directory}: name its data directory with --data-dir, "
@@ -78,20 +74,30 @@ def check_cluster(directory: Path) -> None:
     prepare(directory)
 
 
-def load_keyring(directory: Path, *, create: bool) -> Keyring:
-    """The keyring; with `create`, a new one if the data directory is new, too. Nodes that do this at the
-    same moment end with the same keyring. Raises DataError or KeyringError.
+def load_keyring(directory: Path, *, create: bool, wrapper: Wrapper | None = None) -> Keyring:
+    """The keyring. As `load_keys`."""
+    return load_keys(directory, create=create, wrapper=wrapper).ring
+
+
+def load_keys(directory: Path, *, create: bool, wrapper: Wrapper | None = None) -> Keys:
+    """The keyring, to work with; with `create`, a new one if the data directory is new, too. Nodes that do this at
+    the same moment end with the same keyring. Raises DataError.
     """
-    path = _keyring_path(directory)
+    return Keys(find_keyring(directory, create=create, wrapper=wrapper))
+
+
+def find_keyring(directory: Path, *, create: bool = False, wrapper: Wrapper | None = None) -> KeyFile:
+    """The keyring's file, which is there, or is made as `load_keys` says. Raises DataError."""
+    file = KeyFile(directory, wrapper)
     lived_in = _lived_in(directory)
-    if not path.exists():
+    if not file.path.exists():
         if lived_in:
-            raise _lost(path)
+            raise _lost(file.path)
         if not create:
             raise DataError(f"there is no keyring in {directory}: make one with `safelight init`, or copy it there")
         prepare(directory)
-        _create_once(path, Keyring.new().to_json())
-    return _read_keyring(path)
+        file.create(_new_keyring())
+    return file
 
 
 def load_epoch(directory: Path, node: int) -> Epoch:
@@ -141,11 +147,11 @@ class State(NamedTuple):
     """Whether all those nodes keep their epochs here: then no other node has a better disk."""
 
 
-def examine(directory: Path, node: int, others: Iterable[int], keyring: Keyring) -> State:
+def examine(directory: Path, node: int, others: Iterable[int], keys: Keys) -> State:
     """Whether a node can work with the directory at this moment; `others` might lead instead. Writes a byte."""
     return State(
         disk=_disk_trouble(directory, node),
-        keyring=_keyring_trouble(directory, keyring),
+        keyring=keys.look(),
         everybodys=all(os.path.exists(_epoch_path(directory, each)) for each in others),
     )
 
@@ -164,32 +170,6 @@ def _disk_trouble(directory: Path, node: int) -> str:
     return "" if free >= RESERVE else f"less than {human_size(RESERVE)} are free in {directory}"
 
 
-def _keyring_trouble(directory: Path, keyring: Keyring) -> str:
-    """What would keep a node that starts now from opening what is sealed with `keyring`."""
-    path = _keyring_path(directory)
-    try:
-        found = _read_keyring(path)
-    except DataError as error:
-        return str(error)
-    if found.cluster_id != keyring.cluster_id or found.find(keyring.current_id) is None:
-        return f"{path} is not the keyring that this node started with: restore it, or start the node anew"
-    return ""
-
-
-def _read_keyring(path: Path) -> Keyring:
-    try:
-        with path.open("rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise DataError(f"{path} can be read by others: chmod 600 {path}")
-            text = file.read(1 << 20)
-    except OSError as error:
-        raise DataError(f"cannot read the keyring {path}: {error.strerror}") from None
-    try:
-        return Keyring.from_json(text)
-    except KeyringError as error:
-        raise DataError(f"{path}: {error}") from None
-
-
 def _replace(path: Path, data: bytes) -> None:
     """Replace a small file, also on a full disk, where it exists. Raises OSError."""
     try:
@@ -200,11 +180,8 @@ def _replace(path: Path, data: bytes) -> None:
         durable.overwrite(path, data)
 
 
-def _create_once(path: Path, data: bytes) -> bool:
-    try:
-        return durable.create_once(path, data)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from None
+def _new_keyring() -> Keyring:
+    return Keyring.new(created=int(time.time()))
 
 
 def _lived_in(directory: Path) -> bool:
@@ -217,10 +194,6 @@ def _lost(path: Path) -> DataError:
         f"{path} is missing, but this cluster has been at work: restore it from a backup "
         "(a new keyring could not open the images of the old one)"
     )
-
-
-def _keyring_path(directory: Path) -> Path:
-    return directory / "keyring.json"
 
 
 def _epoch_path(directory: Path, node: int) -> Path:

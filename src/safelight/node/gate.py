@@ -21,7 +21,7 @@ from safelight.node.limits import check_size
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
 from safelight.node.users import Users
-from safelight.protocol import UPLOAD_ID, Action, Grant, Offer, Problem, Refusal
+from safelight.protocol import UPLOAD_ID, Action, Grant, Obeyed, Offer, Problem, Refusal
 from safelight.tickets import Job
 
 HOLD = 0.8
@@ -57,7 +57,7 @@ class Gate:
         self._cluster = keyring.cluster_id
         self._key = keyring.derive("tickets")
         self._hosts = _hosts(config, node)
-        self._orders = orders.Orders(node, keyring.derive(orders.KEY))
+        self._orders = orders.Orders(node, keyring)
         self.book = tickets.Book(node, life)
         self.open_enrolment = self._addresses[node].loopback
         self.leaving = False
@@ -80,15 +80,19 @@ class Gate:
             raise Refusal(Problem.NO_CREDENTIALS, "say who you are: Authorization: Bearer TOKEN")
         return self._users.of_token(token)
 
-    def order(self, request: web.Request) -> orders.StepDown:
+    def order(self, request: web.Request) -> orders.Order:
         """What the operator wants of this node. Raises Refusal."""
         kind, _, text = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() != "order":
-            raise Refusal(Problem.NO_CREDENTIALS, "only the operator may do this, with `safelight step-down`")
+            raise Refusal(Problem.NO_CREDENTIALS, "only the operator may do this: see `safelight --help`")
         try:
             return self._orders.read(text.strip(), time.time())
         except orders.BadOrder as error:
             raise Refusal(Problem.BAD_ORDER, str(error)) from None
+
+    def obeyed(self, order: orders.Order, current: str) -> Obeyed:
+        """What to say to the operator when it is done; `current` is the current key's id."""
+        return Obeyed(self._orders.answer(order, current))
 
     # -- offers --------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ A proof is an HMAC-SHA256 under a secret that only the cluster's nodes have, ove
 of whoever makes it: so neither a recording nor a reflection of it serves anybody else. The acceptor proves
 itself first, so that what listens on a dead node's port learns nothing that it could use. Whoever refuses
 says why, and both sides log it. (Mutual authentication as in ISO/IEC 9798-4, three passes.)
+
+Unknown fields are ignored, and are not what a proof is over: nodes are replaced by newer ones one by one.
 """
 
 from __future__ import annotations
@@ -15,29 +17,39 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from typing import Annotated
 
 import msgspec
 
-from safelight.encryption.keys import Keyring
+from safelight.encryption.keys import MAX_KEYS, KeyId
 from safelight.errors import SafelightError
+from safelight.node.keyfile import Keys
 
 
 class Refused(SafelightError):
     """Why the peer is not believed."""
 
 
-class Hello(msgspec.Struct, forbid_unknown_fields=True):
-    """One side's introduction. `life` is new with each start of the process; `proof` is the acceptor's."""
+class Hello(msgspec.Struct):
+    """One side's introduction. `life` is new with each start of the process; `proof` is the acceptor's.
+
+    `keyring` is the check of the keyring, which must be the same on both sides. `keys` (ids) and `current` may differ,
+    as they do amid a rotation.
+    """
 
     cluster: str
     keyring: str
     node: int
     life: str
     nonce: str
+    keys: Annotated[tuple[KeyId, ...], msgspec.Meta(max_length=MAX_KEYS)] = ()
+    current: str = ""
     proof: str = ""
 
 
-class Proof(msgspec.Struct, forbid_unknown_fields=True):
+class Proof(msgspec.Struct):
+    """The dialer's proof, or either side's refusal."""
+
     proof: str = ""
     refused: str = ""
 
@@ -45,38 +57,43 @@ class Proof(msgspec.Struct, forbid_unknown_fields=True):
 class Party:
     """One node's side of every handshake: its identity and the secret that proves it."""
 
-    def __init__(self, keyring: Keyring, node: int, life: str) -> None:
-        self._keyring = keyring
-        self._secret = keyring.derive("peers")
+    def __init__(self, keys: Keys, node: int, life: str) -> None:
+        self._keys = keys
+        self._cluster, self._check = keys.ring.cluster_id, keys.ring.check
+        self._secret = keys.ring.derive("peers")
         self.node = node
         self.life = life
 
     def hello(self) -> Hello:
+        ring = self._keys.ring
         return Hello(
-            cluster=self._keyring.cluster_id,
-            keyring=self._keyring.check,
+            cluster=self._cluster,
+            keyring=self._check,
             node=self.node,
             life=self.life,
             nonce=secrets.token_hex(16),
+            keys=tuple(key.id for key in ring.keys),
+            current=ring.current_id,
         )
 
     def compare(self, other: Hello) -> None:
         """Raises Refused where the two could not work together, whatever they prove."""
-        if other.cluster != self._keyring.cluster_id:
+        if other.cluster != self._cluster:
             raise Refused(
                 f"node {other.node} belongs to cluster {_short(other.cluster)}, "
-                f"node {self.node} to {_short(self._keyring.cluster_id)}"
+                f"node {self.node} to {_short(self._cluster)}"
             )
-        if other.keyring != self._keyring.check:
+        if other.keyring != self._check:
             raise Refused(f"node {other.node} has another keyring than node {self.node}")
         if other.node == self.node:
             raise Refused(f"two nodes say that they are node {self.node}")
 
     def proof(self, role: str, dialer: Hello, acceptor: Hello) -> str:
         """The proof that `role` ("dialer" or "acceptor") makes over both Hellos."""
-        spoken = msgspec.json.encode(
-            [role, [(side.cluster, side.node, side.life, side.nonce) for side in (dialer, acceptor)]]
-        )
+        said = [
+            (side.cluster, side.node, side.life, side.nonce, side.keys, side.current) for side in (dialer, acceptor)
+        ]
+        spoken = msgspec.json.encode([role, said])
         return hmac.new(self._secret, spoken, hashlib.sha256).hexdigest()
 
     def check(self, proof: str, role: str, dialer: Hello, acceptor: Hello) -> None:

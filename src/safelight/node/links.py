@@ -53,16 +53,21 @@ class Links:
         *,
         patience: float,
         tls: ssl.SSLContext | None,
+        introduced: Callable[[Hello], None],
         connected: Callable[[int, str], None],
         lost: Callable[[int], None],
         received: Callable[[int, Frame], None],
         say: Callable[[str], None],
     ) -> None:
-        """`patience`: seconds that a handshake may take, and that a link may leave a ping unanswered."""
+        """`patience`: seconds that a handshake may take, and that a link may leave a ping unanswered.
+
+        `introduced` gets what each peer that we have dialed, and that has proved itself, says of itself.
+        """
         self._party = party
         self._addresses = {node: address for node, address in addresses.items() if node != party.node}
         self._patience = patience
         self._tls = tls
+        self._introduced = introduced
         self._connected, self._lost, self._received, self._say = connected, lost, received, say
         self._outgoing: dict[int, asyncio.Queue[Frame]] = {}
         self._incoming: set[web.WebSocketResponse] = set()
@@ -160,6 +165,7 @@ class Links:
         self._complaints.pop(peer, None)
         self._hung_up.discard(peer)
         self._outgoing[peer] = asyncio.Queue(QUEUE)
+        self._introduced(theirs)
         self._connected(peer, theirs.life)
         return socket
 
@@ -264,5 +270,7 @@ def _decode(data: bytes) -> Hello | Proof:
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.json.decode(data, type=Hello)
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.json.decode(data, type=Proof)
+        proof = msgspec.json.decode(data, type=Proof)
+        if proof.proof or proof.refused:  # any object decodes, as unknown fields are ignored
+            return proof
     raise Refused("what it says is not a node's handshake")

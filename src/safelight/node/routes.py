@@ -19,10 +19,12 @@ from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.node.datadir import DataError
 from safelight.node.gate import Gate, GoTo
+from safelight.node.keyfile import Keys
 from safelight.node.links import PATH, Links
 from safelight.node.load import LoadBook
 from safelight.node.users import Users
 from safelight.node.work import Workshop
+from safelight.orders import AddKey, BadOrder, StepDown, UseKey, key_in
 from safelight.protocol import (
     API,
     MAX_JSON,
@@ -75,12 +77,13 @@ class Routes:
         users: Users,
         links: Links,
         load: LoadBook,
+        keys: Keys,
         step_down: Callable[[float], None],
         say: Callable[[str], None],
     ) -> None:
         self._config, self._node, self._cluster = config, node, cluster
         self._gate, self._workshop, self._users, self._load, self._say = gate, workshop, users, load, say
-        self._links, self._step_down = links, step_down
+        self._links, self._keys, self._step_down = links, keys, step_down
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_JSON)
@@ -88,7 +91,7 @@ class Routes:
         app.router.add_get(f"{API}/status", self.status)
         app.router.add_put(f"{API}/users/{{user}}", self.enrol)
         app.router.add_post(f"{API}/offers", self.offer)
-        app.router.add_post(f"{API}/step-down", self.step_down)
+        app.router.add_post(f"{API}/orders", self.order)
         app.router.add_get(PATH, self._links.accept)
         for action, handler in ((Action.SEAL, self.seal), (Action.OPEN, self.open)):
             path = f"{action.path}/{{name:[^/]+}}"
@@ -113,10 +116,24 @@ class Routes:
         created = self._users.enrol(request.match_info["user"], fingerprint(token))
         return web.Response(status=201 if created else 200)
 
-    async def step_down(self, request: web.Request) -> web.Response:
-        """POST /v1/step-down with an order: let others lead for a while."""
-        self._step_down(self._gate.order(request).seconds)
-        return web.Response(status=204)
+    async def order(self, request: web.Request) -> web.Response:
+        """POST /v1/orders: what the operator tells this node to do. It is done, and on the disk, when this answers."""
+        order = self._gate.order(request)
+        try:
+            match order.task:
+                case StepDown(seconds):
+                    self._step_down(seconds)
+                case AddKey() as task:
+                    await asyncio.to_thread(self._keys.add, key_in(order, task, self._keys.ring))
+                case UseKey(key):
+                    if await asyncio.to_thread(self._keys.use, key):
+                        self._say(f"new images are sealed with the key {key}")
+        except BadOrder as error:
+            raise Refusal(Problem.BAD_ORDER, str(error)) from None
+        except SafelightError as error:  # whoever gave the order has the keyring, and may know
+            self._say(str(error))
+            raise Refusal(Problem.INTERNAL, str(error)) from None
+        return _json(self._gate.obeyed(order, self._keys.ring.current_id))
 
     async def offer(self, request: web.Request) -> web.Response:
         """POST /v1/offers: a grant from the leader, a refusal from everybody else."""

@@ -20,13 +20,13 @@ from aiohttp import web
 
 from safelight.bully import Election
 from safelight.config import Address, Config
-from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
 from safelight.node import datadir
 from safelight.node.connection import Connection
 from safelight.node.gate import Gate
-from safelight.node.handshake import Party
+from safelight.node.handshake import Hello, Party
 from safelight.node.journal import Journal
+from safelight.node.keyfile import Keys, wrapper_of
 from safelight.node.links import Links
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
@@ -53,7 +53,7 @@ class CannotServe(SafelightError):
 def run(config: Config, node: int, *, until_eof: bool = False) -> None:
     """Serve as node number `node` until SIGTERM or SIGINT; with `until_eof` also until standard input ends.
 
-    Raises CannotServe, ConfigError, and DataError or KeyringError for the data directory.
+    Raises CannotServe, ConfigError, and DataError for the data directory.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would have the cluster key in it
     if node not in config.addresses:
@@ -65,11 +65,11 @@ def run(config: Config, node: int, *, until_eof: bool = False) -> None:
     with listener:
         everywhere = all(other.loopback for other in config.addresses.values())
         datadir.prepare(config.data_dir)
-        keyring = datadir.load_keyring(config.data_dir, create=everywhere)
+        keys = datadir.load_keys(config.data_dir, create=everywhere, wrapper=wrapper_of(config))
         journal, errors = Journal(sys.stdout, f"Node {node}: "), Journal(sys.stderr)
         logging.basicConfig(handlers=[errors.handler()], format="%(message)s")
         try:
-            uvloop.run(Node(config, node, keyring, journal.say).serve(listener, tls, until_eof=until_eof))
+            uvloop.run(Node(config, node, keys, journal.say).serve(listener, tls, until_eof=until_eof))
         finally:
             for each in (journal, errors):
                 each.close(LAST_WORDS)
@@ -78,22 +78,25 @@ def run(config: Config, node: int, *, until_eof: bool = False) -> None:
 class Node:
     """The parts of a node, put together."""
 
-    def __init__(self, config: Config, node: int, keyring: Keyring, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, node: int, keys: Keys, say: Callable[[str], None]) -> None:
         """`say` is told one line of what happens here at a time, for whoever watches the terminal."""
         self._config = config
         self._number = node
-        self._cluster = keyring.cluster_id
+        self._keys = keys
+        self._cluster = keys.ring.cluster_id
         self._say = say
+        self._learning: set[asyncio.Task[None]] = set()
         life = secrets.token_hex(8)
         timing = config.timing
         self._load = LoadBook(
             node, lambda: (self._member.role, self._member.epoch, self._member.leader), 2 * timing.silence
         )
         self._links = Links(
-            Party(keyring, node, life),
+            Party(keys, node, life),
             config.addresses,
             patience=timing.silence,
             tls=client_tls(config),
+            introduced=self._introduced,
             connected=lambda peer, life: self._member.connected(peer, life),
             lost=lambda peer: self._member.lost(peer),
             received=lambda peer, frame: self._member.received(peer, frame),
@@ -116,7 +119,7 @@ class Node:
         )
         others = config.addresses.keys() - {node}
         self._watch = Watch(
-            look=lambda: datadir.examine(config.data_dir, node, self._member.met or others, keyring),
+            look=lambda: datadir.examine(config.data_dir, node, self._member.met or others, keys),
             save=lambda: datadir.save_epoch(config.data_dir, node, self._member.epoch),
             ready=self._member.ready,
             leader=lambda: self._member.settled(timing.silence),
@@ -124,16 +127,17 @@ class Node:
             say=say,
         )
         users = Users(config.data_dir)
-        self._gate = Gate(config, node, life, keyring, users, self._member, self._load)
+        self._gate = Gate(config, node, life, keys.ring, users, self._member, self._load)
         self._routes = Routes(
             config,
             node,
-            keyring.cluster_id,
+            self._cluster,
             gate=self._gate,
-            workshop=Workshop(config, keyring),
+            workshop=Workshop(config, keys),
             users=users,
             links=self._links,
             load=self._load,
+            keys=keys,
             step_down=self._watch.step_down,
             say=say,
         )
@@ -163,6 +167,25 @@ class Node:
         await self._links.close()
         await runner.cleanup()
         self._say("stopped")
+
+    def _introduced(self, peer: Hello) -> None:
+        """Compare keys with a peer: it may have been told to use a key while this node was away, or the reverse."""
+        ours = [key.id for key in self._keys.ring.keys]
+        cure = "run `safelight keys rotate`, or copy the keyring of a machine that has all"
+        for who, missing in ((peer.node, {*ours} - {*peer.keys}), (self._number, {*peer.keys} - {*ours})):
+            if missing:
+                self._say(f"node {who} does not have the key {' and '.join(sorted(missing))}: {cure}")
+        if peer.current in ours and peer.current != self._keys.ring.current_id:
+            task = asyncio.create_task(self._use(peer.current))  # on the disk first: not on the event loop
+            self._learning.add(task)
+            task.add_done_callback(self._learning.discard)
+
+    async def _use(self, key: str) -> None:
+        try:
+            if await asyncio.to_thread(self._keys.use, key):
+                self._say(f"new images are sealed with the key {key}, as its peers do")
+        except SafelightError as error:
+            self._say(str(error))
 
     async def _leave(self) -> None:
         """Resign, decline what is new, finish what was granted."""

@@ -17,8 +17,8 @@ from aiohttp import StreamReader
 
 from safelight.config import Config
 from safelight.encryption import Scheme, open_, seal
-from safelight.encryption.keys import Keyring
 from safelight.imagetypes import HEAD, sniff
+from safelight.node.keyfile import Keys
 from safelight.node.limits import largest_body
 from safelight.protocol import Problem, Refusal
 from safelight.tickets import Job
@@ -74,9 +74,9 @@ class Spool:
 class Workshop:
     """Does what jobs ask for, for one node."""
 
-    def __init__(self, config: Config, keyring: Keyring) -> None:
+    def __init__(self, config: Config, keys: Keys) -> None:
         self._config = config
-        self._keyring = keyring
+        self._keys = keys
         self._spools: set[Spool] = set()
 
     def spool(self) -> Spool:
@@ -88,7 +88,7 @@ class Workshop:
 
     async def seal(self, job: Job, body: StreamReader, spool: Spool) -> int:
         """Put the sealed file of the body into the spool. The body's size in bytes. Raises Refusal."""
-        sealer = seal(job.scheme, job.user, self._keyring)
+        sealer = seal(job.scheme, job.user, self._keys.ring)
         size = 0
         try:
             async for chunk in self._read(job, body):
@@ -106,7 +106,7 @@ class Workshop:
         So a damaged file is refused with a reason, before a byte of the image is released; opening it a
         second time, from the spool, costs less than taking back a wrong answer.
         """
-        opener = open_(job.scheme, job.user, self._keyring)
+        opener = open_(job.scheme, job.user, self._keys.ring)
         size = 0
         try:
             async for chunk in self._read(job, body):
@@ -121,7 +121,7 @@ class Workshop:
 
     async def opened(self, job: Job, spool: Spool) -> AsyncIterator[bytes]:
         """The image in a sealed file. Raises CannotOpen."""
-        opener = open_(job.scheme, job.user, self._keyring)
+        opener = open_(job.scheme, job.user, self._keys.ring)
         async for chunk in spool.chunks():
             for piece in opener.update(chunk):
                 yield piece
