@@ -70,7 +70,20 @@ def test_every_command_explains_itself(call: Call, monkeypatch: pytest.MonkeyPat
     code, out, _ = call("--help")
     assert code == 0
     assert "..." not in out.partition("Commands:")[2]
-    for name in ("server", "up", "run", "client", "upload", "decrypt", "init", "status", "demo", "user", "token"):
+    for name in (
+        "server",
+        "up",
+        "run",
+        "client",
+        "upload",
+        "decrypt",
+        "init",
+        "status",
+        "demo",
+        "user",
+        "token",
+        "keys",
+    ):
         assert f"\n  {name} " in out
         assert call(name, "--help")[0] == 0
 
