@@ -248,8 +248,8 @@ def status(config: Config, as_json: bool) -> None:
 def step_down(config: Config, node: int | None, seconds: float) -> None:
     """Let others lead for a while: NODE, or whoever leads.
 
-    What it granted, it finishes. Waits until another node leads; if none can, the node stands for election again. It
-    needs the cluster's keyring, so run it where a node runs.
+    What it granted, it finishes. Waits until another node leads; where none can, the node leads on. A restart of the
+    node ends it, too. It needs the cluster's keyring, so run it where a node runs.
     """
     from safelight.operate import step_down
 

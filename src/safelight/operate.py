@@ -1,7 +1,6 @@
 """What an operator has nodes do, from a machine with the cluster's keyring, and what the keyring has in it."""
 
 import asyncio
-import math
 import os
 import secrets
 import time
@@ -21,8 +20,8 @@ from safelight.node.keyfile import KeyFile, wrapper_of
 from safelight.orders import KEY, LIFETIME, LONGEST, Answer, BadOrder, Order, StepDown, UseKey, read_answer, to_add
 from safelight.protocol import API, Obeyed, Refusal
 
-PATIENCE = 10.0
-"""Seconds until another node must lead, or the one that stepped down is told to stand again."""
+SHORTEST = 1.0
+"""Seconds for which a node may be told to stand back: less is over before another leads."""
 
 GLANCE = 0.05
 """Seconds between two looks at who leads."""
@@ -31,35 +30,36 @@ GLANCE = 0.05
 async def step_down(config: Config, node: int | None, seconds: float) -> str:
     """Have a node (None: the leader) let others lead for so long; with 0, no longer. What came of it, in words.
 
-    Raises SafelightError: for a node that there is not or that refuses, and where nobody else takes over; then
-    the node stands for election again.
+    Raises SafelightError: for a node that there is not or that refuses, and where nobody else takes over: then
+    the node leads on, whether anybody waits here or not.
     """
-    if not 0 <= seconds <= LONGEST or not math.isfinite(seconds):
-        raise SafelightError(f"a node can stand back for 0 to {LONGEST:g} seconds")
+    if seconds and not SHORTEST <= seconds <= LONGEST:
+        raise SafelightError(f"a node can stand back for {SHORTEST:g} to {LONGEST:g} seconds; 0 takes it back")
+    if seconds == 0 and node is None:
+        raise SafelightError("say which node is to stand for election again: safelight step-down NODE --for 0")
     if node is not None and node not in config.addresses:
         known = ", ".join(str(number) for number in config.addresses)
         raise SafelightError(f"there is no node {node}: this cluster has nodes {known}")
     keyring = keyring_file(config).read()
-    before = leader_of(await survey(config))
-    target = before if node is None else node
+    statuses = await survey(config)
+    target = leader_of(statuses) if node is None else node
     if target is None:
-        raise SafelightError("no node leads: see `safelight status`, or say which node is to stand back")
+        silent = "; ".join(f"server {status.server}: {status.problem}" for status in statuses if status.problem)
+        raise SafelightError(f"no node leads{silent and f' ({silent})'}: see `safelight status`")
     async with Servers(config) as servers:
         await _tell(servers, keyring, _order(target, StepDown(seconds)))
         if seconds == 0:
             return f"Node {target} stands for election again."
-        if target != before:
-            return f"Node {target} does not stand for election for {seconds:g} s."
-        give_up = time.monotonic() + PATIENCE
-        while time.monotonic() < give_up:
-            leader = leader_of(await survey(config))
-            if leader not in (None, target):
-                return f"Node {leader} leads now; node {target} does not stand for election for {seconds:g} s."
-            await asyncio.sleep(GLANCE)
-        await _tell(servers, keyring, _order(target, StepDown(0)))
-    raise SafelightError(
-        f"no other node could lead, so node {target} stands for election again: see `safelight status`"
-    )
+    give_up = time.monotonic() + LIFETIME
+    while time.monotonic() < give_up:
+        own = next(status for status in await survey(config) if status.server == target)
+        if own.load is not None and not own.heard:
+            if own.load.leader not in (None, target):
+                return f"Node {own.load.leader} leads; node {target} stands back for {seconds:g} s."
+            if not own.load.stands_back:
+                break
+        await asyncio.sleep(GLANCE)
+    raise SafelightError(f"no other node could lead, so node {target} stands for election: see `safelight status`")
 
 
 async def rotate(config: Config) -> str:
@@ -165,7 +165,7 @@ async def _tell(servers: Servers, keyring: Keyring, order: Order) -> Answer:
     """Return when a node has done it. Raises SafelightError."""
     node, text = order.node, signed.write(order, keyring.derive(KEY))
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(LIFETIME):
             obeyed = await servers.ask(node, "POST", f"{API}/orders", Obeyed, authorization=f"Order {text}")
         return read_answer(obeyed.answer, order, keyring)
     except (Refusal, BadOrder, *Broken) as error:

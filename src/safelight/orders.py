@@ -1,7 +1,8 @@
 """Orders: what an operator tells a node to do, proved by the cluster's own secret.
 
 Whoever can read the keyring is the operator; there is no other password. An order holds for one request to one
-node, for a minute, and is signed together with what it says, so nothing in it can be changed on its way.
+life of one node, for some seconds, and is signed together with what it says, so nothing in it can be changed on its
+way. An operator who was told that a node does not answer is not surprised by it later.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from safelight.encryption.errors import KeyringError
 from safelight.encryption.keys import ClusterKey, KeyId, Keyring
 from safelight.errors import SafelightError
 
-LIFETIME = 60.0
-"""Seconds. Machines' clocks must agree to within that, as they must for tickets."""
+LIFETIME = 10.0
+"""Seconds for which an operator waits for the answer. Machines' clocks must agree to within that."""
 
 LONGEST = 7 * 24 * 3600.0
 """Seconds for which a node may be told to stand back: who means longer takes it out of `servers`."""
@@ -98,7 +99,9 @@ def _bound_to(node: int, nonce: str) -> bytes:
 class Orders:
     """One node's ear for orders. It remembers those that it obeyed until they have expired."""
 
-    def __init__(self, node: int, keyring: Keyring) -> None:
+    def __init__(self, node: int, keyring: Keyring, born: float) -> None:
+        """`born`: when this life of the node began, in Unix seconds; earlier orders may have been obeyed by another."""
+        self._born = born
         self._node, self._key, self._answers = node, keyring.derive(KEY), keyring.derive(ANSWERS)
         self._obeyed = signed.Nonces()
 
@@ -115,6 +118,8 @@ class Orders:
             raise BadOrder(f"this order is for node {order.node}, and this is node {self._node}")
         if not now < order.expires <= now + 2 * LIFETIME:
             raise BadOrder("this order has expired: give it again, and see that the machines' clocks agree")
+        if order.expires - LIFETIME < self._born:
+            raise BadOrder("this order was given before the node was started: give it again")
         if order in self._obeyed:
             raise BadOrder("this order was obeyed already: give it again")
         self._obeyed.add(order)

@@ -228,6 +228,8 @@ class Load(msgspec.Struct):
     images: int = 0
     bytes: int = 0
     declines: int = 0
+    stands_back: str = ""
+    """Why it does not stand for election; empty if it does."""
 
 
 class Status(msgspec.Struct):

@@ -15,7 +15,7 @@ from safelight.encryption.keys import Keyring
 from safelight.node.datadir import load_keyring
 from safelight.orders import KEY, LIFETIME, Order, StepDown
 from tests.cli.commandline import safelight
-from tests.mission.support import Witness, request, status_of
+from tests.mission.support import MEBIBYTE, Witness, image_of, opens_to, request, seal, status_of
 from tests.running import SETTLED, Running, as_user, running
 
 PATH = "/v1/orders"
@@ -45,7 +45,7 @@ def key_of(cluster: Running) -> bytes:
 def test_the_leader_steps_down_and_another_takes_uploads(cluster: Running, tmp_path: Path, photograph: Path) -> None:
     done = safelight("step-down", config=cluster.config, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "Node 2 leads now; node 3 does not stand for election for 300 s.\n"
+    assert done.stdout == "Node 2 leads; node 3 stands back for 300 s.\n"
     assert cluster.leader() == 2
     saved = as_user(cluster.config, "alice", lambda session: session.seal(photograph, to=tmp_path, feedback=Witness()))
     assert saved.node == 2
@@ -58,34 +58,67 @@ def test_the_leader_steps_down_and_another_takes_uploads(cluster: Running, tmp_p
 
 def test_it_leads_again_by_itself_when_the_time_is_over(cluster: Running, tmp_path: Path) -> None:
     done = safelight("step-down", "3", "--for", "2", config=cluster.config, cwd=tmp_path)
-    assert done.stdout == "Node 2 leads now; node 3 does not stand for election for 2 s.\n"
+    assert done.stdout == "Node 2 leads; node 3 stands back for 2 s.\n"
     cluster.wait_until_leader(3)
 
 
 def test_a_worker_that_steps_down_is_passed_over(cluster: Running, tmp_path: Path) -> None:
     done = safelight("step-down", "2", config=cluster.config, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "Node 2 does not stand for election for 300 s.\n")
+    assert (done.returncode, done.stdout) == (0, "Node 3 leads; node 2 stands back for 300 s.\n")
     assert cluster.leader() == 3
     cluster.cluster.kill(3)
     cluster.wait_until_leader(1)
 
 
-def test_where_no_other_can_lead_it_is_taken_back(tmp_path: Path) -> None:
+def test_where_no_other_can_lead_it_leads_on(tmp_path: Path) -> None:
     with running(tmp_path / "cluster", nodes=1) as cluster:
         done = safelight("step-down", config=cluster.config, cwd=tmp_path)
         assert done.returncode == 1
         assert done.stderr == (
-            "safelight: no other node could lead, so node 1 stands for election again: see `safelight status`\n"
+            "safelight: no other node could lead, so node 1 stands for election: see `safelight status`\n"
         )
         cluster.wait_until_leader(1)
+
+
+def test_nobody_who_gives_the_order_to_all_leaves_the_cluster_without_a_leader(cluster: Running) -> None:
+    """And nobody needs to wait for the outcome: the order itself is given, and the operator's terminal dies."""
+    key = key_of(cluster)
+    for node in (1, 2, 3):
+        assert give(cluster, signed.write(order(node), key), node)[0] == 200
+    cluster.leader()
+
+
+def test_what_the_leader_granted_it_finishes(cluster: Running, tmp_path: Path, photograph: Path) -> None:
+    image = image_of(8 * MEBIBYTE, tmp_path / "image.png", photograph)
+    told = []
+
+    def step_down() -> None:
+        told.append(safelight("step-down", config=cluster.config, cwd=tmp_path))
+
+    witness = Witness().at_progress(0.2, step_down)
+    saved = seal(cluster.config, image, tmp_path / "out", feedback=witness)
+    assert [done.returncode for done in told] == [0]
+    assert saved.node == 3
+    assert cluster.leader() == 2
+    assert opens_to(cluster.config, saved.path, image, tmp_path / "opened")
+
+
+def test_status_says_who_stands_back_and_why(cluster: Running, tmp_path: Path) -> None:
+    assert safelight("step-down", "1", config=cluster.config, cwd=tmp_path).returncode == 0
+    shown = safelight("status", config=cluster.config, cwd=tmp_path).stdout.splitlines()
+    (line,) = [line for line in shown if "stands back" in line]
+    assert line.startswith("1 ")
+    assert "its operator wants another to lead" in line
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["7"], "there is no node 7: this cluster has nodes 1, 2, 3"),
-        (["--for", "-1"], "0 to 604800 seconds"),
-        (["--for", "nan"], "0 to 604800 seconds"),
+        (["--for", "-1"], "1 to 604800 seconds"),
+        (["--for", "nan"], "1 to 604800 seconds"),
+        (["--for", "1e-9"], "1 to 604800 seconds"),
+        (["--for", "0"], "say which node"),
         (["--data-dir", "elsewhere"], "there is no keyring in elsewhere"),
     ],
     ids=str,
@@ -135,3 +168,12 @@ def test_only_the_operators_own_order_is_obeyed_and_once(cluster: Running) -> No
     assert (status, msgspec.json.decode(body)["type"]) == (403, "urn:safelight:problem:bad-order")
     assert "obeyed already" in body
     assert cluster.leader() == 3
+
+    again = signed.write(order(), key)
+    assert give(cluster, again)[0] == 200
+    assert give(cluster, signed.write(order(seconds=0), key))[0] == 200
+    cluster.cluster.stop(3)
+    cluster.cluster.start(3)
+    cluster.wait_until_leader(3)
+    status, body = give(cluster, again)
+    assert (status, "before the node was started" in body) == (403, True)

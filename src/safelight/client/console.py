@@ -220,7 +220,10 @@ def status_lines(servers: Iterable[ServerStatus]) -> list[Text]:
         )
         state = (load.role, f"{load.counter}", f"{load.leader or '-'}") if load and known else ("unreachable", "-", "-")
         rows.append((f"{status.server}", status.address, *state, *counts))
-        ends.append("" if known else f"  {status.problem}" + ("; its numbers by heartbeat" if status.heard else ""))
+        if known:
+            ends.append(f"  stands back: {load.stands_back}" if load and load.stands_back else "")
+        else:
+            ends.append(f"  {status.problem}" + ("; its numbers by heartbeat" if status.heard else ""))
         styles.append(("bold" if load and load.leader == load.node else "") if known else "yellow")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [Text(plain(_aligned(row, widths) + end), style) for row, end, style in zip(rows, ends, styles, strict=True)]

@@ -57,7 +57,7 @@ class Gate:
         self._cluster = keyring.cluster_id
         self._key = keyring.derive("tickets")
         self._hosts = _hosts(config, node)
-        self._orders = orders.Orders(node, keyring)
+        self._orders = orders.Orders(node, keyring, time.time())
         self.book = tickets.Book(node, life)
         self.open_enrolment = self._addresses[node].loopback
         self.leaving = False

@@ -13,10 +13,18 @@ from safelight.protocol import Load
 class LoadBook:
     """This node's own counters, and what the others last told of theirs."""
 
-    def __init__(self, node: int, state: Callable[[], tuple[str, Epoch, int | None]], freshness: float) -> None:
-        """`state` gives role, epoch and leader; others' loads are forgotten after `freshness` seconds."""
+    def __init__(
+        self,
+        node: int,
+        state: Callable[[], tuple[str, Epoch, int | None]],
+        stands_back: Callable[[], str],
+        freshness: float,
+    ) -> None:
+        """`state` gives role, epoch and leader; `stands_back` why the node does not stand for election, if so. Others'
+        loads are forgotten after `freshness` seconds.
+        """
         self._node = node
-        self._state = state
+        self._state, self._stands_back = state, stands_back
         self._freshness = freshness
         self._started = time.monotonic()
         self._heard: dict[int, tuple[float, Load]] = {}
@@ -48,6 +56,7 @@ class LoadBook:
             images=self.images,
             bytes=self.bytes,
             declines=self.declines,
+            stands_back=self._stands_back(),
         )
 
     def heard(self, peer: int, loads: list[Load]) -> None:

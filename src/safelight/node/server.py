@@ -89,7 +89,10 @@ class Node:
         life = secrets.token_hex(8)
         timing = config.timing
         self._load = LoadBook(
-            node, lambda: (self._member.role, self._member.epoch, self._member.leader), 2 * timing.silence
+            node,
+            lambda: (self._member.role, self._member.epoch, self._member.leader),
+            lambda: self._watch.why_not,
+            2 * timing.silence,
         )
         self._links = Links(
             Party(keys, node, life),

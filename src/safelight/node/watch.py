@@ -56,6 +56,11 @@ class Watch:
         for task in self._tasks:
             task.cancel()
 
+    @property
+    def why_not(self) -> str:
+        """Why the node does not stand for election; empty if it does."""
+        return self._fitness.why_not(time.monotonic())
+
     def observe(self, cause: str, ok: bool, why: str = "") -> None:
         """Something ("disk", "keyring", "epoch") is well, or is not. On the event loop only."""
         if cause == "disk" and self._disk_is_everybodys:
@@ -116,7 +121,7 @@ class Watch:
 
     def _judge(self) -> None:
         """Tell the election, and whoever watches the terminal, if the node has become unfit or fit."""
-        why_not = self._fitness.why_not(time.monotonic())
+        why_not = self.why_not
         if self._fit == (not why_not):
             return
         self._fit = not why_not
