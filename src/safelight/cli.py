@@ -46,7 +46,7 @@ class _Setting(click.Option):
             extra["default"] = f"{default:g}"
         elif isinstance(default, tuple):
             extra["default"] = ",".join(default)
-        elif isinstance(default, str):
+        elif isinstance(default, str) and default:
             extra["default"] = default
         elif isinstance(default, Path):
             home = Path.home()
@@ -94,8 +94,10 @@ _keyring = stacked(
     _data_dir,
     _setting("keyring_secret_file", "FILE", "What wraps the keyring, if not SAFELIGHT_KEYRING_SECRET."),
 )
+_vault = _setting("vault", "URL", "Where images are kept: file:///DIR, s3://..., gs://..., az://... or none.")
 _of_nodes = stacked(
     _keyring,
+    _vault,
     _setting("profile", "local|lan|wan", "Timers for nodes on one machine, at one site, or at several."),
     _setting("heartbeat", "SECONDS", "Between two heartbeats, if not the profile's.", float),
     _setting("body_timeout", "SECONDS", "How long a body may stand still.", float),
@@ -257,16 +259,21 @@ def step_down(config: Config, node: int | None, seconds: float) -> None:
 
 
 @safelight.command()
-@_configured(_keyring)
+@_configured(_keyring, _vault)
 def init(config: Config) -> None:
     """Make the keyring of a new cluster.
 
     It is the cluster's identity and all its secrets. On loopback the nodes make it by themselves. It is wrapped where a
     secret is configured.
     """
+    import asyncio
+
     from safelight.node.datadir import create_cluster
     from safelight.node.keyfile import wrapper_of
+    from safelight.vault.opening import check_unused
 
+    if not (config.data_dir / "keyring.json").exists():
+        asyncio.run(check_unused(config))
     keyring = create_cluster(config.data_dir, wrapper_of(config))
     click.echo(f"Cluster {keyring.cluster_id} is made. Its keyring is in: {config.data_dir}")
 

@@ -33,6 +33,8 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     size: int | None
     action: Action
     scheme: Scheme
+    keep: bool = True
+    """Whether the sealed image goes into the vault, where there is one."""
 
 
 class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -18,7 +18,7 @@ from safelight.node.watch import Watch
 from tests.running import GENEROUS
 
 BEAT = 0.05
-WELL = State("", "", everybodys=False)
+WELL = State("", "", vault="", everybodys=False)
 
 
 @dataclass

@@ -3,6 +3,8 @@
 keyring.json             all secrets of the cluster (see keyfile.py)
 users/NAME.json          the fingerprint of the user's token
 users/by-token/SHA256    the name that this token has claimed
+vault.json               that there has been a vault, and where
+vault/                   the vault, if it is nowhere else
 epoch-N.json             the last epoch that node N has been in
 life-N.json              while node N runs, and after a crash: since when it did, and after how many crashes
 probe-N                  what node N writes to see whether it can
@@ -31,6 +33,7 @@ from safelight.node.fitness import Life, next_life
 from safelight.node.keyfile import DataError as DataError
 from safelight.node.keyfile import KeyFile, Keys
 from safelight.sizes import human_size
+from safelight.vault.opening import trouble_with
 
 RESERVE = 32 << 20
 """Bytes that must be free where the data directory is: for epochs, users and the spools of a few images."""
@@ -139,19 +142,21 @@ def end_life(directory: Path, node: int) -> None:
 
 
 class State(NamedTuple):
-    """What is wrong with a data directory, in words; empty where all is well."""
+    """What is wrong with a data directory and a vault in a directory, in words; empty where all is well."""
 
     disk: str
     keyring: str
+    vault: str
     everybodys: bool
     """Whether all those nodes keep their epochs here: then no other node has a better disk."""
 
 
-def examine(directory: Path, node: int, others: Iterable[int], keys: Keys) -> State:
-    """Whether a node can work with the directory at this moment; `others` might lead instead. Writes a byte."""
+def examine(directory: Path, vault: Path | None, node: int, others: Iterable[int], keys: Keys) -> State:
+    """Whether a node can work with these directories at this moment; `others` might lead instead. Writes a byte."""
     return State(
         disk=_disk_trouble(directory, node),
         keyring=keys.look(),
+        vault=trouble_with(vault) if vault else "",
         everybodys=all(os.path.exists(_epoch_path(directory, each)) for each in others),
     )
 

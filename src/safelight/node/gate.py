@@ -1,7 +1,7 @@
 """Who may do what: every request passes here before its body is read.
 
-In this order: is it addressed to this node (DNS rebinding), whose is it (token or ticket), is it for the
-leader. The answer is a job to do here, another address to go to, or a refusal.
+In this order: is it addressed to this node (DNS rebinding), whose is it (token or ticket), and, where something is to
+be done and not only read, is it for the leader. The answer is a job to do here, another address to go to, or a refusal.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class Gate:
         user = self.user(request)
         if user != offer.user:
             raise Refusal(Problem.WRONG_USER, f"this token is {user}'s, not {check_user(offer.user)}'s")
-        job = Job(user, offer.upload, check_image_name(offer.name), offer.size, Action(offer.action), offer.scheme)
+        name = check_image_name(offer.name)
+        job = Job(user, offer.upload, name, offer.size, Action(offer.action), offer.scheme, offer.keep)
         if not UPLOAD_ID.fullmatch(offer.upload):
             raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
         await self._leader_only(job)
@@ -117,25 +118,26 @@ class Gate:
             ticket=tickets.write(ticket, self._key),
         )
 
-    # -- bodies --------------------------------------------------------------------------------------
+    # -- jobs ----------------------------------------------------------------------------------------
 
     async def admit(self, request: web.Request, action: Action) -> Job:
-        """The job that a request with a body is, if it is for this node. Raises GoTo and Refusal."""
+        """The job that a request is, if it is for this node. Raises GoTo and Refusal."""
         self.check_host(request)
         name = check_image_name(request.match_info["name"])
-        scheme = _scheme(request)
-        size = request.content_length
+        scheme, keep = _scheme(request), _keep(request)
+        size = 0 if action is Action.REMOVE else request.content_length
         text = self._ticket_text(request)
         if text is None:
             user = self.user(request)
             upload = request.headers.get("Safelight-Upload") or secrets.token_hex(16)
             if not UPLOAD_ID.fullmatch(upload):
                 raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
-            job = Job(user, upload, name, size, action, scheme)
+            job = Job(user, upload, name, size, action, scheme, keep is not False)
             issuer = None
         else:
             ticket = self._redeem(text)
-            job = Job(ticket.job.user, ticket.job.upload, name, size, action, scheme)
+            said = ticket.job
+            job = Job(said.user, said.upload, name, size, action, scheme, said.keep if keep is None else keep)
             if job != ticket.job:
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another request: ask for a new one")
             upload = request.headers.get("Safelight-Upload", job.upload)
@@ -205,6 +207,14 @@ def _scheme(request: web.Request) -> Scheme:
     except ValueError:
         known = " and ".join(scheme.value for scheme in Scheme)
         raise Refusal(Problem.BAD_REQUEST, f"there is no such scheme: there are {known}") from None
+
+
+def _keep(request: web.Request) -> bool | None:
+    """What a request says of keeping; None if it says nothing."""
+    said = request.headers.get("Safelight-Keep")
+    if said not in (None, "yes", "no"):
+        raise Refusal(Problem.BAD_REQUEST, "Safelight-Keep is yes or no")
+    return None if said is None else said == "yes"
 
 
 def _hosts(config: Config, node: int) -> frozenset[str]:

@@ -44,6 +44,15 @@ class LoadBook:
         finally:
             self.in_flight -= 1
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Count as in flight what only reads: a node that leaves finishes it."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
     def own(self) -> Load:
         role, epoch, leader = self._state()
         return Load(

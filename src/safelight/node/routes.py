@@ -1,15 +1,17 @@
-"""The HTTP interface of a node: /v1. See docs/api.md; every refusal is a problem document (RFC 9457)."""
+"""The HTTP interface of a node: /v1. See docs/api.md; every refusal is a problem document (RFC 9457).
+
+Here are the table, the small messages, and what becomes of errors; images are in `jobs` and `images`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import logging
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from safelight import __version__
@@ -17,19 +19,20 @@ from safelight.config import Config
 from safelight.encryption.errors import CannotOpen, TooLarge
 from safelight.errors import SafelightError
 from safelight.names import shown
+from safelight.node.answers import Interrupted
 from safelight.node.datadir import DataError
 from safelight.node.gate import Gate, GoTo
+from safelight.node.images import Images, NoSuchPart
+from safelight.node.jobs import Handler, Jobs
 from safelight.node.keyfile import Keys
 from safelight.node.links import PATH, Links
 from safelight.node.load import LoadBook
 from safelight.node.users import Users
-from safelight.node.work import Workshop
 from safelight.orders import AddKey, BadOrder, StepDown, UseKey, key_in
 from safelight.protocol import (
     API,
     MAX_JSON,
     PROBLEM_TYPE,
-    SEALED_TYPE,
     Action,
     Cluster,
     Offer,
@@ -39,28 +42,15 @@ from safelight.protocol import (
     fingerprint,
     problem_body,
 )
-from safelight.sizes import human_size
-from safelight.tickets import Job
+from safelight.vault.records import BadRecord
+from safelight.vault.store import StoreError, StoreFull
+from safelight.vault.vault import AlreadyRemoved, NameTaken, NoSuchImage, Overtaken
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-JOB = web.RequestKey("job", Job)
-PIECE = 1 << 16
-"""Bytes of an answer that a client must take within `body_timeout`."""
-
-CONTINUE = web.Response(status=100)
-"""Stands for "go on, send the body"; never sent itself."""
+_NAME = "{name:[^/]+}"
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 log = logging.getLogger(__name__)
-
-
-class Interrupted(Exception):
-    """A response broke off in its middle; it is too late for another."""
-
-    def __init__(self, response: web.StreamResponse, reason: str) -> None:
-        super().__init__(reason)
-        self.response = response
 
 
 class Routes:
@@ -73,7 +63,8 @@ class Routes:
         cluster: str,
         *,
         gate: Gate,
-        workshop: Workshop,
+        jobs: Jobs,
+        images: Images,
         users: Users,
         links: Links,
         load: LoadBook,
@@ -82,7 +73,8 @@ class Routes:
         say: Callable[[str], None],
     ) -> None:
         self._config, self._node, self._cluster = config, node, cluster
-        self._gate, self._workshop, self._users, self._load, self._say = gate, workshop, users, load, say
+        self._gate, self._jobs, self._images = gate, jobs, images
+        self._users, self._load, self._say = users, load, say
         self._links, self._keys, self._step_down = links, keys, step_down
 
     def application(self) -> web.Application:
@@ -93,9 +85,12 @@ class Routes:
         app.router.add_post(f"{API}/offers", self.offer)
         app.router.add_post(f"{API}/orders", self.order)
         app.router.add_get(PATH, self._links.accept)
-        for action, handler in ((Action.SEAL, self.seal), (Action.OPEN, self.open)):
-            path = f"{action.path}/{{name:[^/]+}}"
-            app.router.add_route("PUT", path, handler, expect_handler=self._expecting(action))
+        for action, handler in ((Action.SEAL, self._jobs.seal), (Action.OPEN, self._jobs.open)):
+            expecting = self._jobs.expecting(action, self._guard)
+            app.router.add_route("PUT", f"{action.path}/{_NAME}", handler, expect_handler=expecting)
+        app.router.add_delete(f"{Action.REMOVE.path}/{_NAME}", self._jobs.remove)
+        app.router.add_get(f"{API}/images", self._images.list)
+        app.router.add_get(f"{API}/images/{_NAME}", self._images.get)
         return app
 
     # -- small messages ------------------------------------------------------------------------------
@@ -149,80 +144,6 @@ class Routes:
         grant = await self._gate.grant(request, offer)
         return _json(grant, status=201)
 
-    # -- bodies --------------------------------------------------------------------------------------
-
-    async def seal(self, request: web.Request) -> web.StreamResponse:
-        """PUT /v1/images/NAME: an image in, its sealed file out."""
-        job = await self._job(request, Action.SEAL)
-        with self._load.work(job.size):
-            async with self._workshop.spool() as spool:
-                size = await self._workshop.seal(job, request.content, spool)
-                self._say(f"Encrypted an image for {job.user} ({human_size(size)})")
-                return await self._send(request, job, spool.size, spool.chunks(), status=201)
-
-    async def open(self, request: web.Request) -> web.StreamResponse:
-        """PUT /v1/opened/NAME: a sealed file in, its image out."""
-        job = await self._job(request, Action.OPEN)
-        with self._load.work(job.size):
-            async with self._workshop.spool() as spool:
-                size = await self._workshop.verify(job, request.content, spool)
-                self._say(f"Opened an image for {job.user} ({human_size(size)})")
-                return await self._send(request, job, size, self._workshop.opened(job, spool), status=200)
-
-    async def _job(self, request: web.Request, action: Action) -> Job:
-        return request.get(JOB) or await self._gate.admit(request, action)
-
-    def _expecting(self, action: Action) -> Handler:
-        """What aiohttp calls for `Expect: 100-continue`, before and instead of the middlewares: the gate
-        must answer before the body is asked for (RFC 9110, 10.1.1).
-        """
-
-        async def expected(request: web.Request) -> web.StreamResponse | None:
-            async def admit(request: web.Request) -> web.StreamResponse:
-                request[JOB] = await self._gate.admit(request, action)
-                return CONTINUE
-
-            answer = await self._guard(request, admit)
-            if answer is not CONTINUE:
-                answer.force_close()  # the announced body will never come: this connection is of no use
-                return answer
-            assert request.transport is not None
-            if request.version >= HttpVersion11:  # an older client would take it for the answer
-                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            return None
-
-        return expected  # type: ignore[return-value]  # aiohttp's own type for it allows None
-
-    async def _send(
-        self, request: web.Request, job: Job, size: int, chunks: AsyncIterator[bytes], *, status: int
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(
-            status=status,
-            headers={
-                "Content-Type": SEALED_TYPE,
-                "Content-Length": str(size),
-                "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
-                "Safelight-Node": str(self._node),
-                "Safelight-Upload": job.upload,
-                "Safelight-Kept": "no",  # until there is a vault, this answer is the only copy
-            },
-        )
-        _notice_every_step(request)
-        await response.prepare(request)
-        try:
-            async for chunk in chunks:
-                for start in range(0, len(chunk), PIECE):
-                    async with asyncio.timeout(self._config.body_timeout):
-                        await response.write(chunk[start : start + PIECE])
-        except (CannotOpen, TimeoutError, OSError) as error:
-            # Too late for another status: break off visibly, so that nobody takes a part for the whole.
-            if request.transport is not None:
-                request.transport.abort()
-            raise Interrupted(response, str(error)) from None
-        await response.write_eof()
-        return response
-
     # -- errors --------------------------------------------------------------------------------------
 
     @web.middleware
@@ -241,6 +162,11 @@ class Routes:
         except DataError as error:  # not the client's fault, nor its business
             self._say(str(error))
             return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
+        except (StoreError, BadRecord) as error:  # nor is this
+            self._say(str(error))
+            return self._problem(_vaults_refusal(error))
+        except (NoSuchImage, NameTaken, AlreadyRemoved, Overtaken) as error:
+            return self._problem(Refusal(_OF_THE_VAULT[type(error)], str(error)))
         except SafelightError as error:
             return self._problem(Refusal(Problem.BAD_REQUEST, str(error)))
         except web.HTTPException as error:
@@ -263,6 +189,8 @@ class Routes:
             headers["Retry-After"] = "1"
         if refusal.problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if isinstance(refusal, NoSuchPart):  # RFC 9110, 15.5.17
+            headers["Content-Range"] = f"bytes */{refusal.size}"
         refusal.node = self._node
         return web.Response(
             status=refusal.problem.status,
@@ -288,6 +216,25 @@ class Routes:
         return response
 
 
+_OF_THE_VAULT: dict[type[SafelightError], Problem] = {
+    NoSuchImage: Problem.NOT_FOUND,
+    NameTaken: Problem.IMAGE_TAKEN,
+    AlreadyRemoved: Problem.REMOVED,
+    Overtaken: Problem.OVERTAKEN,
+}
+
+
+def _vaults_refusal(error: SafelightError) -> Refusal:
+    """What a client is told of a store's troubles: no paths, and nothing of other users' images."""
+    match error:
+        case StoreFull():
+            return Refusal(Problem.DISK_FULL, "the vault is full: make room there, then try again")
+        case StoreError():
+            return Refusal(Problem.VAULT_AWAY, "the vault cannot be used now: try again; the node's log says why")
+        case _:
+            return Refusal(Problem.DAMAGED, "a record in the vault is damaged: the node's log says which")
+
+
 def _json(value: msgspec.Struct, status: int = 200) -> web.Response:
     return web.Response(
         status=status,
@@ -295,14 +242,3 @@ def _json(value: msgspec.Struct, status: int = 200) -> web.Response:
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )
-
-
-def _notice_every_step(request: web.Request) -> None:
-    """Let the socket take more as soon as the client has taken some (TCP_NOTSENT_LOWAT, tcp(7)).
-
-    By default it takes megabytes at once, and then nothing until a third of them is gone: a slow reader
-    would look like one that stands still.
-    """
-    connection = request.get_extra_info("socket")
-    if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, PIECE)

@@ -25,7 +25,10 @@ from safelight.node import datadir
 from safelight.node.connection import Connection
 from safelight.node.gate import Gate
 from safelight.node.handshake import Hello, Party
+from safelight.node.images import Images
+from safelight.node.jobs import Jobs
 from safelight.node.journal import Journal
+from safelight.node.keeper import Keeper
 from safelight.node.keyfile import Keys, wrapper_of
 from safelight.node.links import Links
 from safelight.node.load import LoadBook
@@ -35,6 +38,7 @@ from safelight.node.users import Users
 from safelight.node.watch import Watch, unsaved
 from safelight.node.work import Workshop
 from safelight.tls import check_plain_http, client_tls, server_tls
+from safelight.vault.opening import check_unused, directory_of
 
 UNUSED_GRANTS = 0.5
 """Seconds that a leaving node waits for bodies which it granted and which have not begun to come."""
@@ -53,7 +57,7 @@ class CannotServe(SafelightError):
 def run(config: Config, node: int, *, until_eof: bool = False) -> None:
     """Serve as node number `node` until SIGTERM or SIGINT; with `until_eof` also until standard input ends.
 
-    Raises CannotServe, ConfigError, and DataError for the data directory.
+    Raises CannotServe, ConfigError, DataError for the data directory, and CannotUseVault.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would have the cluster key in it
     if node not in config.addresses:
@@ -63,9 +67,8 @@ def run(config: Config, node: int, *, until_eof: bool = False) -> None:
     tls = _server_tls(config, address)
     listener = _listen(address)
     with listener:
-        everywhere = all(other.loopback for other in config.addresses.values())
         datadir.prepare(config.data_dir)
-        keys = datadir.load_keys(config.data_dir, create=everywhere, wrapper=wrapper_of(config))
+        keys = _keys(config)
         journal, errors = Journal(sys.stdout, f"Node {node}: "), Journal(sys.stderr)
         logging.basicConfig(handlers=[errors.handler()], format="%(message)s")
         try:
@@ -120,9 +123,9 @@ class Node:
             heard=self._load.heard,
             say=say,
         )
-        others = config.addresses.keys() - {node}
+        others, vault = config.addresses.keys() - {node}, directory_of(config)
         self._watch = Watch(
-            look=lambda: datadir.examine(config.data_dir, node, self._member.met or others, keys),
+            look=lambda: datadir.examine(config.data_dir, vault, node, self._member.met or others, keys),
             save=lambda: datadir.save_epoch(config.data_dir, node, self._member.epoch),
             ready=self._member.ready,
             leader=lambda: self._member.settled(timing.silence),
@@ -130,13 +133,16 @@ class Node:
             say=say,
         )
         users = Users(config.data_dir)
+        self._keeper = Keeper(config, lambda: keys.ring, leads=lambda: self._member.leads, say=say)
         self._gate = Gate(config, node, life, keys.ring, users, self._member, self._load)
+        workshop = Workshop(config, keys)
         self._routes = Routes(
             config,
             node,
             self._cluster,
             gate=self._gate,
-            workshop=Workshop(config, keys),
+            jobs=Jobs(config, node, gate=self._gate, workshop=workshop, keeper=self._keeper, load=self._load, say=say),
+            images=Images(config, node, gate=self._gate, keeper=self._keeper, load=self._load, say=say),
             users=users,
             links=self._links,
             load=self._load,
@@ -147,6 +153,7 @@ class Node:
 
     async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None, *, until_eof: bool) -> None:
         stop = _stop_event(until_eof)
+        await self._keeper.start()
         runner = web.AppRunner(self._routes.application(), handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         connections = runner.server
@@ -158,6 +165,8 @@ class Node:
         self._say(f"listening on {address.url} (cluster {self._cluster[:8]})")
         if not address.loopback and tls is None:
             self._say("WARNING: plain HTTP beyond loopback: tokens and images cross the network readable")
+        if not self._config.vault and not _on_one_machine(self._config):
+            self._say("WARNING: images are kept on this machine alone: set vault to what all nodes reach, or to none")
         await self._watch.start()
         self._links.start()
         self._member.start()
@@ -169,6 +178,7 @@ class Node:
         door.close()  # before the links: peers redial at once
         await self._links.close()
         await runner.cleanup()
+        await self._keeper.stop()
         self._say("stopped")
 
     def _introduced(self, peer: Hello) -> None:
@@ -202,6 +212,22 @@ class Node:
                 return
             await asyncio.sleep(0.02)
         self._say(f"{self._load.in_flight} images were still in work when the time to leave was over")
+
+
+def _keys(config: Config) -> Keys:
+    """The keyring; where no other machine could have one, it is made, but never beside a vault in use."""
+    alone, path = _on_one_machine(config), config.data_dir / "keyring.json"
+    if alone and not path.exists():
+        try:
+            asyncio.run(check_unused(config))
+        except SafelightError:
+            if not path.exists():  # else another node has made it meanwhile, and begun the vault
+                raise
+    return datadir.load_keys(config.data_dir, create=alone, wrapper=wrapper_of(config))
+
+
+def _on_one_machine(config: Config) -> bool:
+    return all(address.loopback for address in config.addresses.values())
 
 
 def _stop_event(until_eof: bool) -> asyncio.Event:

@@ -1,4 +1,4 @@
-"""Looks after a node's fitness: every second, whether its disk and its keyring are as they should be.
+"""Looks after a node's fitness: every second, whether its disk, its keyring and its vault are as they should be.
 
 Whoever meets a failure in between says so with `observe`; the election hears of every change at once.
 """
@@ -62,9 +62,9 @@ class Watch:
         return self._fitness.why_not(time.monotonic())
 
     def observe(self, cause: str, ok: bool, why: str = "") -> None:
-        """Something ("disk", "keyring", "epoch") is well, or is not. On the event loop only."""
-        if cause == "disk" and self._disk_is_everybodys:
-            ok = True  # who else would lead has no other: what still fits into memory is better done than refused
+        """Something ("disk", "keyring", "vault", "epoch") is well, or is not. On the event loop only."""
+        if cause in ("disk", "vault") and self._disk_is_everybodys:
+            ok = True  # who else would lead has no other: what can still be done is better done than refused
         if cause == "epoch":
             self._unsaved = not ok
         self._fitness.observe(cause, ok, time.monotonic(), why)
@@ -109,6 +109,7 @@ class Watch:
         self._disk_is_everybodys = state.everybodys
         self.observe("disk", not state.disk, state.disk)
         self.observe("keyring", not state.keyring, state.keyring)
+        self.observe("vault", not state.vault, state.vault)
         if self._unsaved:  # here and not in the thread: an epoch must not be overwritten by an older one
             try:
                 self._save()

@@ -1,30 +1,36 @@
-"""The way of an image through a node: from the request's body, through the cipher, into a spool.
+"""The way of an image through a node: from the request's body, through the cipher, into the vault or a spool.
 
-A spool holds ciphertext only, in memory up to a segment or two, then in a file that has no name and so
-vanishes with its process. Memory does not grow with the image, and nothing is left behind. In a crowd the
-spools of latecomers go to the disk from the first byte: nobody waits because others send or read slowly.
+What is not to be kept waits in a spool until it is sent. A spool holds ciphertext only, in memory up to a segment or
+two, then in a file that has no name and so vanishes with its process. Memory does not grow with the image, and nothing
+is left behind. In a crowd the spools of latecomers go to the disk from the first byte: nobody waits because others
+send or read slowly.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
 from aiohttp import StreamReader
 
 from safelight.config import Config
-from safelight.encryption import Scheme, open_, seal
+from safelight.encryption import Scheme, open_, seal, sealed
 from safelight.imagetypes import HEAD, sniff
 from safelight.node.keyfile import Keys
 from safelight.node.limits import largest_body
 from safelight.protocol import Problem, Refusal
 from safelight.tickets import Job
+from safelight.vault.records import Image
+from safelight.vault.vault import Details, Draft, NameTaken, Vault
 
 IN_MEMORY, SPOOLS_IN_MEMORY = 2 << 20, 64
 """Bytes that a spool keeps in memory, and how many may: a small image never touches the disk, but in a crowd."""
+
+UNKNOWN_TYPE = "application/octet-stream"
 
 CHUNK = 256 * 1024
 """Bytes that are read from a spool at a time."""
@@ -51,7 +57,7 @@ class Spool:
             self._file.writelines(pieces)
         self.size += added
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes]:
         """Everything from the beginning."""
         on_disk = self.size > self._in_memory
         await asyncio.to_thread(self._file.seek, 0) if on_disk else self._file.seek(0)
@@ -86,6 +92,50 @@ class Workshop:
         self._spools.add(spool)
         return spool
 
+    async def keep(self, job: Job, body: StreamReader, vault: Vault, original: str, modified: float | None) -> Image:
+        """Seal the body into the vault. If this very upload succeeded before, compare it with what is kept.
+
+        Raises Refusal, and as `Vault.begin`, `Vault.commit` and `Vault.digest`.
+        """
+        draft = await vault.begin(job.user, job.name, job.upload)
+        if isinstance(draft, Image):
+            await self._compare(job, body, vault, draft)
+            return draft
+        try:
+            header, details = await self._fill(draft, job, body, original, modified)
+            return await draft.commit(header, details)
+        except BaseException:
+            await draft.abandon()
+            raise
+
+    async def _fill(
+        self, draft: Draft, job: Job, body: StreamReader, original: str, modified: float | None
+    ) -> tuple[bytes, Details]:
+        """Put the sealed file of the body into the draft. Its header, and what else is to be known of it."""
+        sealer, head, size = sealed.Sealer(job.user, self._keys.ring), b"", 0
+        try:
+            async for chunk in self._read(job, body):
+                head += chunk[: HEAD - len(head)]
+                size += len(chunk)
+                if pieces := sealer.update(chunk):
+                    await draft.write(pieces)
+            await draft.write([sealer.finish()])
+            header = sealer.header.encode()
+        finally:
+            del sealer  # an error keeps this frame alive for a while, and its buffers would stay with it
+        image_type = sniff(head)
+        return header, Details(size, image_type.media_type if image_type else UNKNOWN_TYPE, original, modified)
+
+    async def _compare(self, job: Job, body: StreamReader, vault: Vault, image: Image) -> None:
+        """Raises NameTaken if the body is not the image."""
+        digest, size = hashlib.sha256(), 0
+        if job.size in (None, image.size):
+            async for chunk in self._read(job, body):
+                digest.update(chunk)
+                size += len(chunk)
+        if size != image.size or digest.digest() != await vault.digest(image):
+            raise NameTaken("this upload id was used for another image: use a new one")
+
     async def seal(self, job: Job, body: StreamReader, spool: Spool) -> int:
         """Put the sealed file of the body into the spool. The body's size in bytes. Raises Refusal."""
         sealer = seal(job.scheme, job.user, self._keys.ring)
@@ -96,7 +146,7 @@ class Workshop:
                 await spool.write(sealer.update(chunk))
             await spool.write([sealer.finish()])
         finally:
-            del sealer  # an error keeps this frame alive for a while, and its buffers would stay with it
+            del sealer  # as above
         return size
 
     async def verify(self, job: Job, body: StreamReader, spool: Spool) -> int:
@@ -119,7 +169,7 @@ class Workshop:
         finally:
             del opener  # as above
 
-    async def opened(self, job: Job, spool: Spool) -> AsyncIterator[bytes]:
+    async def opened(self, job: Job, spool: Spool) -> AsyncGenerator[bytes]:
         """The image in a sealed file. Raises CannotOpen."""
         opener = open_(job.scheme, job.user, self._keys.ring)
         async for chunk in spool.chunks():

@@ -97,7 +97,7 @@ class Vault:
                 segment = await self._bytes(image.body, offset, offset + size)
                 yield opener.open(number, segment, start, end)
         except Missing:
-            raise NoSuchImage("the image was removed meanwhile") from None
+            raise await self._gone(image) from None
 
     async def sealed(self, image: Image) -> AsyncGenerator[Bytes]:
         """The sealed file as it is now, `sealed_size_of` bytes; nothing of it is verified. Raises as `part`."""
@@ -111,9 +111,14 @@ class Vault:
                     yield chunk
                     at += len(chunk)
             except Missing:
-                raise NoSuchImage("the image was removed meanwhile") from None
+                raise await self._gone(image) from None
         if at != end:
             raise Damaged
+
+    async def _gone(self, image: Image) -> SafelightError:
+        """What it means that the body is missing: its image was removed meanwhile, or the store has lost it."""
+        record, _ = await self.look(self.records.chain(image.user, image.name))
+        return Damaged() if isinstance(record, Image) else NoSuchImage("the image was removed meanwhile")
 
     # -- an upload -----------------------------------------------------------------------------------
 

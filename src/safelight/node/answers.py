@@ -1,0 +1,67 @@
+"""Answers with an image or a sealed file in them: sent piece by piece, and broken off visibly if it comes to that."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from aiohttp import web
+
+from safelight.encryption.stream import Bytes
+from safelight.errors import SafelightError
+
+PIECE = 1 << 16
+"""Bytes of an answer that a client must take within `body_timeout`."""
+
+
+class Interrupted(Exception):
+    """A response broke off in its middle; it is too late for another."""
+
+    def __init__(self, response: web.StreamResponse, reason: str) -> None:
+        super().__init__(reason)
+        self.response = response
+
+
+async def send(
+    request: web.Request, response: web.StreamResponse, chunks: AsyncGenerator[Bytes], patience: float
+) -> web.StreamResponse:
+    """Send the response with `chunks` as its body, `patience` seconds for each piece. Closes `chunks`.
+
+    Raises Interrupted, and before anything was sent whatever the first chunk raises. HEAD asks for no chunk.
+    """
+    async with aclosing(chunks):
+        first = b"" if request.method == "HEAD" else await anext(chunks, b"")
+        _notice_every_step(request)
+        await response.prepare(request)
+        try:
+            if request.method != "HEAD":
+                await _write(response, first, patience)
+                async for chunk in chunks:
+                    await _write(response, chunk, patience)
+        except (SafelightError, TimeoutError, OSError) as error:
+            # Too late for another status: break off visibly, so that nobody takes a part for the whole.
+            if request.transport is not None:
+                request.transport.abort()
+            raise Interrupted(response, str(error)) from None
+        await response.write_eof()
+        return response
+
+
+async def _write(response: web.StreamResponse, chunk: Bytes, patience: float) -> None:
+    data = memoryview(chunk)
+    for start in range(0, len(data), PIECE):
+        async with asyncio.timeout(patience):
+            await response.write(data[start : start + PIECE])
+
+
+def _notice_every_step(request: web.Request) -> None:
+    """Let the socket take more as soon as the client has taken some (TCP_NOTSENT_LOWAT, tcp(7)).
+
+    By default it takes megabytes at once, and then nothing until a third of them is gone: a slow reader
+    would look like one that stands still.
+    """
+    connection = request.get_extra_info("socket")
+    if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, PIECE)

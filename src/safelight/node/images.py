@@ -1,0 +1,281 @@
+"""What every node answers out of the vault: which images a user has, and each of them, or a part of it.
+
+GET, HEAD, ranges and conditions are RFC 9110's. An image never changes, so its entity tag is strong and its parts may
+be joined: the tag of the image is the id of its sealed file; the sealed file changes its header when it is rewrapped,
+and has a tag of its own. aiohttp's own readers of these headers are used for dates only: its `if_range` knows no
+entity tags, its `http_range` takes the last 0 bytes for all of them, and its `if_match` sees the first line of several.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from decimal import Decimal
+from email.utils import formatdate
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import web
+from aiohttp.helpers import parse_http_date
+
+from safelight.config import Config
+from safelight.encryption.errors import CannotOpen
+from safelight.encryption.sealed import read_header
+from safelight.encryption.stream import Bytes
+from safelight.names import NAME_MAX, check_image_name
+from safelight.node.answers import send
+from safelight.node.gate import Gate
+from safelight.node.keeper import Keeper
+from safelight.node.load import LoadBook
+from safelight.protocol import ACCEPT_SEALED, MAX_LISTED, Kept, Listing, Problem, Refusal
+from safelight.vault.records import Image
+from safelight.vault.vault import Vault, sealed_size_of
+
+_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\U0010ffff]*")')
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
+_NOT_PLAIN = re.compile(r'[^ -~]|["\\%]')
+_ATTRIBUTE = "!#$&+^`|"  # what RFC 8187's attr-char has beyond what `quote` leaves alone
+_QUERY = {"match", "limit", "after"}
+
+
+class NoSuchPart(Refusal):
+    """The range lies outside of an image of `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(Problem.RANGE, f"the image has {size} bytes")
+        self.size = size
+
+
+class Images:
+    """The handlers of requests that read the vault."""
+
+    def __init__(
+        self,
+        config: Config,
+        node: int,
+        *,
+        gate: Gate,
+        keeper: Keeper,
+        load: LoadBook,
+        say: Callable[[str], None],
+    ) -> None:
+        self._config, self._node = config, node
+        self._gate, self._keeper, self._load, self._say = gate, keeper, load, say
+
+    async def list(self, request: web.Request) -> web.Response:
+        """GET /v1/images: a user's images, newest first."""
+        user = self._gate.user(request)
+        if unknown := request.query.keys() - _QUERY:
+            raise Refusal(
+                Problem.BAD_REQUEST, f"a listing knows {', '.join(sorted(_QUERY))}, not {sorted(unknown)[0]!r}"
+            )
+        pattern, limit = request.query.get("match", "*"), _limit(request.query.get("limit", str(MAX_LISTED)))
+        if len(pattern) > NAME_MAX:
+            raise Refusal(Problem.BAD_REQUEST, f"the pattern is longer than any name: {NAME_MAX} characters at most")
+
+        def wanted(image: Image) -> bool:
+            return fnmatchcase(image.name, pattern) or fnmatchcase(image.original, pattern)
+
+        found = await self._vault().newest(user, limit + 1, before=_read_cursor(request), wanted=wanted)
+        listing = Listing(
+            [_kept(image) for image in found[:limit]], _cursor(found[limit - 1]) if found[limit:] else None
+        )
+        return web.Response(
+            body=msgspec.json.encode(listing), content_type="application/json", headers={"Cache-Control": "no-store"}
+        )
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """GET and HEAD /v1/images/NAME: the image, or its sealed file."""
+        user, name = self._gate.user(request), check_image_name(request.match_info["name"])
+        vault = self._vault()
+        image = await vault.find(user, name)
+        headers = {
+            "Cache-Control": "private, no-cache",
+            "Vary": "Accept",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "sandbox",
+            "Safelight-Node": str(self._node),
+        }
+        answer = _sealed(vault, image) if _accepts_sealed(request) else _opened(vault, image)
+        headers |= answer.validators
+        _check_conditions(request, answer)
+        if _not_modified(request, answer):
+            return web.Response(status=304, headers=headers)
+        headers |= {**answer.headers, "Safelight-Original": quote(image.original or image.name, safe="")}
+        if image.modified is not None:
+            headers["Safelight-Modified"] = _decimal(image.modified)
+        status, start, end = 200, 0, answer.size
+        if answer.parts and (part := _range(request, answer)) is not None:
+            status, (start, end) = 206, part
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{answer.size}"
+        headers["Content-Length"] = str(end - start)
+        with self._load.reading():
+            try:
+                response = web.StreamResponse(status=status, headers=headers)
+                return await send(request, response, answer.read(start, end), self._config.body_timeout)
+            except CannotOpen as error:
+                self._say(f"An image of {user} in the vault cannot be opened: {error}")
+                raise Refusal(Problem.DAMAGED, f"the image in the vault cannot be opened: {error}") from None
+
+    def _vault(self) -> Vault:
+        vault = self._keeper.vault
+        if vault is None:
+            raise Refusal(Problem.NO_VAULT, "this cluster keeps no images: your sealed files are the only copies")
+        return vault
+
+
+class _Answer(NamedTuple):
+    """One representation of an image (RFC 9110, 3.2)."""
+
+    size: int
+    tag: str
+    modified: float | None
+    """Unix seconds, whole; None where it is not known."""
+    headers: dict[str, str]
+    read: Callable[[int, int], AsyncGenerator[Bytes]]
+    parts: bool
+    """Whether it may be asked for in parts."""
+
+    @property
+    def validators(self) -> dict[str, str]:
+        dated = {} if self.modified is None else {"Last-Modified": formatdate(self.modified, usegmt=True)}
+        return {"ETag": self.tag, **dated}
+
+
+def _opened(vault: Vault, image: Image) -> _Answer:
+    name = image.original or image.name
+    headers = {
+        "Content-Type": image.type,
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f'inline; filename="{_NOT_PLAIN.sub("_", name)}"; '
+        f"filename*=UTF-8''{quote(name, safe=_ATTRIBUTE)}",  # RFC 6266, 4.3 and appendix D; RFC 8187
+    }
+    modified = float(int(min(image.created, time.time())))  # never in the future (RFC 9110, 8.8.2.1)
+    tag = f'"{read_header(image.header).file_id}"'
+    return _Answer(image.size, tag, modified, headers, lambda start, end: vault.part(image, start, end), parts=True)
+
+
+def _sealed(vault: Vault, image: Image) -> _Answer:
+    headers = {"Content-Type": ACCEPT_SEALED, "Accept-Ranges": "none"}
+    tag = f'"{hashlib.sha256(image.header).hexdigest()[:32]}"'
+    size = sealed_size_of(image)
+    return _Answer(size, tag, None, headers, lambda start, end: _verified_start(vault, image), parts=False)
+
+
+async def _verified_start(vault: Vault, image: Image) -> AsyncGenerator[Bytes]:
+    """The sealed file; its header, which is in the record, comes not before the first of its body."""
+    async with aclosing(vault.sealed(image)) as chunks:
+        header = await anext(chunks)
+        yield bytes(header) + await anext(chunks, b"")
+        async for chunk in chunks:
+            yield chunk
+
+
+def _accepts_sealed(request: web.Request) -> bool:
+    """Whether `Accept` (RFC 9110, 12.5.1) names the sealed file's type, and not to refuse it."""
+    for each in ",".join(request.headers.getall("Accept", [])).split(","):
+        media_type, *parameters = (part.strip().lower() for part in each.split(";"))
+        if media_type == ACCEPT_SEALED:
+            return not any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
+    return False
+
+
+# -- conditions, in the order of RFC 9110, 13.2.2 ------------------------------------------------------
+
+
+def _check_conditions(request: web.Request, answer: _Answer) -> None:
+    """If-Match (13.1.1) and If-Unmodified-Since (13.1.4). Raises Refusal (PRECONDITION)."""
+    if "If-Match" in request.headers:
+        holds = _names(request, "If-Match", answer.tag, weakly=False)
+    else:
+        date = parse_http_date(request.headers.get("If-Unmodified-Since"))
+        holds = date is None or answer.modified is None or answer.modified <= date.timestamp()
+    if not holds:
+        raise Refusal(Problem.PRECONDITION, "the image is not the one that your condition names: get it again")
+
+
+def _not_modified(request: web.Request, answer: _Answer) -> bool:
+    """If-None-Match (13.1.2) and If-Modified-Since (13.1.3)."""
+    if "If-None-Match" in request.headers:
+        return _names(request, "If-None-Match", answer.tag, weakly=True)
+    date = parse_http_date(request.headers.get("If-Modified-Since"))
+    return date is not None and answer.modified is not None and answer.modified <= date.timestamp()
+
+
+def _names(request: web.Request, header: str, tag: str, *, weakly: bool) -> bool:
+    """Whether a list of entity tags, or `*`, is also of this one (8.8.3.2)."""
+    said = ",".join(request.headers.getall(header))
+    return said.strip() == "*" or any(each == tag and (weakly or not weak) for weak, each in _TAG.findall(said))
+
+
+def _range(request: web.Request, answer: _Answer) -> tuple[int, int] | None:
+    """From where up to where (not included) the request wants it; None for all.
+
+    Range is for GET alone, and ignored if it is none of ours or several (14.2); so it is if If-Range names another
+    state of the image (13.1.5). Raises NoSuchPart (14.1.1).
+    """
+    match = _RANGE.fullmatch(request.headers.get("Range", ""))
+    if request.method != "GET" or match is None or not _still(request, answer):
+        return None
+    first, last = match.groups()
+    if not first and not last:
+        return None
+    if not first:
+        if (suffix := int(last)) == 0:
+            raise NoSuchPart(answer.size)
+        return max(0, answer.size - suffix), answer.size
+    if last and int(last) < int(first):
+        return None  # invalid, not unsatisfiable
+    if int(first) >= answer.size:
+        raise NoSuchPart(answer.size)
+    return int(first), min(int(last) + 1, answer.size) if last else answer.size
+
+
+def _still(request: web.Request, answer: _Answer) -> bool:
+    """If-Range (13.1.5): an entity tag, compared strongly, or a date, compared exactly."""
+    said = request.headers.get("If-Range")
+    if said is None or said == answer.tag:
+        return True
+    date = None if '"' in said else parse_http_date(said)
+    return date is not None and answer.modified is not None and date.timestamp() == answer.modified
+
+
+# -- listings ----------------------------------------------------------------------------------------
+
+
+def _kept(image: Image) -> Kept:
+    return Kept(image.name, image.size, image.type, image.created, image.original, image.modified)
+
+
+def _limit(said: str) -> int:
+    if not re.fullmatch("[0-9]{1,4}", said) or not 1 <= int(said) <= MAX_LISTED:
+        raise Refusal(Problem.BAD_REQUEST, f"limit is 1 to {MAX_LISTED}")
+    return int(said)
+
+
+def _cursor(image: Image) -> str:
+    """What follows this image in a listing, whatever is added to it meanwhile."""
+    return base64.urlsafe_b64encode(msgspec.json.encode((image.created, image.name))).decode().rstrip("=")
+
+
+def _read_cursor(request: web.Request) -> tuple[float, str] | None:
+    said = request.query.get("after")
+    if said is None:
+        return None
+    try:
+        text = base64.b64decode(said + "=" * (-len(said) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(text, type=tuple[float, str])
+    except (ValueError, binascii.Error, msgspec.DecodeError):
+        raise Refusal(Problem.BAD_REQUEST, "after is what an earlier listing gave as next") from None
+
+
+def _decimal(seconds: float) -> str:
+    """A number without an exponent, that reads back as the same."""
+    return format(Decimal(repr(seconds)), "f").removesuffix(".0")

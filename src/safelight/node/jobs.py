@@ -1,0 +1,170 @@
+"""What only the leader does: an image in, its sealed file out; a sealed file in, its image out; an image removed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import HttpVersion11, web
+
+from safelight.config import Config
+from safelight.encryption import Scheme
+from safelight.encryption.stream import Bytes
+from safelight.names import check_image_name
+from safelight.node.answers import send
+from safelight.node.gate import Gate
+from safelight.node.keeper import Keeper
+from safelight.node.load import LoadBook
+from safelight.node.work import Workshop
+from safelight.protocol import SEALED_TYPE, Action, Problem, Refusal
+from safelight.sizes import human_size
+from safelight.tickets import Job
+from safelight.vault.vault import Vault, sealed_size_of
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+JOB = web.RequestKey("job", Job)
+
+CONTINUE = web.Response(status=100)
+"""Stands for "go on, send the body"; never sent itself."""
+
+MODIFIED = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,9})?")
+
+
+class Jobs:
+    """The handlers of requests that pass the leader's gate."""
+
+    def __init__(
+        self,
+        config: Config,
+        node: int,
+        *,
+        gate: Gate,
+        workshop: Workshop,
+        keeper: Keeper,
+        load: LoadBook,
+        say: Callable[[str], None],
+    ) -> None:
+        self._config, self._node = config, node
+        self._gate, self._workshop, self._keeper, self._load, self._say = gate, workshop, keeper, load, say
+
+    async def seal(self, request: web.Request) -> web.StreamResponse:
+        """PUT /v1/images/NAME: an image in, its sealed file out, and kept in the vault."""
+        job = await self._job(request, Action.SEAL)
+        vault = self._keeper.vault if job.keep and job.scheme is Scheme.SEALED else None
+        with self._load.work(job.size):
+            if vault is not None:
+                return await self._keep(request, job, vault)
+            async with self._workshop.spool() as spool:
+                size = await self._workshop.seal(job, request.content, spool)
+                self._say(f"Encrypted an image for {job.user} ({human_size(size)})")
+                return await self._send(request, job, spool.size, spool.chunks(), status=201)
+
+    async def _keep(self, request: web.Request, job: Job, vault: Vault) -> web.StreamResponse:
+        original, modified = _original(request, job), _modified(request)
+        image = await self._workshop.keep(job, request.content, vault, original, modified)
+        self._say(f"Encrypted an image for {job.user} ({human_size(image.size)})")
+        if _wants_a_receipt(request):
+            headers = {**self._headers(job, kept=True), "Preference-Applied": "return=minimal"}
+            return web.Response(status=201, headers=headers)
+        return await self._send(request, job, sealed_size_of(image), vault.sealed(image), status=201, kept=True)
+
+    async def open(self, request: web.Request) -> web.StreamResponse:
+        """PUT /v1/opened/NAME: a sealed file in, its image out."""
+        job = await self._job(request, Action.OPEN)
+        with self._load.work(job.size):
+            async with self._workshop.spool() as spool:
+                size = await self._workshop.verify(job, request.content, spool)
+                self._say(f"Opened an image for {job.user} ({human_size(size)})")
+                return await self._send(request, job, size, self._workshop.opened(job, spool), status=200)
+
+    async def remove(self, request: web.Request) -> web.StreamResponse:
+        """DELETE /v1/images/NAME: an image out of the vault, for ever."""
+        job = await self._gate.admit(request, Action.REMOVE)
+        vault = self._keeper.vault
+        if vault is None:
+            raise Refusal(Problem.NO_VAULT, "this cluster has no vault: there is nothing to remove")
+        with self._load.reading():
+            await vault.remove(job.user, job.name)
+        self._say(f"Removed an image of {job.user}")
+        return web.Response(status=204, headers={"Cache-Control": "no-store"})
+
+    # -- admission -----------------------------------------------------------------------------------
+
+    async def _job(self, request: web.Request, action: Action) -> Job:
+        return request.get(JOB) or await self._gate.admit(request, action)
+
+    def expecting(
+        self, action: Action, guard: Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+    ) -> Handler:
+        """What aiohttp calls for `Expect: 100-continue`, before and instead of the middlewares: the gate
+        must answer before the body is asked for (RFC 9110, 10.1.1).
+        """
+
+        async def expected(request: web.Request) -> web.StreamResponse | None:
+            async def admit(request: web.Request) -> web.StreamResponse:
+                request[JOB] = await self._gate.admit(request, action)
+                return CONTINUE
+
+            answer = await guard(request, admit)
+            if answer is not CONTINUE:
+                answer.force_close()  # the announced body will never come: this connection is of no use
+                return answer
+            assert request.transport is not None
+            if request.version >= HttpVersion11:  # an older client would take it for the answer
+                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return None
+
+        return expected  # type: ignore[return-value]  # aiohttp's own type for it allows None
+
+    # -- answers -------------------------------------------------------------------------------------
+
+    async def _send(
+        self,
+        request: web.Request,
+        job: Job,
+        size: int,
+        chunks: AsyncGenerator[Bytes],
+        *,
+        status: int,
+        kept: bool = False,
+    ) -> web.StreamResponse:
+        headers = {**self._headers(job, kept=kept), "Content-Type": SEALED_TYPE, "Content-Length": str(size)}
+        response = web.StreamResponse(status=status, headers=headers)
+        return await send(request, response, chunks, self._config.body_timeout)
+
+    def _headers(self, job: Job, *, kept: bool) -> dict[str, str]:
+        return {
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Safelight-Node": str(self._node),
+            "Safelight-Upload": job.upload,
+            "Safelight-Kept": "yes" if kept else "no",
+        }
+
+
+def _original(request: web.Request, job: Job) -> str:
+    """The name of the file that the image comes from, as the request says it; else the image's name."""
+    said = request.headers.get("Safelight-Original")
+    if said is None:
+        return job.name
+    try:
+        return check_image_name(unquote_to_bytes(said).decode())
+    except UnicodeError:
+        raise Refusal(Problem.BAD_REQUEST, "Safelight-Original is a file's name in UTF-8, percent-encoded") from None
+
+
+def _modified(request: web.Request) -> float | None:
+    """When that file was last modified: Unix seconds."""
+    said = request.headers.get("Safelight-Modified")
+    if said is None:
+        return None
+    if not MODIFIED.fullmatch(said):
+        raise Refusal(Problem.BAD_REQUEST, "Safelight-Modified is a number of Unix seconds, such as 1795380272.5")
+    return float(said)
+
+
+def _wants_a_receipt(request: web.Request) -> bool:
+    """Whether the request says `Prefer: return=minimal` (RFC 7240, 4.2)."""
+    preferences = ",".join(request.headers.getall("Prefer", [])).split(",")
+    return "return=minimal" in (each.partition(";")[0].replace(" ", "").lower() for each in preferences)

@@ -1,0 +1,207 @@
+"""Which vault there is, and whether it is this cluster's: found by its address, begun once, never silently anew.
+
+    vault (in the store)       whose it is: the cluster's id and a check of its secret; made once, with the store
+    vault.json (in data_dir)   that this machine has used a vault, and which: made after the other
+
+With the second, a vault that is missing or empty is known for a loss: a share that is not mounted, a bucket's name
+mistyped. With the first, nobody works in another cluster's vault, and no new keyring is made beside a vault in use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from safelight import durable
+from safelight.config import Config
+from safelight.encryption.keys import Keyring
+from safelight.errors import SafelightError, reason
+from safelight.vault.directory import Directory
+from safelight.vault.records import BODIES, RECORDS
+from safelight.vault.store import Missing, Store, StoreError
+from safelight.vault.vault import Vault
+
+OWNER = "vault"
+"""The object that says whose the vault is."""
+
+MARKER = "vault.json"
+NONE = "none"
+BUCKETS = ("s3", "gs", "az")
+
+
+class CannotUseVault(SafelightError):
+    """This is not a vault that this cluster may use, and what to do. Trying again does not help."""
+
+
+class _Owner(msgspec.Struct, frozen=True):
+    cluster: str
+    check: str
+
+
+class _Marker(msgspec.Struct, frozen=True):
+    url: str
+    cluster: str
+
+
+async def open_vault(config: Config, keyring: Callable[[], Keyring]) -> Vault | None:
+    """The vault, which is begun if there has been none; None if the configuration says so.
+
+    Raises CannotUseVault, and StoreError, after which trying again may help.
+    """
+    if config.vault == NONE:
+        return None
+    ring = keyring()
+    marker = _read_marker(config)  # before the vault is looked at: other nodes may be about to begin it
+    store = await _store_of(config, begin=marker is None)
+    try:
+        await _check_owner(store, config, ring, marker)
+        _write_marker(config, _Marker(url_of(config), ring.cluster_id), marker)
+    except BaseException:
+        await store.close()
+        raise
+    return Vault(store, keyring)
+
+
+async def check_unused(config: Config) -> None:
+    """Make sure that no vault is in use: a keyring that is made now could not open it.
+
+    Raises CannotUseVault, also if it cannot be found out, and StoreError.
+    """
+    directory = directory_of(config)
+    if config.vault == NONE or (directory is not None and not directory.exists()):
+        return
+    store = await _store_of(config, begin=False)
+    try:
+        if await _owner_of(store) is not None or await _anything_in(store):
+            raise CannotUseVault(
+                f"there is no keyring in {config.data_dir}, but the vault {url_of(config)} is in use: restore "
+                "keyring.json from a backup (a new keyring could not open the images of the old one)"
+            )
+    finally:
+        await store.close()
+
+
+def url_of(config: Config) -> str:
+    """The vault's address."""
+    return config.vault or (config.data_dir.absolute() / "vault").as_uri()
+
+
+def directory_of(config: Config) -> Path | None:
+    """Where the vault is, if it is a directory. Raises CannotUseVault for what is no vault's address."""
+    url = url_of(config)
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+        return Path(unquote(parts.path))
+    if url == NONE or (parts.scheme in BUCKETS and parts.netloc):
+        return None
+    raise CannotUseVault(
+        f"vault: {url!r} is no vault's address: write file:///directory, s3://bucket/prefix, gs://…, az://…, or none"
+    )
+
+
+def trouble_with(directory: Path) -> str:
+    """What keeps a node from working with a vault in this directory, in words; empty if nothing does."""
+    try:
+        with (directory / OWNER).open("rb") as owner:
+            owner.read(1)
+        os.stat(directory)
+    except OSError as error:
+        return f"the vault {directory} cannot be read ({reason(error)})"
+    # Asks the file system, too: even the superuser cannot write to what is mounted read-only (access(2), EROFS).
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        return f"the vault {directory} cannot be written to"
+    return ""
+
+
+async def _store_of(config: Config, *, begin: bool) -> Store:
+    """The store at the vault's address. With `begin` it may be new."""
+    url, directory = url_of(config), directory_of(config)
+    if directory is None:
+        from safelight.vault.bucket import Bucket  # a large library, for those who have a bucket
+
+        return Bucket.open(url)
+    if begin:
+        if not directory.parent.is_dir():
+            raise CannotUseVault(f"vault: {directory.parent} is missing: mount or make it, or write another address")
+        Directory.make(directory)
+    elif not directory.exists():
+        raise _lost(config, f"the vault {directory} is missing")
+    return Directory(directory)
+
+
+async def _check_owner(store: Store, config: Config, ring: Keyring, marker: _Marker | None) -> None:
+    """Make sure that the vault is the cluster's. A new one becomes it."""
+    ours = _Owner(ring.cluster_id, ring.derive("vault-check").hex()[:16])
+    owner = await _owner_of(store)
+    if owner is None:
+        if marker is not None:
+            raise _lost(config, f"the vault {url_of(config)} is empty")
+        if await _anything_in(store) and await _owner_of(store) is None:  # asked again: others may have begun it
+            raise CannotUseVault(
+                f"the vault {url_of(config)} has images in it, and nothing that says whose: restore its object "
+                f"{OWNER!r} from a backup, or use another place"
+            )
+        await store.create(OWNER, msgspec.json.encode(ours))
+        owner = await _owner_of(store)
+    if owner is None or owner.cluster != ours.cluster:
+        whose = "another cluster" if owner is None else f"cluster {owner.cluster[:8]}"
+        raise CannotUseVault(
+            f"the vault {url_of(config)} belongs to {whose}, and this is cluster {ours.cluster[:8]}: "
+            "use another place, or the other keyring"
+        )
+    if owner.check != ours.check:
+        raise CannotUseVault(
+            f"the vault {url_of(config)} was made with another node secret than the keyring's in {config.data_dir}: "
+            "restore that keyring"
+        )
+
+
+async def _owner_of(store: Store) -> _Owner | None:
+    try:
+        return msgspec.json.decode(await store.get(OWNER), type=_Owner)
+    except Missing:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise CannotUseVault(f"the vault's object {OWNER!r} is damaged: restore it from a backup") from None
+
+
+async def _anything_in(store: Store) -> bool:
+    for prefix in (RECORDS, BODIES):
+        async for _ in store.list(prefix):
+            return True
+    return False
+
+
+def _lost(config: Config, what: str) -> CannotUseVault:
+    marker = config.data_dir / MARKER
+    return CannotUseVault(
+        f"{what}, but this cluster has used a vault: mount it, or restore it from a backup; "
+        f"to begin an empty one, delete {marker}"
+    )
+
+
+def _read_marker(config: Config) -> _Marker | None:
+    path = config.data_dir / MARKER
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Marker)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {reason(error)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise CannotUseVault(f"{path} is damaged: delete it, if the vault is where it was") from None
+
+
+def _write_marker(config: Config, marker: _Marker, found: _Marker | None) -> None:
+    path = config.data_dir / MARKER
+    try:
+        if found is None:
+            durable.create_once(path, msgspec.json.encode(marker))
+        elif found != marker:  # the vault has moved
+            durable.replace(path, msgspec.json.encode(marker))
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {reason(error)}") from None
