@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from safelight.config import Address, Config
 from safelight.protocol import Problem
 
+_NAMES = count()
 PATIENCE = 20.0
 """Seconds until a test gives a silent node up."""
 
@@ -139,6 +141,11 @@ def enrolled(config: Config, user: str) -> str:
         assert ask(address, f"PUT /v1/users/{user}", header).status in (200, 201)
         break
     return header
+
+
+def new_image() -> str:
+    """How a request begins that brings an image under a name which none has had."""
+    return f"PUT /v1/images/photo-{next(_NAMES)}.png"
 
 
 def image(size: int) -> bytes:

@@ -16,11 +16,10 @@ import pytest
 from safelight.cluster import environment, throwaway
 from safelight.node.work import SPOOLS_IN_MEMORY
 from safelight.protocol import Problem
-from tests.node.rude import ask, enrolled, image, line, refused
+from tests.node.rude import ask, enrolled, image, line, new_image, refused
 from tests.running import Running, eventually, running
 
 CROWD = SPOOLS_IN_MEMORY + 6
-IMAGE = "PUT /v1/images/photo.png"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def test_two_hundred_at_once_are_all_sealed(one: Running) -> None:
     statuses: list[int] = []
 
     def upload() -> None:
-        statuses.append(ask(address, IMAGE, token, body=image(20_000)).status)
+        statuses.append(ask(address, new_image(), token, body=image(20_000)).status)
 
     crowd = [threading.Thread(target=upload) for _ in range(200)]
     for each in crowd:
@@ -56,7 +55,7 @@ def test_seventy_slow_ones_are_all_sealed(one: Running) -> None:
     with ExitStack() as stack:
         crowd = [stack.enter_context(line(address)) for _ in range(CROWD)]
         for each in crowd:
-            each.request(IMAGE, token, "Content-Length: 3000", body=image(1000))
+            each.request(new_image(), token, "Content-Length: 3000", body=image(1000))
         eventually(lambda: in_flight(one) == len(crowd), "all have begun")
         for _ in range(2):
             for each in crowd:
@@ -69,7 +68,7 @@ def test_an_answer_that_nobody_reads_is_broken_off(one: Running) -> None:
     address, token = one.config.addresses[1], enrolled(one.config, "erin")
     large = image(24 << 20)
     with line(address) as deaf:
-        deaf.request(IMAGE, token, f"Content-Length: {len(large)}", body=large)
+        deaf.request(new_image(), token, f"Content-Length: {len(large)}", body=large)
         eventually(lambda: in_flight(one) == 1, "it is in work")
         one.wait_for_line(1, "An answer broke off half-way")
         eventually(lambda: in_flight(one) == 0, "it is given up")
@@ -80,9 +79,9 @@ def test_a_herd_that_stands_still_holds_nobody_up_and_is_given_up(one: Running) 
     with ExitStack() as stack:
         herd = [stack.enter_context(line(address)) for _ in range(CROWD)]
         for each in herd:
-            each.request(IMAGE, token, "Content-Length: 3000", body=image(1000))
+            each.request(new_image(), token, "Content-Length: 3000", body=image(1000))
         eventually(lambda: in_flight(one) == CROWD, "the herd is there")
-        assert ask(address, IMAGE, token, body=image(1000)).status == 201
+        assert ask(address, new_image(), token, body=image(1000)).status == 201
         eventually(lambda: in_flight(one) == CROWD, "the others stand still: nobody waited until they were given up")
         for each in herd:
             refused(each.answer(), Problem.STALLED)
@@ -95,7 +94,7 @@ def test_a_herd_that_crawls_does_not_hold_up_others(one: Running) -> None:
     with ExitStack() as stack:
         herd = [stack.enter_context(line(address)) for _ in range(CROWD)]
         for each in herd:
-            each.request(IMAGE, token, "Content-Length: 100000", body=image(1000))
+            each.request(new_image(), token, "Content-Length: 100000", body=image(1000))
         eventually(lambda: in_flight(one) == CROWD, "the herd is there")
 
         def crawl() -> None:
@@ -108,7 +107,7 @@ def test_a_herd_that_crawls_does_not_hold_up_others(one: Running) -> None:
         try:
             other = stack.enter_context(line(address))
             other.socket.settimeout(2 * one.config.body_timeout)
-            other.request(IMAGE, token, "Content-Length: 1000", body=image(1000))
+            other.request(new_image(), token, "Content-Length: 1000", body=image(1000))
             assert other.answer().status == 201
         finally:
             done.set()
@@ -150,7 +149,7 @@ def test_a_slow_reader_gets_its_whole_answer(one: Running) -> None:
     address, token = one.config.addresses[1], enrolled(one.config, "frank")
     large = image(10 << 20)
     with line(address) as slow:
-        slow.request(IMAGE, token, f"Content-Length: {len(large)}", body=large)
+        slow.request(new_image(), token, f"Content-Length: {len(large)}", body=large)
         received = 0
         while received < len(large):
             piece = slow.socket.recv(1 << 16)

@@ -26,16 +26,18 @@ def test_a_full_disk_is_said_and_survived(tiny: Path) -> None:
         address = it.config.addresses[1]
         token = enrolled(it.config, "alice")
         large, small = image(12 * MEBIBYTE), image(100_000)
-        assert "disk is full" in refused(ask(address, "PUT /v1/images/a.png", token, body=large), Problem.DISK_FULL)
-        sealed = ask(address, "PUT /v1/images/a.png", token, body=large[: 6 * MEBIBYTE])
+        assert "disk is full" in refused(
+            ask(address, "PUT /v1/images/a.png", token, "Safelight-Keep: no", body=large), Problem.DISK_FULL
+        )
+        sealed = ask(address, "PUT /v1/images/a.png", token, "Safelight-Keep: no", body=large[: 6 * MEBIBYTE])
         assert sealed.status == 201  # what the large one had taken is free again
         opened = ask(address, "PUT /v1/opened/a.png", token, body=sealed.body)
         assert opened.body == large[: 6 * MEBIBYTE]
         with pytest.raises(OSError, match="No space"):
             (tiny / "filler").write_bytes(bytes(16 * MEBIBYTE))
-        refused(ask(address, "PUT /v1/images/a.png", token, body=large), Problem.DISK_FULL)
+        refused(ask(address, "PUT /v1/images/a.png", token, "Safelight-Keep: no", body=large), Problem.DISK_FULL)
         refused(ask(address, "PUT /v1/users/bob", "Authorization: Bearer slt_bob"), Problem.DISK_FULL)
-        assert ask(address, "PUT /v1/images/a.png", token, body=small).status == 201
+        assert ask(address, "PUT /v1/images/a.png", token, "Safelight-Keep: no", body=small).status == 201
         (tiny / "filler").unlink()
         assert ask(address, "PUT /v1/users/bob", "Authorization: Bearer slt_bob").status == 201
         assert all(line.startswith("Node 1: ") for line in it.said(1)), it.said(1)

@@ -20,7 +20,7 @@ from safelight.config import Config
 from safelight.node import journal
 from safelight.node.journal import Journal
 from tests.mission.support import status_of, wait_until_all_follow
-from tests.node.rude import ask, enrolled, image
+from tests.node.rude import ask, enrolled, image, new_image
 from tests.running import GENEROUS, eventually
 
 
@@ -146,21 +146,21 @@ def test_a_node_whose_output_nobody_takes_any_more_seals_and_takes_over(tmp_path
         for process in nodes.values():
             assert process.stdout is not None
             process.stdout.close()
-        assert ask(config.addresses[2], "PUT /v1/images/a.png", token, body=image(100)).status == 201
+        assert ask(config.addresses[2], new_image(), token, body=image(100)).status == 201
         before = status_of(config, 1)[1].counter
         nodes[2].kill()
         eventually(lambda: status_of(config, 1)[1].role == "leader", "node 1 leads")
         saved = (config.data_dir / "epoch-1.json").read_text()
         assert status_of(config, 1)[1].counter > before
         assert saved == f"[{status_of(config, 1)[1].counter},1]"
-        assert ask(config.addresses[1], "PUT /v1/images/a.png", token, body=image(100)).status == 201
+        assert ask(config.addresses[1], new_image(), token, body=image(100)).status == 201
 
 
 def test_a_node_whose_output_nobody_reads_goes_on_and_stops_when_told(tmp_path: Path) -> None:
     with two_nodes(tmp_path) as (config, nodes):
         token = enrolled(config, "alice")
         for _ in range(150):  # more lines than the pipe takes
-            assert ask(config.addresses[2], "PUT /v1/images/a.png", token, body=b"x").status == 201
+            assert ask(config.addresses[2], new_image(), token, body=b"x").status == 201
         assert status_of(config, 2)[2].role == "leader"
         nodes[2].send_signal(signal.SIGTERM)
         assert nodes[2].wait(GENEROUS) == 0
