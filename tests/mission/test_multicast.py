@@ -82,7 +82,7 @@ def test_connections_stay_open_from_one_upload_to_the_next(
             if number == 0:
                 first.update(wire.count())
 
-    as_user(wire.config, "alice", ten_uploads)
+    as_user(wire.config, "ann", ten_uploads)
     # A worker that took too long for its "no" on a busy machine is hung up on; each time of that is told.
     late = [server for server, _ in witness.of("unreachable")]
     assert wire.count() == {node: first[node] + late.count(node) for node in (1, 2, 3)}
@@ -98,7 +98,7 @@ def test_the_feedback_tells_who_declined_and_who_did_the_work(
 ) -> None:
     monkeypatch.setattr(errand, "STRAGGLERS", GENEROUS)
     witness = Witness()
-    seal(shared_cluster.config, photograph, tmp_path, feedback=witness)
+    seal(shared_cluster.config, photograph, tmp_path, user="ben", feedback=witness)  # whose names nobody has had
     told = [told for told in witness.told if told[0] not in ("progress", "waiting")]
     assert told[0] == ("broadcasting",)
     assert sorted(told[1:-1]) == [

@@ -38,12 +38,10 @@ def curl() -> str:
     return found
 
 
-def transfer(curl: str, url: str, image: Path, to: Path, token: str, *more: str) -> None:
-    subprocess.run(
-        [curl, "-sS", "--fail", "-L", "-T", image, "-H", f"Authorization: Bearer {token}", "-o", to, *more, url],
-        check=True,
-        timeout=60,
-    )
+def transfer(curl: str, url: str, image: Path, to: Path, token: str) -> None:
+    """The image to the cluster, and what it answers to a file; nothing is kept, so a name may be used again."""
+    said = ("-H", f"Authorization: Bearer {token}", "-H", "Safelight-Keep: no")
+    subprocess.run([curl, "-sS", "--fail", "-L", "-T", image, *said, "-o", to, url], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("node", [1, 2, 3])
@@ -85,7 +83,11 @@ def test_curl_sends_a_large_image_to_the_leader_alone(
 def test_the_redirect_leads_to_the_configured_address_with_a_ticket_and_no_token(shared_cluster: Running) -> None:
     config = shared_cluster.config
     token = enrolled(config, "alice")
-    headers = {"Authorization": f"Bearer {token}", "Host": f"localhost:{config.addresses[1].port}"}
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Host": f"localhost:{config.addresses[1].port}",
+        "Safelight-Keep": "no",
+    }
     answer = request(config, 1, "PUT", f"/v1/images/{NAME}", IMAGE, headers)
     assert answer.status == 307
     location = answer.headers["location"]
@@ -123,7 +125,7 @@ ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_
 def granted(cluster: Running, node: int = LEADER, **changes: object) -> Grant:
     """What a node grants alice for IMAGE."""
     token = enrolled(cluster.config, "alice")
-    offer = msgspec.structs.replace(Offer("alice", UPLOAD, NAME, len(IMAGE)), **changes)
+    offer = msgspec.structs.replace(Offer("alice", UPLOAD, NAME, len(IMAGE), keep=False), **changes)
     headers = {"Authorization": f"Bearer {token}"}
     answer = request(cluster.config, node, "POST", "/v1/offers", msgspec.json.encode(offer), headers)
     assert answer.status == 201, answer

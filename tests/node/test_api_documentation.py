@@ -11,7 +11,7 @@ from unittest.mock import AsyncMock, Mock
 import msgspec
 import pytest
 
-from safelight import protocol, tickets
+from safelight import names, protocol, tickets
 from safelight.config import Config
 from safelight.node import connection, gate
 from safelight.node.routes import Routes
@@ -62,6 +62,8 @@ def test_every_route_is_documented_and_nothing_else() -> None:
         protocol.Status,
         protocol.Load,
         protocol.ProblemDocument,
+        protocol.Listing,
+        protocol.Kept,
     ],
 )
 def test_every_field_of_every_message_is_documented_and_nothing_else(message: type[msgspec.Struct]) -> None:
@@ -83,6 +85,8 @@ def test_every_limit_is_as_documented() -> None:
     assert limits["headers"] == f"{connection.MAX_HEADERS}"
     assert limits["a body that stands still"] == f"{settings.body_timeout:g} s, or the operator's `body_timeout"
     assert limits["the head of a request, and an idle connection"] == f"{connection.KEEPALIVE:g} s"
+    assert limits["images in a listing"] == f"{protocol.MAX_LISTED:,}"
+    assert limits["a pattern"] == f"{names.NAME_MAX} characters"
     assert limits["a ticket"] == f"{tickets.LIFETIME:g} s"
     assert f"waits up to {gate.HOLD} seconds" in TEXT
 

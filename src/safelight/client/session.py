@@ -23,7 +23,7 @@ from safelight.client.feedback import Feedback
 from safelight.client.servers import Servers
 from safelight.config import Config
 from safelight.imagetypes import HEAD, sniff
-from safelight.protocol import Action, Offer, Scheme
+from safelight.protocol import Action, Offer, Problem, Refusal, Scheme
 
 BLINK = 0.1
 """Seconds that nobody needs to be told of; a disk takes longer to sync what is large."""
@@ -110,9 +110,13 @@ class Session:
                     scheme=scheme,
                     cluster=await self._account.cluster(),
                 )
-                node = await Errand(
-                    self._config, self._servers, self._account, offer, source, reservation, feedback
-                ).run()
+                errand = Errand(self._config, self._servers, self._account, offer, source, reservation, feedback)
+                try:
+                    node = await errand.run()
+                except Refusal as refusal:
+                    if refusal.problem is Problem.IMAGE_TAKEN:  # in the vault, by an upload from elsewhere
+                        continue
+                    raise
                 saving = asyncio.get_running_loop().call_later(BLINK, feedback.waiting, "saving")
                 try:
                     await _in_thread(lambda: commit(reservation))

@@ -14,7 +14,6 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from decimal import Decimal
 from email.utils import formatdate
 from fnmatch import fnmatchcase
@@ -30,7 +29,7 @@ from safelight.encryption.errors import CannotOpen
 from safelight.encryption.sealed import read_header
 from safelight.encryption.stream import Bytes
 from safelight.names import NAME_MAX, check_image_name
-from safelight.node.answers import send
+from safelight.node.answers import first_two_joined, send
 from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
 from safelight.node.load import LoadBook
@@ -166,16 +165,7 @@ def _sealed(vault: Vault, image: Image) -> _Answer:
     headers = {"Content-Type": ACCEPT_SEALED, "Accept-Ranges": "none"}
     tag = f'"{hashlib.sha256(image.header).hexdigest()[:32]}"'
     size = sealed_size_of(image)
-    return _Answer(size, tag, None, headers, lambda start, end: _verified_start(vault, image), parts=False)
-
-
-async def _verified_start(vault: Vault, image: Image) -> AsyncGenerator[Bytes]:
-    """The sealed file; its header, which is in the record, comes not before the first of its body."""
-    async with aclosing(vault.sealed(image)) as chunks:
-        header = await anext(chunks)
-        yield bytes(header) + await anext(chunks, b"")
-        async for chunk in chunks:
-            yield chunk
+    return _Answer(size, tag, None, headers, lambda start, end: first_two_joined(vault.sealed(image)), parts=False)
 
 
 def _accepts_sealed(request: web.Request) -> bool:

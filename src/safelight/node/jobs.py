@@ -12,7 +12,7 @@ from safelight.config import Config
 from safelight.encryption import Scheme
 from safelight.encryption.stream import Bytes
 from safelight.names import check_image_name
-from safelight.node.answers import send
+from safelight.node.answers import first_two_joined, send
 from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
 from safelight.node.load import LoadBook
@@ -52,9 +52,9 @@ class Jobs:
         """PUT /v1/images/NAME: an image in, its sealed file out, and kept in the vault."""
         job = await self._job(request, Action.SEAL)
         vault = self._keeper.vault if job.keep and job.scheme is Scheme.SEALED else None
+        if vault is not None:
+            return await self._keep(request, job, vault)
         with self._load.work(job.size):
-            if vault is not None:
-                return await self._keep(request, job, vault)
             async with self._workshop.spool() as spool:
                 size = await self._workshop.seal(job, request.content, spool)
                 self._say(f"Encrypted an image for {job.user} ({human_size(size)})")
@@ -62,12 +62,15 @@ class Jobs:
 
     async def _keep(self, request: web.Request, job: Job, vault: Vault) -> web.StreamResponse:
         original, modified = _original(request, job), _modified(request)
-        image = await self._workshop.keep(job, request.content, vault, original, modified)
+        with self._load.work(job.size):
+            image = await self._workshop.keep(job, request.content, vault, original, modified)
         self._say(f"Encrypted an image for {job.user} ({human_size(image.size)})")
         if _wants_a_receipt(request):
             headers = {**self._headers(job, kept=True), "Preference-Applied": "return=minimal"}
             return web.Response(status=201, headers=headers)
-        return await self._send(request, job, sealed_size_of(image), vault.sealed(image), status=201, kept=True)
+        with self._load.reading():
+            chunks = first_two_joined(vault.sealed(image))
+            return await self._send(request, job, sealed_size_of(image), chunks, status=201, kept=True)
 
     async def open(self, request: web.Request) -> web.StreamResponse:
         """PUT /v1/opened/NAME: a sealed file in, its image out."""

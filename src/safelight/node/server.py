@@ -152,8 +152,8 @@ class Node:
         )
 
     async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None, *, until_eof: bool) -> None:
-        stop = _stop_event(until_eof)
         await self._keeper.start()
+        stop = _stop_event(until_eof)
         runner = web.AppRunner(self._routes.application(), handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         connections = runner.server

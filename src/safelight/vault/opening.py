@@ -78,8 +78,8 @@ async def check_unused(config: Config) -> None:
     try:
         if await _owner_of(store) is not None or await _anything_in(store):
             raise CannotUseVault(
-                f"there is no keyring in {config.data_dir}, but the vault {url_of(config)} is in use: restore "
-                "keyring.json from a backup (a new keyring could not open the images of the old one)"
+                f"{config.data_dir / 'keyring.json'} is missing, but the vault {url_of(config)} is in use: "
+                "restore it from a backup (a new keyring could not open the images of the old one)"
             )
     finally:
         await store.close()

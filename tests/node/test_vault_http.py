@@ -1,0 +1,457 @@
+"""Into the vault: what was acknowledged is kept, once, whoever leads and whatever breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from safelight.cluster import throwaway
+from safelight.config import Config
+from safelight.encryption.keys import Keyring
+from safelight.node.datadir import create_cluster, load_keyring
+from safelight.node.keeper import Keeper
+from safelight.protocol import Action, Grant, Listing, Offer, Scheme
+from safelight.vault.opening import open_vault
+from safelight.vault.vault import Draft
+from tests.mission.support import MEBIBYTE, Answer, enrolled, request, wait_until_all_follow
+from tests.mounts import small_disk
+from tests.node.rude import image, line, new_image
+from tests.node.test_starting import refusal
+from tests.running import SETTLED, Running, eventually, running, running_as
+
+UPLOAD, OTHER = "1" * 32, "2" * 32
+LEADER = 3
+
+token_of = cache(enrolled)
+
+
+def ask(
+    config: Config,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    node: int | None = None,
+    user: str = "alice",
+    **said: str,
+) -> Answer:
+    """One request of a user's; to the highest node if no other is said."""
+    headers = {name.replace("_", "-"): value for name, value in said.items()}
+    headers = {"Authorization": f"Bearer {token_of(config, user)}", **headers}
+    return request(config, node or max(config.addresses), method, path, body, headers)
+
+
+def names(config: Config, node: int | None = None, user: str = "alice") -> list[str]:
+    found = msgspec.json.decode(ask(config, "GET", "/v1/images", node=node, user=user).body, type=Listing)
+    return [each.name for each in found.images]
+
+
+def files(config: Config) -> list[str]:
+    """All bodies in a vault that is a directory, half-written ones as well."""
+    return [path.name for path in (config.data_dir / "vault" / "bodies").rglob("*") if path.is_file()]
+
+
+def at_once(*work: Callable[[], Answer]) -> list[Answer]:
+    answers: list[Answer] = []
+    start = threading.Barrier(len(work))
+
+    def go(each: Callable[[], Answer]) -> None:
+        start.wait()
+        answers.append(each())
+
+    threads = [threading.Thread(target=go, args=(each,)) for each in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+# -- what is kept ------------------------------------------------------------------------------------
+
+
+def test_an_image_is_kept_unless_its_user_does_not_want_it(shared_cluster: Running) -> None:
+    config, content = shared_cluster.config, image(1000)
+    kept = ask(config, "PUT", "/v1/images/kept.png", content)
+    not_kept = ask(config, "PUT", "/v1/images/not.png", content, Safelight_Keep="no")
+    classic = ask(config, "PUT", "/v1/images/classic.png?scheme=classic", content)
+    answers = (kept, not_kept, classic)
+    assert [answer.status for answer in answers] == [201, 201, 201]
+    assert [answer.headers["safelight-kept"] for answer in answers] == ["yes", "no", "no"]
+    assert names(config, 1) == ["kept.png"]
+    assert ask(config, "PUT", "/v1/opened/x", kept.body).body == content
+    assert ask(config, "PUT", "/v1/opened/x", not_kept.body).body == content
+
+
+@pytest.mark.parametrize("preference", ["return=minimal", "respond-async, Return = minimal; x=y"])
+def test_a_receipt_is_enough_for_who_prefers_it(shared_cluster: Running, preference: str) -> None:
+    config, content, (_, path) = shared_cluster.config, image(1000), new_image().split()
+    answer = ask(config, "PUT", path, content, Prefer=preference)
+    assert (answer.status, answer.body, answer.headers["safelight-kept"]) == (201, b"", "yes")
+    assert answer.headers["preference-applied"] == "return=minimal"
+    assert ask(config, "GET", path, node=1).body == content
+    only_copy = ask(config, "PUT", path, content, Prefer=preference, Safelight_Keep="no")
+    assert only_copy.body
+    assert "preference-applied" not in only_copy.headers
+
+
+def granted(config: Config, path: str, size: int, action: Action, *, keep: bool = True) -> Grant:
+    offer = Offer("alice", UPLOAD, path.rpartition("/")[2], size, action, keep=keep)
+    answer = ask(config, "POST", "/v1/offers", msgspec.json.encode(offer))
+    assert answer.status == 201, answer
+    return msgspec.json.decode(answer.body, type=Grant)
+
+
+def test_a_ticket_says_whether_to_keep(shared_cluster: Running) -> None:
+    config, content, path = shared_cluster.config, image(100), "/v1/images/ticket.png"
+    for keep, word in ((False, "no"), (True, "yes")):
+        ticket = f"Ticket {granted(config, path, len(content), Action.SEAL, keep=keep).ticket}"
+        answer = ask(config, "PUT", path, content, Authorization=ticket)
+        assert answer.headers["safelight-kept"] == word
+        ticket = f"Ticket {granted(config, path, len(content), Action.SEAL, keep=keep).ticket}"
+        opposite = "no" if keep else "yes"
+        assert ask(config, "PUT", path, content, Authorization=ticket, Safelight_Keep=opposite).problem == "bad-ticket"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"Safelight-Keep": "perhaps"},
+        {"Safelight-Original": "%FF"},
+        {"Safelight-Original": "a%2Fb"},
+        {"Safelight-Original": "%1B%5B2J"},
+        {"Safelight-Modified": "yesterday"},
+        {"Safelight-Modified": "1e9"},
+        {"Safelight-Modified": "nan"},
+        {"Safelight-Modified": "9" * 400},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_kept_with_an_image_is_refused(shared_cluster: Running, said: dict[str, str]) -> None:
+    headers = {"Authorization": f"Bearer {token_of(shared_cluster.config, 'alice')}", **said}
+    answer = request(shared_cluster.config, LEADER, "PUT", "/v1/images/refused.png", image(10), headers)
+    assert (answer.status, answer.problem) == (400, "bad-request")
+
+
+# -- trying again ------------------------------------------------------------------------------------
+
+
+def test_the_same_upload_succeeds_again_and_another_does_not(shared_cluster: Running) -> None:
+    config, content, path = shared_cluster.config, image(MEBIBYTE + 1000), "/v1/images/again.png"
+    first = ask(config, "PUT", path, content, Safelight_Upload=UPLOAD)
+    again = ask(config, "PUT", path, content, Safelight_Upload=UPLOAD)
+    assert (first.status, again.status) == (201, 201)
+    assert first.body == again.body
+    assert ask(config, "PUT", path, content, Safelight_Upload=UPLOAD, Prefer="return=minimal").status == 201
+    for other in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), content + b"."):
+        assert ask(config, "PUT", path, other, Safelight_Upload=UPLOAD).problem == "image-taken"
+    assert ask(config, "PUT", path, content, Safelight_Upload=OTHER).problem == "image-taken"
+    assert ask(config, "PUT", path, content, Safelight_Upload=OTHER, user="bob").status == 201  # bob's own name
+    assert ask(config, "GET", path).body == content
+    assert ask(config, "DELETE", path).status == 204
+    removed = ask(config, "PUT", path, content, Safelight_Upload=UPLOAD)
+    assert (removed.status, removed.problem) == (410, "removed")
+    assert ask(config, "PUT", path, content, Safelight_Upload=OTHER).problem == "image-taken"
+    assert ask(config, "GET", path, user="bob").body == content
+
+
+def test_an_image_whose_answer_nobody_took_is_kept_all_the_same(shared_cluster: Running) -> None:
+    config, content, path = shared_cluster.config, image(12 * MEBIBYTE), "/v1/images/unread.png"
+    said = (f"Authorization: Bearer {token_of(config, 'alice')}", f"Safelight-Upload: {UPLOAD}")
+    with line(config.addresses[LEADER]) as connection:
+        connection.request(f"PUT {path}", *said, f"Content-Length: {len(content)}", body=content)
+        assert connection.interim().startswith("HTTP/1.1 201 ")
+    shared_cluster.wait_for_line(LEADER, "An answer broke off half-way")
+    assert ask(config, "GET", path, node=1).body == content
+    again = ask(config, "PUT", path, content, Safelight_Upload=UPLOAD)
+    assert (again.status, ask(config, "PUT", "/v1/opened/x", again.body).body == content) == (201, True)
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(shared_cluster: Running) -> None:
+    config, content, path = shared_cluster.config, image(4 * MEBIBYTE), "/v1/images/broken.png"
+    before = files(config)
+    with line(config.addresses[LEADER]) as connection:
+        token = f"Authorization: Bearer {token_of(config, 'alice')}"
+        connection.request(f"PUT {path}", token, f"Content-Length: {2 * len(content)}", body=content)
+        eventually(lambda: len(files(config)) == len(before) + 1, "the body has begun")
+    eventually(lambda: files(config) == before, "nothing is left of it")
+    assert "broken.png" not in names(config)
+    assert ask(config, "PUT", path, content).status == 201  # and the name is free
+
+
+@contextmanager
+def two_leaders(directory: Path) -> Iterator[tuple[Config, Config]]:
+    """Two clusters of one node each that know nothing of each other, with one keyring and one vault."""
+    one = throwaway(directory, 1, heartbeat=SETTLED)
+    two = msgspec.structs.replace(one, servers=throwaway(directory, 1).servers)
+    with running_as(one) as first, running_as(two) as second:
+        for each in (first, second):
+            each.cluster.start()
+            each.wait_until_leader(1)
+        yield one, two
+
+
+def test_two_leaders_admit_each_image_once(tmp_path: Path) -> None:
+    with two_leaders(tmp_path) as both:
+        for number, size in enumerate([10, 1000, 100_000, MEBIBYTE, 3 * MEBIBYTE] * 3):
+            path, content = f"/v1/images/{number}.png", image(size)
+            same = at_once(*(partial(ask, each, "PUT", path, content, Safelight_Upload=UPLOAD) for each in both))
+            assert [answer.status for answer in same] == [201, 201]
+            assert same[0].body == same[1].body
+            for config in both:
+                assert ask(config, "GET", path).body == content
+                assert ask(config, "PUT", path, content, Safelight_Upload=UPLOAD).body == same[0].body
+        assert len(names(both[0])) == len(files(both[0])) == 15
+        for number in range(10):
+            path, contents = f"/v1/images/other-{number}.png", [image(50_000), image(50_000)]
+            other = at_once(
+                partial(ask, both[0], "PUT", path, contents[0], Safelight_Upload=UPLOAD),
+                partial(ask, both[1], "PUT", path, contents[1], Safelight_Upload=UPLOAD),
+            )
+            assert Counter(answer.status for answer in other) == {201: 1, 409: 1}
+            assert ask(both[0], "GET", path).body == ask(both[1], "GET", path).body
+            assert ask(both[0], "GET", path).body in contents
+            gone = at_once(*(partial(ask, each, "DELETE", path) for each in both))
+            assert Counter(answer.status for answer in gone) == {204: 1, 404: 1}
+            for config in both:
+                assert ask(config, "GET", path).status == 404
+                assert ask(config, "PUT", path, contents[0], Safelight_Upload=UPLOAD).status == 410
+        assert len(files(both[0])) == 15
+
+
+def test_a_leader_that_is_killed_in_mid_upload_leaves_nothing_listed(tmp_path: Path) -> None:
+    with running(tmp_path, heartbeat=SETTLED) as cluster:
+        config, content = cluster.config, image(4 * MEBIBYTE)
+        token = f"Authorization: Bearer {token_of(config, 'alice')}"
+        said = (token, f"Safelight-Upload: {UPLOAD}", f"Content-Length: {2 * len(content)}")
+        with line(config.addresses[LEADER]) as connection:
+            connection.request("PUT /v1/images/a.png", *said, body=content)
+            eventually(lambda: len(files(config)) == 1, "the body has begun")
+            cluster.cluster.kill(LEADER)
+        cluster.wait_until_leader(2)
+        assert names(config, 1) == []
+        again = ask(config, "PUT", "/v1/images/a.png", content, node=2, Safelight_Upload=UPLOAD)
+        assert again.status == 201
+        assert names(config, 1) == ["a.png"]
+
+
+# -- removal -----------------------------------------------------------------------------------------
+
+
+def test_an_image_is_removed_once(shared_cluster: Running) -> None:
+    config, path = shared_cluster.config, "/v1/images/remove.png"
+    before = files(config)
+    assert ask(config, "PUT", path, image(100)).status == 201
+    assert ask(config, "DELETE", path, user="mallory").status == 404
+    answers = at_once(*[partial(ask, config, "DELETE", path)] * 4)
+    assert Counter(answer.status for answer in answers) == {204: 1, 404: 3}
+    assert ask(config, "DELETE", path).problem == "not-found"
+    for node in config.addresses:
+        assert ask(config, "GET", path, node=node).status == 404
+    assert files(config) == before
+
+
+def test_a_worker_sends_whoever_removes_to_the_leader(shared_cluster: Running) -> None:
+    config, path = shared_cluster.config, "/v1/images/by-worker.png"
+    assert ask(config, "PUT", path, image(100)).status == 201
+    redirect = ask(config, "DELETE", path, node=1)
+    assert redirect.status == 307
+    location = redirect.headers["location"].removeprefix(config.addresses[LEADER].url)
+    assert request(config, LEADER, "PUT", location, image(100)).problem == "bad-ticket"  # it is for removing
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl on this machine")
+    curl = ["curl", "-sS", "--fail", "-L", "-X", "DELETE", "-H", f"Authorization: Bearer {token_of(config, 'alice')}"]
+    subprocess.run([*curl, f"{config.addresses[2].url}{path}"], check=True, timeout=60)
+    assert ask(config, "GET", path).status == 404
+
+
+def test_a_ticket_removes_what_it_was_granted_for(shared_cluster: Running) -> None:
+    config = shared_cluster.config
+    for name in ("one.png", "two.png"):
+        assert ask(config, "PUT", f"/v1/images/{name}", image(100)).status == 201
+    ticket = {"Authorization": f"Ticket {granted(config, '/one.png', 0, Action.REMOVE).ticket}"}
+    assert request(config, LEADER, "DELETE", "/v1/images/two.png", headers=ticket).problem == "bad-ticket"
+    ticket = {"Authorization": f"Ticket {granted(config, '/one.png', 0, Action.REMOVE).ticket}"}
+    assert request(config, LEADER, "DELETE", "/v1/images/one.png", headers=ticket).status == 204
+    assert {"one.png", "two.png"} & {*names(config)} == {"two.png"}
+    offer = Offer("alice", UPLOAD, "two.png", 5, Action.REMOVE, Scheme.SEALED)
+    assert ask(config, "POST", "/v1/offers", msgspec.json.encode(offer)).problem == "bad-request"
+
+
+# -- a vault in trouble ------------------------------------------------------------------------------
+
+
+def test_without_a_vault_nothing_is_kept_and_that_is_said(tmp_path: Path) -> None:
+    with running(tmp_path, 1, vault="none") as it:
+        answer = ask(it.config, "PUT", "/v1/images/a.png", image(100), Prefer="return=minimal")
+        assert (answer.status, answer.headers["safelight-kept"]) == (201, "no")
+        assert answer.body
+        for method, path in (("GET", "/v1/images"), ("GET", "/v1/images/a.png"), ("DELETE", "/v1/images/a.png")):
+            refusing = ask(it.config, method, path)
+            assert (refusing.status, refusing.problem) == (501, "no-vault")
+        assert not (it.config.data_dir / "vault").exists()
+
+
+def test_a_vault_that_goes_away_is_said_and_comes_back(tmp_path: Path) -> None:
+    with running(tmp_path, 1) as it:
+        vault, aside = it.config.data_dir / "vault", tmp_path / "aside"
+        assert ask(it.config, "PUT", "/v1/images/a.png", image(100)).status == 201
+        vault.rename(aside)
+        for method, path in (("PUT", "/v1/images/b.png"), ("GET", "/v1/images"), ("GET", "/v1/images/b.png")):
+            away = ask(it.config, method, path, image(100) if method == "PUT" else b"")
+            assert (away.status, away.problem) == (503, "vault-away")
+            assert away.headers["retry-after"]
+            assert str(tmp_path).encode() not in away.body
+        assert str(vault) in it.wait_for_line(1, "is missing")
+        assert not vault.exists()  # it is not made anew
+        assert ask(it.config, "PUT", "/v1/images/b.png", image(9), Safelight_Keep="no").status == 201
+        aside.rename(vault)
+        assert ask(it.config, "PUT", "/v1/images/b.png", image(100)).status == 201
+        assert names(it.config) == ["b.png", "a.png"]
+
+
+def test_a_vault_that_is_full_or_read_only_is_said_and_goes_on_giving(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "vault", 6) as disk, running(tmp_path, 1, vault=disk.as_uri()) as it:
+        content = image(3 * MEBIBYTE)
+        assert ask(it.config, "PUT", "/v1/images/a.png", content).status == 201
+        full = ask(it.config, "PUT", "/v1/images/b.png", image(8 * MEBIBYTE))
+        assert (full.status, full.problem) == (507, "disk-full")
+        assert ask(it.config, "PUT", "/v1/images/b.png", image(MEBIBYTE)).status == 201  # the room is free again
+        remount = ["mount", "-o", "remount,ro", str(disk)]
+        eventually(lambda: subprocess.run(remount, capture_output=True).returncode == 0, "nobody writes")
+        read_only = ask(it.config, "PUT", "/v1/images/c.png", image(100))
+        assert (read_only.status, read_only.problem) == (503, "vault-away")
+        assert ask(it.config, "DELETE", "/v1/images/b.png").problem == "vault-away"
+        assert ask(it.config, "GET", "/v1/images/a.png").body == content
+        assert names(it.config) == ["b.png", "a.png"]
+
+
+def test_a_node_that_has_lost_sight_of_the_vault_does_not_lead_until_it_sees_it_again(tmp_path: Path) -> None:
+    """Two machines that mount one vault, each in a place of its own."""
+    vault, mounted = tmp_path / "vault", tmp_path / "mounted"
+    vault.mkdir()
+    mounted.symlink_to(vault)
+    config = throwaway(tmp_path, 2, vault=vault.as_uri())
+    create_cluster(config.data_dir)
+    second = tmp_path / "second"
+    second.mkdir()
+    shutil.copy2(config.data_dir / "keyring.json", second)
+    with (
+        running_as(config) as one,
+        running_as(msgspec.structs.replace(config, data_dir=second, vault=mounted.as_uri())) as two,
+    ):
+        one.cluster.start(1)
+        two.cluster.start(2)
+        wait_until_all_follow(config, 2)
+        mounted.unlink()
+        assert str(mounted) in two.wait_for_line(2, "standing back from the election")
+        wait_until_all_follow(config, 1)
+        mounted.symlink_to(vault)
+        wait_until_all_follow(config, 2)
+
+
+# -- which vault -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Config:
+    """The configuration of a cluster that has kept an image."""
+    with running(tmp_path, 1) as it:
+        assert ask(it.config, "PUT", "/v1/images/a.png", image(100)).status == 201
+        return it.config
+
+
+def test_a_vault_that_is_missing_or_empty_is_not_begun_anew(used: Config, tmp_path: Path) -> None:
+    vault, marker = used.data_dir / "vault", used.data_dir / "vault.json"
+    vault.rename(tmp_path / "aside")
+    assert str(marker) in refusal(used)
+    assert not vault.exists()
+    vault.mkdir()
+    assert str(marker) in refusal(used)
+    assert list(vault.iterdir()) == []
+    elsewhere = msgspec.structs.replace(used, vault=(tmp_path / "elsewhere").as_uri())
+    assert str(marker) in refusal(elsewhere)
+    marker.unlink()
+    with running_as(used) as it:
+        it.cluster.start()
+        it.wait_until_leader(1)
+        assert names(used) == []
+    vault.rename(tmp_path / "new")
+    (tmp_path / "aside").rename(tmp_path / "elsewhere")
+    with running_as(elsewhere) as it:  # the vault has moved, and the configuration with it
+        it.cluster.start()
+        it.wait_until_leader(1)
+        assert names(elsewhere) == ["a.png"]
+
+
+def test_another_clusters_vault_is_refused_and_left_alone(used: Config, tmp_path: Path) -> None:
+    other = msgspec.structs.replace(used, data_dir=tmp_path / "other", vault=(used.data_dir / "vault").as_uri())
+    before = sorted((used.data_dir / "vault").rglob("*"))
+    line = refusal(other)  # neither with a keyring made by itself
+    assert "restore it from a backup" in line
+    assert not (other.data_dir / "keyring.json").exists()
+    create_cluster(other.data_dir)
+    line = refusal(other)  # nor with one that was made on purpose
+    assert load_keyring(used.data_dir, create=False).cluster_id[:8] in line
+    assert sorted((used.data_dir / "vault").rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "url", ["/srv/vault", "file://srv/vault", "file:vault", "ftp://host/x", "s3://", "http://a/b", "None", "file:///no/such/place"]
+)  # fmt: skip
+def test_an_address_that_is_no_vaults_is_refused(tmp_path: Path, url: str) -> None:
+    assert refusal(throwaway(tmp_path, 1, vault=url)).startswith("vault: ")
+
+
+def test_a_node_whose_vault_cannot_be_opened_yet_serves_and_opens_it_when_it_can(tmp_path: Path) -> None:
+    place = tmp_path / "vault"
+    place.write_text("a file is in the way")
+    create_cluster(tmp_path / "data")  # no node makes a keyring while it cannot see whether there is a vault in use
+    with running(tmp_path, 1, vault=place.as_uri()) as it:
+        assert ask(it.config, "PUT", "/v1/images/a.png", image(100)).problem == "vault-away"
+        assert str(place) in it.wait_for_line(1, "WARNING")
+        place.unlink()
+        eventually(lambda: ask(it.config, "PUT", "/v1/images/a.png", image(100)).status == 201, "it is open")
+        assert names(it.config) == ["a.png"]
+
+
+def test_what_nobody_will_ever_name_is_swept_while_a_node_leads(tmp_path: Path) -> None:
+    config = throwaway(tmp_path, 1)
+    config.data_dir.mkdir()
+    ring, said = Keyring.new(), list[str]()
+
+    async def go() -> None:
+        vault = await open_vault(config, lambda: ring)
+        assert vault is not None
+        draft = await vault.begin("alice", "a.png", UPLOAD)
+        assert isinstance(draft, Draft)
+        await draft.write([b"half an image"])
+        await draft.body.finish()  # and then its node dies
+        (body,) = [path for path in (config.data_dir / "vault" / "bodies").rglob("*") if path.is_file()]
+        hidden = body.with_name(f".{16 * '0'}.part")
+        hidden.write_bytes(b"what another crash has left")
+        for each in (body, hidden):
+            os.utime(each, (0, 0))
+        leads = False
+        keeper = Keeper(config, lambda: ring, leads=lambda: leads, say=said.append, interval=0.01)
+        await keeper.start()
+        await asyncio.to_thread(eventually, lambda: not hidden.exists(), "the hidden file is gone")
+        assert body.exists()  # only a leader sweeps
+        leads = True
+        await asyncio.to_thread(eventually, lambda: not body.exists(), "the body is gone")
+        await keeper.stop()
+
+    asyncio.run(go())
+    assert len(said) == 2, said
+    assert all("swept the vault" in each for each in said)
