@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from safelight import __version__
-from safelight.client.arguments import Decorator, decrypt_arguments, stacked, upload_arguments
+from safelight.client.arguments import (
+    Decorator,
+    decrypt_arguments,
+    get_arguments,
+    info_arguments,
+    ls_arguments,
+    rm_arguments,
+    stacked,
+    upload_arguments,
+)
 from safelight.errors import SafelightError
 
 if TYPE_CHECKING:
@@ -111,6 +120,7 @@ _of_clients = stacked(
 )
 _max_image_size = _setting("max_image_size", "SIZE", "Largest image, such as 512M or 16 GiB.")
 _user = _setting("user", "NAME", "Whose images they are.")
+_quiet = click.option("--quiet", is_flag=True, help="Print the new paths only, one a line.")
 _user_argument = click.argument("user", required=False, envvar="SAFELIGHT_USER")
 
 
@@ -199,7 +209,7 @@ def run(config: Config) -> None:
 @_user_argument
 @_configured(_of_clients, _max_image_size)
 def client(config: Config) -> None:
-    """The REPL of USER: upload, decrypt, status, help, quit."""
+    """The REPL of USER; type help in it."""
     from safelight.client.console import Transcript
     from safelight.client.repl import converse
 
@@ -209,10 +219,14 @@ def client(config: Config) -> None:
 @safelight.command()
 @upload_arguments
 @_user
-@click.option("--quiet", is_flag=True, help="Print the new paths only, one a line.")
+@_quiet
 @_configured(_of_clients, _max_image_size)
 def upload(config: Config, quiet: bool, **options: Any) -> None:
-    """Encrypt images. Goes on after a failure; the exit code is 0 if all succeeded."""
+    """Encrypt images, and keep them in the vault.
+
+    A directory means all images in it, at any depth, but for hidden files. Of those, what an earlier run has finished
+    is not uploaded again; a file that you name always is. Goes on after a failure; the exit code is 0 if all succeeded.
+    """
     from safelight.client.commands import upload
 
     _finish(_complete(upload(config, _user_of(config), quiet=quiet, **options)))
@@ -221,13 +235,67 @@ def upload(config: Config, quiet: bool, **options: Any) -> None:
 @safelight.command()
 @decrypt_arguments
 @_user
-@click.option("--quiet", is_flag=True, help="Print the new paths only, one a line.")
+@_quiet
 @_configured(_of_clients, _max_image_size)
 def decrypt(config: Config, quiet: bool, **options: Any) -> None:
     """Open encrypted images again. Goes on after a failure; the exit code is 0 if all succeeded."""
     from safelight.client.commands import decrypt
 
     _finish(_complete(decrypt(config, _user_of(config), quiet=quiet, **options)))
+
+
+@safelight.command()
+@ls_arguments
+@_user
+@_configured(_of_clients)
+def ls(config: Config, **options: Any) -> None:
+    """List images of the vault, newest first.
+
+    PATTERN, such as '*.png', is for their names and for those of the files that they came from.
+    """
+    from safelight.client.commands import ls
+
+    _complete(ls(config, _user_of(config), **options))
+
+
+@safelight.command()
+@get_arguments
+@_user
+@_quiet
+@_configured(_of_clients)
+def get(config: Config, quiet: bool, **options: Any) -> None:
+    """Decrypt images of the vault, under their files' own names.
+
+    NAME is an image's, as `ls` shows it, or its file's, if no other image came from a file of that name. PATTERN is as
+    with `ls`; files that are there already, with the image's size and time, are skipped then.
+    """
+    from safelight.client.commands import get
+
+    _finish(_complete(get(config, _user_of(config), quiet=quiet, **options)))
+
+
+@safelight.command()
+@rm_arguments
+@_user
+@_configured(_of_clients)
+def rm(config: Config, **options: Any) -> None:
+    """Remove images from the vault, for ever.
+
+    NAME and PATTERN are as with `get`. Asks on a terminal. Sealed files on this machine stay.
+    """
+    from safelight.client.commands import rm
+
+    _finish(_complete(rm(config, _user_of(config), **options)))
+
+
+@safelight.command()
+@info_arguments
+def info(paths: tuple[str, ...]) -> None:
+    """Show what files say of themselves, without a key or a cluster."""
+    from safelight.client.commands import info
+    from safelight.client.console import Transcript
+
+    _finish(info(paths, Transcript(dialogue=False)))
 
 
 @safelight.command()

@@ -82,6 +82,21 @@ def decrypted_name(sealed: str) -> str:
     return _fit(f"decrypted_{name}", suffix)
 
 
+def restored_name(original: str, otherwise: str) -> str:
+    """What to call the file of an image whose original's name was `original`, as somebody else says.
+
+    It is repaired, as a local name is, and a leading dot gives way too: nobody but its owner puts a file into a
+    directory that a shell or a program obeys by its name, or that no listing shows. `otherwise`, repaired too, where
+    nothing is left of it.
+    """
+    for name in (original, otherwise):
+        repaired = _fit(_repaired(name), "")
+        visible = f"_{repaired[1:]}" if repaired.startswith(".") else repaired
+        if visible.strip("_."):
+            return visible
+    return "image"
+
+
 def with_type(name: str, extension: str) -> str:
     """`name` with `.extension`, if its own suffix says nothing of an image: if it has none, or '.sealed' and the like.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +16,8 @@ from safelight.client.servers import Broken, Servers, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.protocol import API, Cluster, Grant, Offer, Problem, Refusal, fingerprint
+
+_T = TypeVar("_T")
 
 ALL_DOWN = 3.0
 """Seconds after which a cluster is given up of which no server can be reached at all."""
@@ -50,19 +54,26 @@ class Account:
         return fingerprint(await self.token())
 
     async def offer(self, server: int, offer: Offer) -> Grant:
-        """One server's answer to an offer; enrols the user where the server does not know it yet.
+        """One server's answer to an offer. Raises Refusal, and `Broken` where no answer comes."""
+        path = f"{API}/offers"
+        return await self.known_to(
+            server,
+            lambda bearer: self._servers.ask(server, "POST", path, Grant, authorization=bearer, message=offer),
+        )
 
-        Raises Refusal, and `Broken` where no answer comes.
+    async def known_to(self, server: int, request: Callable[[str], Awaitable[_T]]) -> _T:
+        """A request to one server with the user's `Authorization`; enrols the user where it is not known yet.
+
+        Raises Refusal, and as the request.
         """
         token = await self.token()
-        path = f"{API}/offers"
         try:
-            return await self._servers.ask(server, "POST", path, Grant, authorization=f"Bearer {token}", message=offer)
+            return await request(f"Bearer {token}")
         except Refusal as refusal:
             if refusal.problem is not Problem.UNKNOWN_TOKEN:
                 raise
         await self._enrol(server, token)
-        return await self._servers.ask(server, "POST", path, Grant, authorization=f"Bearer {token}", message=offer)
+        return await request(f"Bearer {token}")
 
     async def _enrol(self, server: int, token: tokens.Token) -> None:
         try:

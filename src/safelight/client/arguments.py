@@ -1,4 +1,4 @@
-"""What `upload` and `decrypt` take: the same in the REPL and on the command line, so it is said once, here."""
+"""What the commands about images take: the same in the REPL and on the command line, so it is said once, here."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -24,6 +24,7 @@ def _to(default: str, what: str) -> Decorator:
 
 
 _paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+_names = click.argument("names", nargs=-1, required=True, metavar="NAME|PATTERN...")
 _scheme = click.option(
     "--scheme",
     type=click.Choice(["sealed", "classic"]),
@@ -32,6 +33,23 @@ _scheme = click.option(
     help="'classic' is AES-128-CTR under SHA-256 of the user name: for teaching; it protects nothing.",
 )
 _any = click.option("--any", "any_type", is_flag=True, help="Take files that are no images, too.")
+_no_keep = click.option("--no-keep", is_flag=True, help="Do not keep them in the vault.")
 
-upload_arguments = stacked(_paths, _to("images", "encrypted"), _scheme, _any)
+upload_arguments = stacked(_paths, _to("images", "encrypted"), _scheme, _any, _no_keep)
 decrypt_arguments = stacked(_paths, _to("decrypted", "decrypted"), _scheme)
+ls_arguments = stacked(
+    click.argument("pattern", required=False, metavar="[PATTERN]"),
+    click.option("--json", "as_json", is_flag=True, help="For programs: an object a line (JSON Lines)."),
+)
+get_arguments = stacked(
+    _names,
+    click.option(
+        "--to",
+        type=click.Path(path_type=Path),
+        help="Directory for the images.  [default: decrypted; with --sealed: images]",
+    ),
+    click.option("--sealed", is_flag=True, help="Not the images: their sealed files, as the vault keeps them."),
+    click.option("--force", is_flag=True, help="Replace files that are there."),
+)
+rm_arguments = stacked(_names, click.option("--yes", is_flag=True, help="Do not ask."))
+info_arguments = click.argument("paths", nargs=-1, required=True, metavar="FILE...")

@@ -1,19 +1,34 @@
 """What a user can ask for, the same from the REPL and from the command line: file after file, told as it happens."""
 
 import dataclasses
+import glob
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import click
 import msgspec
 
+from safelight.client import listing
+from safelight.client.batch import is_directory
 from safelight.client.console import Transcript
+from safelight.client.info import describe
+from safelight.client.many import Get, Remove, Upload
 from safelight.client.session import Saved, Session
 from safelight.client.status import ServerStatus, survey
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.names import shown
-from safelight.protocol import Scheme
+from safelight.protocol import Kept, Scheme
+
+NAMED = 10
+"""Images that are named before they are removed."""
+
+REMEMBERED = 1000
+"""Names of images that a listing leaves behind, for completion."""
+
+Confirm = Callable[[str], Awaitable[bool]]
 
 
 class Commands:
@@ -23,11 +38,20 @@ class Commands:
         self._session = session
         self._transcript = transcript
 
-    async def upload(self, paths: Iterable[str], *, to: Path, scheme: Scheme, any_type: bool) -> bool:
-        async def seal(path: str) -> Saved:
-            return await self._session.seal(path, to=to, scheme=scheme, any_type=any_type, feedback=self._transcript)
+    async def upload(
+        self, paths: Iterable[str], *, to: Path, scheme: Scheme, any_type: bool, no_keep: bool = False
+    ) -> bool:
+        """One file with all that happens to it; several, or directories, with a line for each and a bar for all."""
+        batch = list(paths)
+        if len(batch) == 1 and not is_directory(batch[0]):
 
-        return await self._each(paths, seal, "Encrypted")
+            async def seal(path: str) -> Saved:
+                return await self._session.seal(
+                    path, to=to, scheme=scheme, any_type=any_type, keep=not no_keep, feedback=self._transcript
+                )
+
+            return await self._each(batch, seal, "Encrypted")
+        return await Upload(self._session, self._transcript, to, scheme, any_type, keep=not no_keep).run(batch)
 
     async def decrypt(self, paths: Iterable[str], *, to: Path, scheme: Scheme) -> bool:
         async def unseal(path: str) -> Saved:
@@ -48,12 +72,79 @@ class Commands:
                 self._transcript.failed(str(error) if shown(path) in str(error) else f"{path}: {error}")
                 failed += 1
             else:
-                self._transcript.succeeded(done, saved.path)
+                self._transcript.succeeded(done, saved.path, kept=saved.kept)
             finally:
                 self._transcript.settle()
         if len(batch) > 1:
             self._transcript.say(f"{len(batch) - failed} done, {failed} failed", "bold")
         return not failed
+
+    # -- the vault ------------------------------------------------------------------------------------
+
+    async def ls(self, pattern: str | None, *, as_json: bool = False, most: int | None = None) -> list[str]:
+        """Show the images, newest first; the names of those that were shown. `most`: no more than so many."""
+        shown_names: list[str] = []
+        self._transcript.waiting("asking the servers")
+        pages = self._session.images.all(pattern)
+        if as_json:
+            async for page in pages:
+                self._transcript.settle()
+                sys.stdout.write("".join(msgspec.json.encode(image).decode() + "\n" for image in page))
+            return shown_names
+        await listing.paged(self._lines(pages, pattern, most, shown_names))
+        return shown_names
+
+    async def _lines(
+        self, pages: AsyncIterator[list[Kept]], pattern: str | None, most: int | None, names: list[str]
+    ) -> AsyncIterator[list[str]]:
+        table = listing.Table()
+        async for page in pages:
+            self._transcript.settle()
+            room = len(page) if most is None else most - len(names)
+            names += [image.name for image in page[:room]]
+            if lines := table.lines(page[:room]):
+                yield lines
+            if len(page) > room:
+                yield ["… older ones are not shown: ls PATTERN shows some, `safelight ls` all"]
+                return
+            del names[REMEMBERED:]
+        self._transcript.settle()
+        if not table.begun:
+            yield [f"no image matches {shown(pattern)}" if pattern else "the vault has no images of yours: upload one"]
+
+    async def get(self, words: Iterable[str], *, to: Path | None, sealed: bool, force: bool) -> bool:
+        to = to or Path("images" if sealed else "decrypted")
+        batch = list(words)
+        if len(batch) == 1 and not glob.has_magic(batch[0]):
+
+            async def fetch(word: str) -> Saved:
+                [image] = [image async for image in self._session.images.meant(word)]
+                progress = self._transcript.received
+                return await self._session.fetch(image, to=to, sealed=sealed, force=force, progress=progress)
+
+            return await self._each(batch, fetch, "Sealed" if sealed else "Decrypted")
+        return await Get(self._session, self._transcript, to, sealed=sealed, force=force).run(batch)
+
+    async def rm(self, words: Iterable[str], *, yes: bool, confirm: Confirm | None) -> bool:
+        """`confirm` asks whoever is there; None: nobody is."""
+        if not yes and confirm is None:
+            raise SafelightError("nobody is there to ask whether you mean it: give --yes")
+        self._transcript.waiting("asking the servers")
+        names: dict[str, None] = {}
+        for word in words:
+            async for image in self._session.images.meant(word):
+                names[image.name] = None
+        self._transcript.settle()
+        if not yes and confirm is not None:
+            for name in [*names][:NAMED]:
+                self._transcript.say(f"  {name}")
+            if len(names) > NAMED:
+                self._transcript.say(f"  … and {len(names) - NAMED} more")
+            what = "this image" if len(names) == 1 else f"these {len(names)} images"
+            if not await confirm(f"Remove {what} from the vault, for ever?"):
+                self._transcript.say("nothing was removed")
+                return False
+        return await Remove(self._session, self._transcript).run(names)
 
 
 def leader_of(servers: Iterable[ServerStatus]) -> int | None:
@@ -74,17 +165,67 @@ def status_as_json(servers: list[ServerStatus]) -> str:
 
 
 async def upload(
-    config: Config, user: str, *, quiet: bool, paths: Iterable[str], to: Path, scheme: str, any_type: bool
+    config: Config,
+    user: str,
+    *,
+    quiet: bool,
+    paths: Iterable[str],
+    to: Path,
+    scheme: str,
+    any_type: bool,
+    no_keep: bool,
 ) -> bool:
     """With `quiet` only the paths of the new files are printed. Raises InvalidName for the user."""
     async with _commands(config, user, quiet) as commands:
-        return await commands.upload(paths, to=to, scheme=Scheme(scheme), any_type=any_type)
+        return await commands.upload(paths, to=to, scheme=Scheme(scheme), any_type=any_type, no_keep=no_keep)
 
 
 async def decrypt(config: Config, user: str, *, quiet: bool, paths: Iterable[str], to: Path, scheme: str) -> bool:
     """With `quiet` only the paths of the new files are printed. Raises InvalidName for the user."""
     async with _commands(config, user, quiet) as commands:
         return await commands.decrypt(paths, to=to, scheme=Scheme(scheme))
+
+
+async def ls(config: Config, user: str, *, pattern: str | None, as_json: bool) -> None:
+    """Raises SafelightError."""
+    async with _commands(config, user, quiet=False) as commands:
+        await commands.ls(pattern, as_json=as_json)
+
+
+async def get(
+    config: Config, user: str, *, quiet: bool, names: Iterable[str], to: Path | None, sealed: bool, force: bool
+) -> bool:
+    """With `quiet` only the paths of the new files are printed. Raises InvalidName for the user."""
+    async with _commands(config, user, quiet) as commands:
+        return await commands.get(names, to=to, sealed=sealed, force=force)
+
+
+async def rm(config: Config, user: str, *, names: Iterable[str], yes: bool) -> bool:
+    """Asks on a terminal. Raises SafelightError."""
+
+    async def confirm(question: str) -> bool:
+        return click.confirm(question, err=True)
+
+    async with _commands(config, user, quiet=False) as commands:
+        return await commands.rm(names, yes=yes, confirm=confirm if sys.stdin.isatty() else None)
+
+
+def info(paths: Iterable[str], transcript: Transcript) -> bool:
+    """Tell what each file says of itself. Whether nothing is wrong with any of them."""
+    good = True
+    for path in paths:
+        try:
+            facts, fits = describe(path)
+        except SafelightError as error:
+            transcript.failed(str(error) if shown(path) in str(error) else f"{path}: {error}")
+            good = False
+            continue
+        good &= fits
+        transcript.say(path, "bold")
+        width = max(len(name) for name, _ in facts)
+        for name, value in facts:
+            transcript.say(f"  {name.ljust(width)}  {value}")
+    return good
 
 
 async def status(config: Config, *, as_json: bool) -> bool:

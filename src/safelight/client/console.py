@@ -5,12 +5,16 @@ is only shown on a terminal. Everything that comes from elsewhere (names, a serv
 control characters: a terminal would obey them.
 """
 
+from __future__ import annotations
+
 import asyncio
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -26,6 +30,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from safelight.client.feedback import Silence
 from safelight.client.status import ServerStatus
 from safelight.sizes import human_size
 
@@ -93,24 +98,27 @@ class Transcript:
         phase = ("sending", done) if done < size else ("receiving", min(done - size, size))
         self._move(*phase, size)
 
+    def received(self, done: int, total: int) -> None:
+        """`done` of `total` bytes have come."""
+        self._move("receiving", done, total)
+
     def processed(self, server: int) -> None:
         self.say(f"  ✓ Leader (server {server}) processed request", "green")
 
     # -- what follows --
 
-    def succeeded(self, what: str, path: Path) -> None:
+    def succeeded(self, what: str, path: Path, *, kept: bool = False) -> None:
         """`what` was done: "Encrypted" or "Decrypted"."""
+        if kept:
+            self.say("  ✓ Kept in the vault", "green")
         self.say("✓ Success!", "green")
         self.say(f"{what} image saved to: {path}")
-        if self._quiet:
-            print(path, flush=True)  # as it is, not made plain: a program opens it
+        self.made(path)
 
     def failed(self, message: str) -> None:
         self.settle()
-        if self._dialogue:
-            self.say(f"✗ {message}", "red")
-        else:
-            self._moving.print(Text(f"safelight: {plain(message)}"))
+        console, line = self.complaint(message)
+        console.print(line)
 
     def say(self, line: str, style: str = "") -> None:
         self.settle()
@@ -142,6 +150,22 @@ class Transcript:
         held, self._held = self._held, []
         for line in held:
             self._moving.print(line)
+
+    def many(self, text: str) -> Many:
+        """One bar for many files, and lines above it. Use it with `with`."""
+        self.settle()
+        return Many(self, self._lines, self._moving, text, shown=not self._quiet)
+
+    def made(self, path: Path) -> None:
+        """For programs: a new file's path, as it is, not made plain: a program opens it."""
+        if self._quiet:
+            print(path, flush=True)
+
+    def complaint(self, message: str) -> tuple[Console, Text]:
+        """Where and how a failure is told."""
+        if self._dialogue:
+            return self._lines, Text(f"✗ {plain(message)}", "red")
+        return self._moving, Text(f"safelight: {plain(message)}")
 
     def status(self, servers: list[ServerStatus]) -> None:
         self.settle()
@@ -191,6 +215,85 @@ class Transcript:
         )
         self._task = self._progress.add_task(self._text, completed=self._done, total=self._total)
         self._progress.start()
+
+
+class Many:
+    """One bar for many files under way at once, which stays while lines appear above it."""
+
+    def __init__(self, transcript: Transcript, lines: Console, moving: Console, text: str, *, shown: bool) -> None:
+        self._transcript, self._lines, self._moving, self._text = transcript, lines, moving, text
+        self._shown = shown
+        self._files = 0
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[done]}/{task.fields[files]}"),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=moving,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not (sys.stderr.isatty() and moving.is_interactive),
+        )
+        self._task = self._progress.add_task(text, total=0, done=0, files=0)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def expect(self, files: int, size: int) -> None:
+        """So many files, and bytes, more; fewer, if negative."""
+        task = self._progress.tasks[0]
+        self._progress.update(self._task, total=(task.total or 0) + size, files=task.fields["files"] + files)
+
+    def waiting(self, reason: str) -> None:
+        self._progress.update(self._task, description=plain(reason))
+
+    def advance(self, size: int) -> None:
+        self._progress.update(self._task, description=self._text, advance=size)
+
+    def settled(self) -> None:
+        """One file is done with."""
+        self._files += 1
+        self._progress.update(self._task, done=self._files)
+
+    def line(self, line: str, style: str = "") -> None:
+        if self._shown:
+            self._print(self._lines, Text(plain(line), style))
+
+    def failed(self, message: str) -> None:
+        self._print(*self._transcript.complaint(message))
+
+    def _print(self, console: Console, line: Text) -> None:
+        # On a terminal both streams are the same screen, and only the bar's own console knows where the bar is.
+        (self._moving if console.is_terminal and not self._progress.disable else console).print(line)
+
+
+class OneOfMany(Silence):
+    """Feedback for one file of many, of so many bytes."""
+
+    def __init__(self, many: Many, size: int) -> None:
+        self._many, self._size, self._done = many, size, 0
+
+    def waiting(self, reason: str) -> None:
+        self._many.waiting(reason)
+
+    def progress(self, done: int, total: int) -> None:
+        reached = done * self._size // max(total, 1)
+        self._many.advance(reached - self._done)
+        self._done = reached
+
+    def settled(self) -> None:
+        self._many.advance(self._size - self._done)
+        self._many.settled()
 
 
 _LEFT = ("NODE", "ADDRESS", "ROLE", "EPOCH", "LEADER")

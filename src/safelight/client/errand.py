@@ -1,8 +1,9 @@
-"""One image's way through the cluster and back, over as many attempts as it takes.
+"""What only the leader does, over as many attempts as it takes.
 
-    OFFER to every server at once -> the leader grants -> PUT the body there, once -> the answer into a part file
+    OFFER to every server at once -> the leader grants -> the request itself, to the leader alone
 
-Everything that fails on the way ends in another offer under the same upload id and name, until the time limit.
+Everything that fails on the way ends in another offer under the same upload id and name, until the time limit. What
+the request is, subclasses say: `transfer` sends an image, `removal` removes one.
 """
 
 from __future__ import annotations
@@ -10,21 +11,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from itertools import count
 from typing import NamedTuple
 
-import aiohttp
-
-from safelight.client import inputs, outputs
 from safelight.client.account import ALL_DOWN, Account
 from safelight.client.feedback import Feedback
-from safelight.client.servers import Broken, Servers, read_small, reason
+from safelight.client.servers import Broken, Servers, reason
 from safelight.config import Config
-from safelight.encryption import classic, sealed, sealed_size
 from safelight.errors import SafelightError
-from safelight.protocol import Action, Grant, Offer, Problem, Refusal, Scheme, read_problem
+from safelight.protocol import Grant, Offer, Problem, Refusal
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 """Seconds between two offers of one image, with jitter: an election is over in less, most of the time."""
@@ -39,12 +35,13 @@ STRAGGLERS = 0.3
 """Seconds after the offer until a finished upload waits no longer for what the workers have to say."""
 
 ATTEMPTS = 5
-"""Bodies that may break off before an image is given up; each is preceded by a search for the leader."""
+"""Requests that may break off before all is given up; each is preceded by a search for the leader."""
+
+AWAY = 1.0
+"""Seconds between two requests while the vault cannot be used: not every attempt is to send a large body."""
 
 QUIET = 1.0
 """Seconds without a moving byte after which a client looks whether somebody else leads by now."""
-
-CHUNK = 1 << 18
 
 PASSING = {Problem.NOT_THE_LEADER, Problem.NO_LEADER, Problem.LEAVING}
 """Refusals that an election's end makes good."""
@@ -55,8 +52,8 @@ STRANGE = {Problem.INTERNAL, Problem.OTHER_CLUSTER}
 ELSEWHERE = {Problem.INTERNAL, Problem.DISK_FULL}
 """Refusals by a leader that cannot do the work: another will lead, if there is one."""
 
-ANOTHER_TRY = PASSING | ELSEWHERE | {Problem.BAD_TICKET, Problem.STALLED, Problem.BAD_LENGTH}
-"""Refusals of a body that another offer may make good."""
+ANOTHER_TRY = PASSING | ELSEWHERE | {Problem.BAD_TICKET, Problem.STALLED, Problem.BAD_LENGTH, Problem.OVERTAKEN}
+"""Refusals of the request that another offer may make good; so may VAULT_AWAY, until the time limit."""
 
 
 class NoLeader(SafelightError):
@@ -80,24 +77,12 @@ class Granted(NamedTuple):
 class Errand:
     """One image, one upload id, one name."""
 
-    def __init__(
-        self,
-        config: Config,
-        servers: Servers,
-        account: Account,
-        offer: Offer,
-        source: inputs.Source,
-        reservation: outputs.Reservation,
-        feedback: Feedback,
-    ) -> None:
+    def __init__(self, config: Config, servers: Servers, account: Account, offer: Offer, feedback: Feedback) -> None:
         self._config = config
         self._servers = servers
         self._account = account
         self._offer = offer
-        self._source = source
-        self._reservation = reservation
         self._feedback = feedback
-        self._expected = _size_of_answer(offer, source)
         self._said: set[int] = set()
         self._asked: dict[asyncio.Task[Grant], int] = {}
         self._offered = 0.0  # when those were first asked, in seconds of time.monotonic()
@@ -108,8 +93,9 @@ class Errand:
     async def run(self) -> int:
         """Offer and send until it is done. Returns the node that did it. Raises SafelightError."""
         self._feedback.broadcasting()
+        give_up = time.monotonic() + self._config.timeout
         try:
-            granted, full = await self._find_leader(), set[int]()
+            granted, full, away = await self._find_leader(), set[int](), 0
             for attempt in count(1):
                 try:
                     await self._send_watched(granted)
@@ -119,7 +105,12 @@ class Errand:
                     self._feedback.waiting("another leader was elected: sending again")
                     continue
                 except Refusal as refusal:
-                    if refusal.problem not in ANOTHER_TRY or attempt >= ATTEMPTS or granted.server in full:
+                    if refusal.problem is Problem.VAULT_AWAY and time.monotonic() < give_up:
+                        self._feedback.waiting(f"{refusal}: trying again")
+                        await asyncio.sleep(AWAY)
+                        granted, away = await self._find_leader(), away + 1
+                        continue
+                    if refusal.problem not in ANOTHER_TRY or attempt - away >= ATTEMPTS or granted.server in full:
                         raise
                     if refusal.problem is Problem.DISK_FULL:
                         full.add(granted.server)
@@ -128,7 +119,7 @@ class Errand:
                         await asyncio.sleep(LONGEST_PAUSE)  # it needs a moment to step down
                 except Broken as error:
                     why = f"server {granted.server}: {reason(error)}"
-                    if attempt >= ATTEMPTS:
+                    if attempt - away >= ATTEMPTS:
                         raise NoLeader(f"the image broke off {attempt} times, last with {why}: try again") from None
                 self._feedback.waiting(f"{why}: looking for the leader, then sending again")
                 granted = await self._find_leader()
@@ -233,10 +224,10 @@ class Errand:
             hint = f"; node {max(leaders)} leads: name its address in --servers, too"
         return NoLeader(f"no server took the image within {waited:.0f} s ({answers}){hint}")
 
-    # -- the body ------------------------------------------------------------------------------------
+    # -- the request -----------------------------------------------------------------------------------
 
     async def _send_watched(self, granted: Granted) -> None:
-        """Send the body, and watch it. Raises Superseded, and as `_send`."""
+        """Send the request, and watch it. Raises Superseded, and as `_send`."""
         self._moved = time.monotonic()
         sending = asyncio.create_task(self._send(granted))
         watching = asyncio.create_task(self._watch(granted))
@@ -251,7 +242,7 @@ class Errand:
             await asyncio.gather(sending, watching, return_exceptions=True)
 
     async def _watch(self, granted: Granted) -> None:
-        """End only if the body has stopped moving and another node would take it, or for too long."""
+        """End only if it has stopped moving and another node would take it, or for too long."""
         while True:
             await asyncio.sleep(QUIET / 4)
             quiet = time.monotonic() - self._moved
@@ -266,49 +257,12 @@ class Errand:
                         raise Superseded(elsewhere)
 
     async def _send(self, granted: Granted) -> None:
-        """PUT the body where the grant says, and write the answer into the part file.
+        """Make the request where the grant says, once. Raises Refusal, `Broken`, and what a subclass says."""
+        raise NotImplementedError
 
-        Raises Refusal, `Broken`, and what reading and writing the files raises.
-        """
-        trouble: list[SafelightError] = []
-        self._reservation.restart()
-        headers = {"Authorization": f"Ticket {granted.grant.ticket}", "Content-Length": str(self._source.size)}
-        try:
-            async with self._servers.http.put(
-                self._servers.reach(granted.grant.url, granted.server),
-                data=self._body(trouble),
-                headers=headers,
-                allow_redirects=False,
-            ) as response:
-                if response.status not in (200, 201):
-                    raise read_problem(response.status, await read_small(response))
-                received = 0
-                async for chunk in response.content.iter_any():
-                    self._reservation.file.write(chunk)
-                    received += len(chunk)
-                    self._advance(self._source.size + received)
-                if received != self._expected:
-                    raise aiohttp.ClientPayloadError  # whatever that is, it is not the answer
-        except Broken:
-            if trouble:
-                raise trouble[0] from None
-            raise
-
-    async def _body(self, trouble: list[SafelightError]) -> AsyncIterator[bytes]:
-        """The image, from the beginning. What goes wrong while reading it is left in `trouble`."""
-        done = 0
-        try:
-            for chunk in self._source.chunks(CHUNK):
-                yield chunk
-                done += len(chunk)
-                self._advance(done)
-        except inputs.CannotRead as error:
-            trouble.append(error)
-            raise
-
-    def _advance(self, done: int) -> None:
+    def _moves(self) -> None:
+        """To be called whenever a byte has moved."""
         self._moved = time.monotonic()
-        self._feedback.progress(done, 2 * self._source.size)
 
 
 def _passes(error: BaseException) -> bool:
@@ -319,15 +273,3 @@ def _passes(error: BaseException) -> bool:
 def _absent(error: BaseException) -> bool:
     """Whether there is no node at that address, or one that has failed."""
     return isinstance(error, Broken) or (isinstance(error, Refusal) and error.problem in STRANGE)
-
-
-def _size_of_answer(offer: Offer, source: inputs.Source) -> int:
-    """The size in bytes of what must come back: nothing else is taken for it.
-
-    Raises CannotOpen for a file that says by itself that it is not to be opened.
-    """
-    if offer.action is Action.SEAL:
-        return sealed_size(offer.scheme, source.size, offer.user)
-    if offer.scheme is Scheme.CLASSIC:
-        return classic.Opener(offer.user).plain_size(source.size)
-    return sealed.read_header(next(source.chunks(sealed.MAX_HEADER_SIZE))).plain_size(source.size)

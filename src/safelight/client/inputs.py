@@ -26,6 +26,10 @@ class CannotRead(SafelightError):
     """A file that cannot be uploaded."""
 
 
+class NotAnImage(CannotRead):
+    """The file can be read, and is not what people upload unless they say so."""
+
+
 class ChangedWhileReading(CannotRead):
     """The file is not the one any more whose size was announced."""
 
@@ -37,7 +41,7 @@ class Source:
         found = os.fstat(descriptor)
         self.path = path
         self.size = found.st_size  # bytes
-        self.modified = int(found.st_mtime)  # Unix time, seconds
+        self.modified_ns = found.st_mtime_ns  # Unix time, nanoseconds
         self.type = image_type
         self._descriptor = descriptor
         self._state = (found.st_size, found.st_mtime_ns)
@@ -102,7 +106,7 @@ def open_image(path: str | Path, *, any_type: bool, max_size: int) -> Source:
         if not stat.S_ISREG(found.st_mode):
             raise CannotRead(f"{quoted} is not a regular file; give the path of an image")
         if found.st_size == 0:
-            raise CannotRead(f"{quoted} is empty")
+            raise NotAnImage(f"{quoted} is empty")
         if found.st_size > max_size:
             size, limit = human_size(found.st_size), human_size(max_size)
             if size == limit:
@@ -116,9 +120,9 @@ def open_image(path: str | Path, *, any_type: bool, max_size: int) -> Source:
             raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
         image_type = sniff(head)
         if head.startswith(MAGIC) and not any_type:
-            raise CannotRead(f"{quoted} is encrypted already: decrypt opens it; give --any to encrypt it once more")
+            raise NotAnImage(f"{quoted} is encrypted already: decrypt opens it; give --any to encrypt it once more")
         if image_type is None and not any_type:
-            raise CannotRead(f"{quoted} is not an image of a known type; give --any to encrypt it nevertheless")
+            raise NotAnImage(f"{quoted} is not an image of a known type; give --any to encrypt it nevertheless")
         source = Source(path, descriptor, image_type)
         on_failure.pop_all()
         return source

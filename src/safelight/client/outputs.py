@@ -90,10 +90,11 @@ class Reservation:
         self.file.seek(0)
         self.file.truncate()
 
-    def commit(self, name: str | None = None) -> None:
+    def commit(self, name: str | None = None, *, modified: float | None = None, replace: bool = False) -> None:
         """Make the file durable and let it appear under its final name, with the permissions of any new file.
 
-        `name`: under this one instead, which was not reserved. Raises NameTaken if the name exists by now: then
+        `name`: under this one instead, which was not reserved. `modified`: as if last modified then, in Unix
+        seconds. `replace`: in place of what is there. Raises NameTaken if the name exists by now: then
         another may be tried. Raises DiskFull or CannotWrite if the system refuses.
         """
         descriptor = self.file.fileno()
@@ -103,9 +104,15 @@ class Reservation:
                 raise CannotWrite(f"{shown(str(self._part))} was removed while it was written; try again")
             with suppress(PermissionError):  # FAT has no permissions to change
                 os.fchmod(descriptor, 0o666 & ~_umask())
+            if modified is not None:
+                with suppress(OverflowError):  # a time that no file can have comes from elsewhere, and harms nobody
+                    os.utime(descriptor, (modified, modified))
             os.fsync(descriptor)
             try:
-                link_if_absent(self._part, path)
+                if replace:
+                    self._part.replace(path)
+                else:
+                    link_if_absent(self._part, path)
             except FileExistsError as error:
                 raise NameTaken(f"another program made {shown(str(path))} meanwhile; it was left as it is") from error
             sync_directory(path.parent)
@@ -125,8 +132,10 @@ class Reservation:
                 self._part.unlink()
 
 
-def reserve(directory: Path, candidates: Iterable[str]) -> Reservation:
+def reserve(directory: Path, candidates: Iterable[str], *, replace: bool = False) -> Reservation:
     """The first of `candidates` (file names) that nobody has, reserved in `directory` (made if missing).
+
+    `replace`: a file that is there does not count, only who else is about to make it.
 
     `(encrypted_name(original, t, extension) for t in itertools.count(now))` never runs out of candidates.
     Raises CannotWrite if no file can be made there, or if every candidate is taken.
@@ -134,7 +143,7 @@ def reserve(directory: Path, candidates: Iterable[str]) -> Reservation:
     with _writing(directory):
         _make_directory(directory)
         for name in candidates:
-            if reservation := _claim(directory / name):
+            if reservation := _claim(directory / name, replace):
                 return reservation
     raise CannotWrite(f"every name that was tried in {shown(str(directory))} is taken; choose another")
 
@@ -152,12 +161,12 @@ def sweep(directory: Path) -> None:
                     part.unlink()
 
 
-def _claim(final: Path) -> Reservation | None:
+def _claim(final: Path, replace: bool) -> Reservation | None:
     """Reserve this one name; None if somebody has it. Raises OSError."""
     digest = hashlib.sha256(os.fsencode(final.name)).hexdigest()
     part = final.with_name(f".{digest[:16]}.part")
     while True:
-        if _exists(final):
+        if _taken(final, replace):
             return None
         try:
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
@@ -181,7 +190,7 @@ def _claim(final: Path) -> Reservation | None:
                 # unlink has left a second name of a finished file, wherever that has been moved to since.
                 part.unlink()
                 continue
-            if _exists(final):  # made before we had the lock
+            if _taken(final, replace):  # made before we had the lock
                 part.unlink()
                 return None
             on_failure.pop_all()
@@ -195,13 +204,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _exists(path: Path) -> bool:
+def _taken(final: Path, replace: bool) -> bool:
     """As os.path.lexists, but a name that the file system refuses (ENAMETOOLONG) is an error at once."""
     try:
-        path.lstat()
+        found = final.lstat()
     except FileNotFoundError:
         return False
-    return True
+    return not (replace and stat.S_ISREG(found.st_mode))
 
 
 def _make_directory(directory: Path) -> None:

@@ -9,6 +9,7 @@ import difflib
 import glob
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -19,8 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from safelight.client.arguments import Decorator, decrypt_arguments, upload_arguments
-from safelight.client.commands import Commands, leader_of
+from safelight.client.arguments import (
+    Decorator,
+    decrypt_arguments,
+    get_arguments,
+    info_arguments,
+    ls_arguments,
+    rm_arguments,
+    upload_arguments,
+)
+from safelight.client.commands import Commands, Confirm, info, leader_of
 from safelight.client.console import Transcript
 from safelight.client.session import Session
 from safelight.client.status import survey
@@ -35,23 +44,40 @@ if TYPE_CHECKING:
     from prompt_toolkit.input import Input
 
 HELP = """\
-upload PATH…     encrypt images into images/          [--scheme classic] [--any] [--to DIR]
+upload PATH…     encrypt images into images/          [--scheme classic] [--any] [--no-keep] [--to DIR]
 decrypt PATH…    open them again into decrypted/      [--scheme classic] [--to DIR]
+ls [PATTERN]     images that the vault keeps          [--json]
+get NAME…        decrypt them into decrypted/         [--sealed] [--force] [--to DIR]
+rm NAME…         remove them from the vault           [--yes]
+info FILE…       what a file says of itself, without a key
 status           every node: who leads, what it does and has done
-help             this list; help upload and help decrypt say more
+help             this list; help upload says more of upload, and so on
 quit, exit       or Ctrl-D; Ctrl-C stops what is running
 # …              is a comment
-Paths may be quoted, begin with ~, and be patterns such as *.png"""
+Paths may be quoted, begin with ~, and be patterns such as *.png; NAME may be a pattern, too"""
 
-NAMES = ("upload", "decrypt", "status", "help", "quit", "exit")
-OPTIONS = {"upload": ("--scheme", "--any", "--to"), "decrypt": ("--scheme", "--to")}
+NAMES = ("upload", "decrypt", "ls", "get", "rm", "info", "status", "help", "quit", "exit")
+OPTIONS = {
+    "upload": ("--scheme", "--any", "--no-keep", "--to"),
+    "decrypt": ("--scheme", "--to"),
+    "ls": ("--json",),
+    "get": ("--to", "--sealed", "--force"),
+    "rm": ("--yes",),
+    "info": (),
+}
+OF_VAULT = ("ls", "get", "rm")
 
 
 class Repl:
     """One user's conversation. `execute` is all of it that does not depend on where the lines come from."""
 
-    def __init__(self, config: Config, session: Session, transcript: Transcript) -> None:
+    def __init__(
+        self, config: Config, session: Session, transcript: Transcript, confirm: Confirm | None = None
+    ) -> None:
+        """`confirm` asks the person at the terminal; None: there is none."""
         self.done = False
+        self.listed: list[str] = []  # by the last `ls`, for completion
+        self._confirm = confirm
         self._config = config
         self._transcript = transcript
         self._commands = Commands(session, transcript)
@@ -86,6 +112,7 @@ class Repl:
                     to=options["to"].expanduser(),
                     scheme=Scheme(options["scheme"]),
                     any_type=options["any_type"],
+                    no_keep=options["no_keep"],
                 )
             case "decrypt":
                 options = _parse(name, decrypt_arguments, words)
@@ -94,6 +121,23 @@ class Repl:
                     to=options["to"].expanduser(),
                     scheme=Scheme(options["scheme"]),
                 )
+            case "ls":
+                options = _parse(name, ls_arguments, words)
+                most = max(20, shutil.get_terminal_size().lines - 5) if self._confirm else None
+                self.listed = await self._commands.ls(options["pattern"], as_json=options["as_json"], most=most)
+            case "get":
+                options = _parse(name, get_arguments, words)
+                return await self._commands.get(
+                    options["names"],
+                    to=options["to"] and options["to"].expanduser(),
+                    sealed=options["sealed"],
+                    force=options["force"],
+                )
+            case "rm":
+                options = _parse(name, rm_arguments, words)
+                return await self._commands.rm(options["names"], yes=options["yes"], confirm=self._confirm)
+            case "info":
+                return info(expand(_parse(name, info_arguments, words)["paths"]), self._transcript)
             case "help" if words and words[0] in OPTIONS:
                 return await self._dispatch(words[0], ["--help"])
             case "status" | "quit" | "exit" if words:
@@ -152,8 +196,11 @@ def _exists(path: str) -> bool:
     return os.path.lexists(os.path.expanduser(path))
 
 
-def completions(line: str) -> Iterator[tuple[str, str, int]]:
-    """For the line up to the cursor: (what to insert, what to show, how many characters it replaces)."""
+def completions(line: str, images: Sequence[str] = ()) -> Iterator[tuple[str, str, int]]:
+    """For the line up to the cursor: (what to insert, what to show, how many characters it replaces).
+
+    `images`: the names of images that are known.
+    """
     raw, word, before = _last_word(line)
     if not before:
         yield from ((name + " ", name, len(raw)) for name in NAMES if name.startswith(word))
@@ -163,6 +210,8 @@ def completions(line: str) -> Iterator[tuple[str, str, int]]:
         yield from ((option + " ", option, len(raw)) for option in options if option.startswith(word))
     elif before[-1] == "--scheme":
         yield from ((scheme + " ", scheme, len(raw)) for scheme in Scheme if scheme.startswith(word))
+    elif before[0] in OF_VAULT and before[-1] != "--to":
+        yield from ((shlex.quote(name) + " ", name, len(raw)) for name in images if name.startswith(word))
     elif before[0] in OPTIONS:
         yield from ((text, label, len(raw)) for text, label in _paths(word, directories=before[-1] == "--to"))
 
@@ -226,8 +275,9 @@ async def converse(config: Config, user: str, transcript: Transcript) -> bool:
     Raises InvalidName for the user.
     """
     async with Session(config, user) as session:
-        repl = Repl(config, session, transcript)
-        if sys.stdin.isatty() and sys.stdout.isatty():
+        at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        repl = Repl(config, session, transcript, _confirm if at_terminal else None)
+        if at_terminal:
             await _on_terminal(repl, config, user, transcript)
             return True
         return await _through_pipe(repl, user, transcript)
@@ -268,7 +318,7 @@ async def _on_terminal(repl: Repl, config: Config, user: str, transcript: Transc
     transcript.say("Type help for the commands; Tab completes them and paths.", "dim")
     prompt: PromptSession[str] = PromptSession(
         history=_history(config.client_dir / f"history-{user}"),
-        completer=_completer(),
+        completer=_completer(lambda: repl.listed),
         complete_style=CompleteStyle.READLINE_LIKE,
         enable_suspend=True,
     )
@@ -339,13 +389,25 @@ def _history(file: Path) -> "History":
     return FileHistory(file)
 
 
-def _completer() -> "Completer":
+async def _confirm(question: str) -> bool:
+    """Ask in the middle of a command."""
+    from prompt_toolkit import PromptSession
+
+    prompt: PromptSession[str] = PromptSession()
+    try:
+        answer = await prompt.prompt_async(f"{question} [y/N] ", handle_sigint=False)
+    except (KeyboardInterrupt, EOFError):
+        return False
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _completer(listed: Callable[[], Sequence[str]]) -> "Completer":
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
 
     class ShellLike(Completer):
         def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-            for text, label, length in completions(document.text_before_cursor):
+            for text, label, length in completions(document.text_before_cursor, listed()):
                 yield Completion(text, start_position=-length, display=label)
 
     return ShellLike()

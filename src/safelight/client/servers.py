@@ -54,7 +54,11 @@ class Servers:
         said = URL(url, encoded=True)
         if any(str(said.origin()) == address.url for address in self.addresses.values()):
             return said
-        return URL(self.addresses[server].url + said.raw_path_qs, encoded=True)
+        return self.at(server, said.raw_path_qs)
+
+    def at(self, server: int, path: str) -> URL:
+        """The address of a path (escaped already) at a server."""
+        return URL(self.addresses[server].url + path, encoded=True)
 
     async def ask(
         self,
@@ -83,10 +87,10 @@ class Servers:
                 raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
 
 
-async def read_small(response: aiohttp.ClientResponse) -> bytes:
+async def read_small(response: aiohttp.ClientResponse, limit: int = MAX_JSON) -> bytes:
     """A body that ought to be a message of ours; the beginning of it, if it is longer than any."""
     try:
-        return await response.content.readexactly(MAX_JSON)
+        return await response.content.readexactly(limit)
     except asyncio.IncompleteReadError as whole:
         return whole.partial
 

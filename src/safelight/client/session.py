@@ -5,25 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 from safelight import names
 from safelight.client import inputs, outputs
 from safelight.client.account import Account
-from safelight.client.errand import Errand
 from safelight.client.feedback import Feedback
+from safelight.client.images import Images, NoSuchImage
+from safelight.client.journal import Journal, Planned
+from safelight.client.removal import Removal
 from safelight.client.servers import Servers
+from safelight.client.transfer import Transfer
 from safelight.config import Config
+from safelight.encryption import sealed_size
+from safelight.errors import SafelightError
 from safelight.imagetypes import HEAD, sniff
-from safelight.protocol import Action, Offer, Problem, Refusal, Scheme
+from safelight.protocol import Action, Kept, Offer, Problem, Refusal, Scheme
 
 BLINK = 0.1
 """Seconds that nobody needs to be told of; a disk takes longer to sync what is large."""
@@ -31,11 +38,23 @@ BLINK = 0.1
 
 @dataclass(frozen=True)
 class Saved:
-    """The file that was put in place, the node that did the work, and the file's size in bytes."""
+    """The file that was put in place, the node that did the work, and the file's size in bytes.
+
+    `kept`: the vault keeps the image, too.
+    """
 
     path: Path
     node: int
     size: int
+    kept: bool = False
+
+
+class AlreadyThere(SafelightError):
+    """A file that was to be made is there, and there is no need to make it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{names.shown(str(path))} is there already")
+        self.path = path
 
 
 class Session:
@@ -45,6 +64,7 @@ class Session:
         self._config = config
         self._servers = Servers(config)
         self._account = Account(config, self._servers, user)
+        self.images = Images(config, self._servers, self._account)
         self._swept: set[Path] = set()
 
     async def __aenter__(self) -> Self:
@@ -63,22 +83,124 @@ class Session:
         to: Path,
         scheme: Scheme = Scheme.SEALED,
         any_type: bool = False,
+        keep: bool = True,
+        journal: Journal | None = None,
         feedback: Feedback,
     ) -> Saved:
-        """Encrypt the image at `path` into a new file in the directory `to`. Raises SafelightError."""
+        """Encrypt the image at `path` into a new file in the directory `to`. Raises SafelightError.
+
+        `keep`: in the vault, too, if the cluster has one. What `journal` says was begun with this file goes on under
+        the same name and upload id, so that the vault keeps it once.
+        """
         with inputs.open_image(path, any_type=any_type, max_size=self._config.max_image_size) as source:
             extension = source.extension or "bin"
             now = int(time.time())
             name = Path(path).name
-            wanted = (names.encrypted_name(name, now + later, extension) for later in count())
-            return await self._transform(source, Action.SEAL, scheme, to, wanted, outputs.Reservation.commit, feedback)
+            wanted: Iterator[tuple[str, str]] = (
+                (names.encrypted_name(name, now + later, extension), secrets.token_hex(16)) for later in count()
+            )
+            headers = {
+                "Safelight-Original": quote(name.encode(errors="replace"), safe=""),
+                "Safelight-Modified": f"{source.modified_ns / 1e9:.6f}",
+            }
+            if not keep:
+                headers["Safelight-Keep"] = "no"
+            if journal is None:
+                return await self._transform(
+                    source, Action.SEAL, scheme, to, wanted, outputs.Reservation.commit, feedback, headers, keep
+                )
+            planned = Planned.of(source.path, source.size, source.modified_ns, to, scheme, keep)
+            begun = journal.find(planned)
+            if begun is not None and not begun.done:
+                wanted = chain([(begun.name, begun.upload)], wanted)
+            saved = await self._transform(
+                source, Action.SEAL, scheme, to, journal.noting(planned, wanted), outputs.Reservation.commit, feedback,
+                headers, keep,
+            )  # fmt: skip
+            journal.finished(planned, saved.path.name, saved.kept)
+            return saved
+
+    async def sealed_before(self, path: Path, journal: Journal, *, to: Path, scheme: Scheme, keep: bool) -> bool:
+        """Whether an earlier run has encrypted this very file, unchanged since, and what it made is still there."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return False
+        done = journal.find(Planned.of(path, found.st_size, found.st_mtime_ns, to, scheme, keep))
+        if done is None or not done.done:
+            return False
+        if not done.kept:
+            return (to / done.name).exists()
+        try:
+            return (await self.images.find(done.name)).size == found.st_size
+        except NoSuchImage:
+            return False
+
+    async def journal(self, directory: Path) -> Journal:
+        """What earlier runs have done with this directory of images."""
+        return Journal.of(self._config.client_dir, await self._account.cluster(), self._account.user, directory)
 
     async def open(self, path: str | Path, *, to: Path, scheme: Scheme = Scheme.SEALED, feedback: Feedback) -> Saved:
         """Decrypt the file at `path` into a new file in the directory `to`. Raises SafelightError."""
         with inputs.open_image(path, any_type=True, max_size=sys.maxsize) as source:
             name = names.decrypted_name(Path(path).name)
-            wanted = (names.counted(name, number) for number in count(1))
+            wanted = ((names.counted(name, number), secrets.token_hex(16)) for number in count(1))
             return await self._transform(source, Action.OPEN, scheme, to, wanted, _commit_opened, feedback)
+
+    async def fetch(
+        self,
+        image: Kept,
+        *,
+        to: Path,
+        sealed: bool = False,
+        force: bool = False,
+        among: set[Path] | None = None,
+        progress: Callable[[int, int], None],
+    ) -> Saved:
+        """Decrypt an image of the vault into the directory `to`, under its original's name and with its time; or
+        its sealed file, under the image's name.
+
+        `force`: in place of what is there. `among`: the files that the images fetched before have, or were found to
+        have; then a name that is taken counts on, and AlreadyThere is raised for an image whose file is there, of its
+        size and time. Raises SafelightError.
+        """
+        self._sweep(to)
+        name = names.restored_name("" if sealed else image.original, image.name)
+        size = sealed_size(Scheme.SEALED, image.size, self._account.user) if sealed else image.size
+        modified = None if sealed else image.created if image.modified is None else image.modified
+
+        def wanted() -> Iterator[str]:
+            for number in count(1):
+                candidate = names.counted(name, number)
+                path = to / candidate
+                if among is not None:
+                    if path in among:
+                        continue
+                    among.add(path)
+                    if not force and _is(path, size, modified):
+                        raise AlreadyThere(path)
+                elif not force and os.path.lexists(path):
+                    raise outputs.NameTaken(
+                        f"{names.shown(str(path))} is there already: give --force to replace it, or --to DIR"
+                    )
+                yield candidate
+
+        with outputs.reserve(to, wanted(), replace=force) as reservation:
+            node = await self.images.fetch(image, reservation, sealed=sealed, progress=progress)
+            await _in_thread(lambda: reservation.commit(modified=modified, replace=force))
+            return Saved(reservation.path, node, size)
+
+    async def remove(self, name: str, *, feedback: Feedback) -> int:
+        """Remove an image from the vault, for ever. Returns the node that did it. Raises SafelightError."""
+        offer = Offer(
+            user=self._account.user,
+            upload=secrets.token_hex(16),
+            name=name,
+            size=0,
+            action=Action.REMOVE,
+            cluster=await self._account.cluster(),
+        )
+        return await Removal(self._config, self._servers, self._account, offer, feedback).run()
 
     async def fingerprint(self) -> str:
         """What an operator needs to add this user: the SHA-256 of its token, made now if there is none."""
@@ -92,29 +214,40 @@ class Session:
         action: Action,
         scheme: Scheme,
         to: Path,
-        wanted: Iterator[str],
+        wanted: Iterator[tuple[str, str]],
         commit: Callable[[outputs.Reservation], None],
         feedback: Feedback,
+        headers: Mapping[str, str] | None = None,
+        keep: bool = True,
     ) -> Saved:
-        if to not in self._swept:
-            outputs.sweep(to)
-            self._swept.add(to)
+        """`wanted`: the names to try, each with its upload id."""
+        self._sweep(to)
         while True:
-            with outputs.reserve(to, wanted) as reservation:
+            upload = ""
+
+            def candidates() -> Iterator[str]:
+                nonlocal upload
+                for name, upload in wanted:  # noqa: B007 — it is the last one's that counts
+                    yield name
+
+            with outputs.reserve(to, candidates()) as reservation:
                 offer = Offer(
                     user=self._account.user,
-                    upload=secrets.token_hex(16),
+                    upload=upload,
                     name=reservation.name,
                     size=source.size,
                     action=action,
                     scheme=scheme,
                     cluster=await self._account.cluster(),
+                    keep=keep,
                 )
-                errand = Errand(self._config, self._servers, self._account, offer, source, reservation, feedback)
+                transfer = Transfer(
+                    self._config, self._servers, self._account, offer, source, headers or {}, reservation, feedback
+                )
                 try:
-                    node = await errand.run()
+                    node = await transfer.run()
                 except Refusal as refusal:
-                    if refusal.problem is Problem.IMAGE_TAKEN:  # in the vault, by an upload from elsewhere
+                    if refusal.problem is Problem.IMAGE_TAKEN:
                         continue
                     raise
                 saving = asyncio.get_running_loop().call_later(BLINK, feedback.waiting, "saving")
@@ -124,7 +257,12 @@ class Session:
                     continue
                 finally:
                     saving.cancel()
-                return Saved(reservation.path, node, reservation.path.stat().st_size)
+                return Saved(reservation.path, node, reservation.path.stat().st_size, transfer.kept)
+
+    def _sweep(self, directory: Path) -> None:
+        if directory not in self._swept:
+            outputs.sweep(directory)
+            self._swept.add(directory)
 
 
 def _commit_opened(reservation: outputs.Reservation) -> None:
@@ -140,6 +278,16 @@ def _commit_opened(reservation: outputs.Reservation) -> None:
         with suppress(outputs.NameTaken):
             reservation.commit(names.counted(better, number))
             return
+
+
+def _is(path: Path, size: int, modified: float | None) -> bool:
+    """Whether there is a file of this size and this time of modification, to the millisecond."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    same_time = modified is None or abs(found.st_mtime - modified) < 1e-3
+    return stat.S_ISREG(found.st_mode) and found.st_size == size and same_time
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

@@ -1,0 +1,273 @@
+"""A user's images in the vault, as every node shows them: asked of one, and of the next where that one fails.
+
+A node that hangs costs PATIENCE, one that is down nothing. PATIENCE doubles after each round of all nodes, so that a
+slow vault gets its time, too; the configuration's `timeout` without any success ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import TypeVar
+from urllib.parse import quote, unquote, urlencode
+
+import aiohttp
+import msgspec
+from multidict import CIMultiDictProxy
+
+from safelight.client.account import ALL_DOWN, Account
+from safelight.client.errand import NoLeader
+from safelight.client.outputs import Reservation
+from safelight.client.servers import Broken, Servers, read_small, reason
+from safelight.config import Config
+from safelight.encryption import Scheme, sealed_size
+from safelight.errors import SafelightError
+from safelight.names import shown
+from safelight.protocol import (
+    ACCEPT_SEALED,
+    API,
+    MAX_LISTED,
+    MAX_LISTING,
+    Action,
+    Kept,
+    Listing,
+    Problem,
+    Refusal,
+    read_problem,
+)
+
+PATIENCE = 2.0
+"""Seconds that a node has to begin its answer, or to go on with it."""
+
+PAUSE = 0.25
+"""Seconds between two rounds."""
+
+AWAY = {Problem.INTERNAL, Problem.OTHER_CLUSTER, Problem.LEAVING, Problem.NO_LEADER, Problem.VAULT_AWAY}
+"""Refusals that another node, or the same one later, would perhaps not give."""
+
+_T = TypeVar("_T")
+
+
+class NoSuchImage(SafelightError):
+    """The vault has no image that is meant."""
+
+
+class Images:
+    """What one user may read."""
+
+    def __init__(self, config: Config, servers: Servers, account: Account) -> None:
+        self._config, self._servers, self._account = config, servers, account
+        self._preferred = max(servers.addresses)  # the one that answered last
+
+    # -- which images there are ----------------------------------------------------------------------
+
+    async def all(self, match: str | None = None) -> AsyncIterator[list[Kept]]:
+        """All images, or those whose name or original name matches, newest first, in pages of `MAX_LISTED`."""
+        query = {"limit": str(MAX_LISTED)} | ({"match": match} if match is not None else {})
+        while True:
+            listing = await self._ask_any(partial(self._page, f"{API}/images?{urlencode(query)}"))
+            yield listing.images
+            if listing.next is None:
+                return
+            query["after"] = listing.next
+
+    async def meant(self, word: str) -> AsyncIterator[Kept]:
+        """The images that a NAME or PATTERN means: the one of this name; else, what matches the pattern; else the
+        only one whose file had this name. Raises NoSuchImage.
+        """
+        with suppress(NoSuchImage):
+            yield await self.find(word)
+            return
+        pattern = glob.has_magic(word)
+        found: list[str] = []
+        async for page in self.all(word if pattern else glob.escape(word)):
+            for image in page:
+                if pattern:
+                    yield image
+                found = [*found[:1], image.name]
+                only = image
+        if pattern and found:
+            return
+        if len(found) > 1:
+            raise NoSuchImage(f"several images were made from {shown(word)}: name one as `ls {glob.escape(word)}` does")
+        if not found:
+            raise NoSuchImage(f"no image {'matches' if pattern else 'is called'} {shown(word)}: see `ls`")
+        yield only
+
+    async def find(self, name: str) -> Kept:
+        """The image of this name. Raises NoSuchImage."""
+        if name in (".", ".."):  # an address takes them for something else
+            raise NoSuchImage(f"no image is called {shown(name)}: see `ls`")
+
+        async def head(server: int, bearer: str) -> Kept:
+            headers = {"Authorization": bearer}
+            url = self._servers.at(server, _path(name))
+            async with self._servers.http.head(url, headers=headers, allow_redirects=False) as response:
+                if response.status == 404:
+                    raise NoSuchImage(f"no image is called {shown(name)}: see `ls`")
+                if response.status != 200:  # an answer to HEAD has no body that would say more
+                    raise await self._refusal_to_get(server, name, bearer)
+                return _kept(name, response.headers)
+
+        return await self._ask_any(head)
+
+    async def _refusal_to_get(self, server: int, name: str, bearer: str) -> Refusal:
+        headers = {"Authorization": bearer, "Range": "bytes=0-0"}
+        url = self._servers.at(server, _path(name))
+        async with self._servers.http.get(url, headers=headers, allow_redirects=False) as response:
+            if response.status in (200, 206):  # it has come back in between
+                return Refusal(Problem.INTERNAL, "the server changed its mind")
+            return read_problem(response.status, await read_small(response))
+
+    async def _page(self, path: str, server: int, bearer: str) -> Listing:
+        url = self._servers.at(server, path)
+        async with self._servers.http.get(url, headers={"Authorization": bearer}, allow_redirects=False) as response:
+            if response.status != 200:
+                raise read_problem(response.status, await read_small(response))
+            body = await read_small(response, MAX_LISTING)
+        try:
+            return msgspec.json.decode(body, type=Listing)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
+
+    # -- one image -----------------------------------------------------------------------------------
+
+    async def fetch(
+        self, image: Kept, reservation: Reservation, *, sealed: bool, progress: Callable[[int, int], None]
+    ) -> int:
+        """Write the image, or its sealed file, into the reserved file; goes on with another node where one breaks
+        off. Returns the node that finished it. Raises SafelightError.
+        """
+        size = sealed_size(Scheme.SEALED, image.size, self._account.user) if sealed else image.size
+        download = _Download(self._servers, image.name, size, reservation, sealed, progress)
+        return await self._ask_any(download.go_on, lambda: download.done)
+
+    # -- any node ------------------------------------------------------------------------------------
+
+    async def _ask_any(
+        self, request: Callable[[int, str], Awaitable[_T]], moved: Callable[[], int] | None = None
+    ) -> _T:
+        """`request(server, authorization)` at one server after the other, until one answers.
+
+        `moved` tells of a request how far it has come: as long as that changes, nobody loses patience.
+        """
+        addresses = self._servers.addresses
+        patience, got = PATIENCE, 0
+        started = time.monotonic()
+        while True:
+            problems: dict[int, BaseException] = {}
+            order = sorted(addresses, key=lambda server: (server != self._preferred, -server))
+            for server in order:
+                try:
+                    asked = self._account.known_to(server, partial(request, server))
+                    answer = await _while_it_moves(asked, patience, moved)
+                except (Refusal, *Broken) as error:
+                    if isinstance(error, Refusal) and error.problem not in AWAY:
+                        raise
+                    problems[server] = error
+                else:
+                    self._preferred = server
+                    return answer
+                if moved is not None and moved() != got:
+                    got, started = moved(), time.monotonic()
+            waited = time.monotonic() - started
+            nobody = all(
+                isinstance(error, Broken) and not isinstance(error, TimeoutError) for error in problems.values()
+            )
+            if waited >= (min(ALL_DOWN, self._config.timeout) if nobody else self._config.timeout):
+                why = "; ".join(f"server {server}: {reason(error)}" for server, error in sorted(problems.items()))
+                raise NoLeader(f"no server answered within {waited:.0f} s ({why})")
+            await asyncio.sleep(PAUSE)
+            patience = min(2 * patience, self._config.body_timeout)
+
+
+class _Download:
+    """What has come of one image, and how to ask for the rest of it (RFC 9110, 13.1.5 and 14.2)."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        name: str,
+        size: int,
+        reservation: Reservation,
+        sealed: bool,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._servers, self._name, self._size, self._file = servers, name, size, reservation
+        self._sealed, self._progress = sealed, progress
+        self._etag = ""
+        self.done = 0  # bytes
+
+    async def go_on(self, server: int, bearer: str) -> int:
+        """Raises Refusal, `Broken`, and CannotWrite."""
+        headers = {"Authorization": bearer}
+        if self._sealed:
+            headers["Accept"] = ACCEPT_SEALED
+        if self.done and self._etag:
+            headers |= {"Range": f"bytes={self.done}-", "If-Range": self._etag}
+        url = self._servers.at(server, _path(self._name))
+        async with self._servers.http.get(url, headers=headers, allow_redirects=False) as response:
+            if response.status not in (200, 206):
+                raise read_problem(response.status, await read_small(response))
+            if response.status == 200:
+                self._begin(response.headers)
+            elif response.headers.get("Content-Range") != f"bytes {self.done}-{self._size - 1}/{self._size}":
+                raise aiohttp.ClientPayloadError  # that is not what was asked for
+            async for chunk in response.content.iter_any():
+                self._file.file.write(chunk)
+                self.done += len(chunk)
+                self._progress(self.done, self._size)
+        if self.done != self._size:
+            self._etag = ""  # begin anew: this cannot be the rest of it
+            raise aiohttp.ClientPayloadError
+        node = response.headers.get("Safelight-Node", "")
+        return int(node) if node.isdecimal() and len(node) < 6 else server
+
+    def _begin(self, headers: CIMultiDictProxy[str]) -> None:
+        self._file.restart()
+        self.done = 0
+        etag = headers.get("ETag", "")
+        self._etag = "" if etag.startswith("W/") else etag
+
+
+async def _while_it_moves(request: Awaitable[_T], patience: float, moved: Callable[[], int] | None) -> _T:
+    """The request's result. Raises TimeoutError where `patience` seconds pass in which it has not moved."""
+    task = asyncio.ensure_future(request)
+    try:
+        while True:
+            before = moved() if moved is not None else 0
+            await asyncio.wait([task], timeout=patience)
+            if task.done():
+                return task.result()
+            if moved is None or moved() == before:
+                raise TimeoutError
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _path(name: str) -> str:
+    return f"{Action.SEAL.path}/{quote(name, safe='')}"
+
+
+def _kept(name: str, headers: CIMultiDictProxy[str]) -> Kept:
+    """What the headers of an answer say of an image. Raises Refusal for what is none of ours."""
+    try:
+        modified = float(headers["Safelight-Modified"]) if "Safelight-Modified" in headers else None
+        return Kept(
+            name=name,
+            size=int(headers["Content-Length"]),
+            type=headers.get("Content-Type", ""),
+            created=parsedate_to_datetime(headers["Last-Modified"]).timestamp(),
+            original=unquote(headers.get("Safelight-Original", ""), errors="replace"),
+            modified=modified if modified is not None and math.isfinite(modified) else None,
+        )
+    except (KeyError, ValueError):
+        raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None

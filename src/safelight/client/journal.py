@@ -1,0 +1,92 @@
+"""What became of the files of a directory that is being uploaded, so that an interrupted run can go on.
+
+    <client directory>/uploads/<cluster id>/<user>/<hash of the directory>      one JSON object a line, appended
+
+A line is written before a file is first offered, with the name and the upload id that it gets, and another when its
+sealed file is in place. So whoever is killed in between goes on under the same upload id, and the vault, which may have
+the image already, keeps it once. The vault's listing could not tell all this: two files of one name, size and time in
+two folders are two images, and there may be no vault. Losing the journal costs an upload too many, nothing else; it
+is not synced, and a line that cannot be written or read does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from safelight.protocol import Scheme
+
+
+class Planned(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One file as it was, what is to be made of it, and how far that has come."""
+
+    path: str
+    size: int
+    modified_ns: int
+    to: str
+    scheme: Scheme
+    keep: bool
+    name: str = ""
+    upload: str = ""
+    done: bool = False
+    kept: bool = False
+
+    @classmethod
+    def of(cls, path: str | Path, size: int, modified_ns: int, to: Path, scheme: Scheme, keep: bool) -> Planned:
+        return cls(path=_text(path), size=size, modified_ns=modified_ns, to=_text(to), scheme=scheme, keep=keep)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.path, self.size, self.modified_ns, self.to, self.scheme, self.keep
+
+
+class Journal:
+    """One directory's. What this process notes it finds again at once."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._planned: dict[tuple[object, ...], Planned] = {}
+        with suppress(OSError), file.open("rb") as lines:
+            for line in lines:
+                with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                    planned = msgspec.json.decode(line, type=Planned)
+                    self._planned[planned.key] = planned
+
+    @classmethod
+    def of(cls, client_dir: Path, cluster: str, user: str, directory: Path) -> Journal:
+        digest = hashlib.sha256(_text(directory).encode()).hexdigest()[:32]
+        return cls(client_dir / "uploads" / cluster / user / digest)
+
+    def find(self, planned: Planned) -> Planned | None:
+        """What was noted of the same file, unchanged."""
+        return self._planned.get(planned.key)
+
+    def noting(self, planned: Planned, wanted: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """The same names and upload ids, each noted before it is used."""
+        for name, upload in wanted:
+            self._note(msgspec.structs.replace(planned, name=name, upload=upload))
+            yield name, upload
+
+    def finished(self, planned: Planned, name: str, kept: bool) -> None:
+        self._note(msgspec.structs.replace(planned, name=name, done=True, kept=kept))
+
+    def _note(self, planned: Planned) -> None:
+        self._planned[planned.key] = planned
+        line = b"\n" + msgspec.json.encode(planned) + b"\n"  # the first ends what a full disk may have cut
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                os.write(descriptor, line)
+            finally:
+                os.close(descriptor)
+
+
+def _text(path: str | Path) -> str:
+    """The absolute path, as JSON can hold it."""
+    return os.fsencode(os.path.abspath(path)).decode(errors="backslashreplace")

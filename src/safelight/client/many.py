@@ -1,0 +1,206 @@
+"""Commands that are about many images: one bar, a line for each image, and at the end how many became what.
+
+A failure keeps the rest from nothing, unless it is of a kind that will meet all of them: then the rest is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from safelight.client.account import Disagreement, Unreachable
+from safelight.client.batch import AT_ONCE, File, absolute, files, several
+from safelight.client.console import OneOfMany, Transcript
+from safelight.client.errand import NoLeader
+from safelight.client.inputs import NotAnImage
+from safelight.client.journal import Journal
+from safelight.client.outputs import DiskFull
+from safelight.client.session import AlreadyThere, Session
+from safelight.errors import SafelightError
+from safelight.names import shown
+from safelight.protocol import Kept, Problem, Refusal, Scheme
+
+HOPELESS = (NoLeader, Unreachable, Disagreement, DiskFull)
+"""What would meet every image alike. `AT_ONCE` of them one after the other, and the rest is left for another time."""
+
+_T = TypeVar("_T")
+
+
+class _Run(ABC, Generic[_T]):
+    """One command."""
+
+    doing: str
+    """What the bar says."""
+
+    done: str
+    """What the summary says of what succeeded."""
+
+    def __init__(self, session: Session, transcript: Transcript) -> None:
+        self._session, self._transcript = session, transcript
+        self._many = transcript.many(self.doing)
+        self._counts: Counter[str] = Counter()
+
+    @abstractmethod
+    def items(self, words: Iterable[str]) -> AsyncIterator[_T]:
+        """What is meant. Tells `_many` what to expect."""
+
+    @abstractmethod
+    async def work(self, item: _T) -> str:
+        """Do one. What to count it as, and `done` if it succeeded. Raises SafelightError."""
+
+    @abstractmethod
+    def name(self, item: _T) -> str:
+        """For lines about it."""
+
+    async def run(self, words: Iterable[str]) -> bool:
+        """Whether all succeeded. Ends with a summary, however it ends."""
+        hopeless, left = 0, ""
+        with self._many:
+            try:
+                async with aclosing(several(self.items(words), self._told)) as results:
+                    async for item, result in results:
+                        if isinstance(result, SafelightError):
+                            self._failed(self.name(item), result)
+                        hopeless = hopeless + 1 if isinstance(result, HOPELESS) else 0
+                        if hopeless == AT_ONCE:
+                            left = "; the rest was not tried"
+                            break
+            except asyncio.CancelledError:
+                left = "; stopped"
+                raise
+            finally:
+                self._many.line(self._summary() + left, "bold")
+        return not self._counts["failed"]
+
+    async def _told(self, item: _T) -> None:
+        self._counts[await self.work(item)] += 1
+
+    def _failed(self, name: str, error: SafelightError) -> None:
+        self._counts["failed"] += 1
+        self._many.failed(str(error) if shown(name) in str(error) else f"{name}: {error}")
+
+    def _summary(self) -> str:
+        rest = [f"{count} {what}" for what, count in self._counts.items() if what not in (self.done, "failed")]
+        return ", ".join([f"{self._counts[self.done]} {self.done}", *rest, f"{self._counts['failed']} failed"])
+
+
+class Upload(_Run[File]):
+    """Files, and all images in directories. Of a directory, what an earlier run has done is not done again; a file
+    that is named is always uploaded.
+    """
+
+    doing, done = "uploading", "done"
+
+    def __init__(
+        self, session: Session, transcript: Transcript, to: Path, scheme: Scheme, any_type: bool, *, keep: bool
+    ) -> None:
+        super().__init__(session, transcript)
+        self._to, self._scheme, self._any_type, self._keep = to, scheme, any_type, keep
+        self._journals: dict[str, Journal] = {}
+        self._lacking = False  # the vault has not kept every image
+
+    async def items(self, words: Iterable[str]) -> AsyncIterator[File]:
+        found = await asyncio.to_thread(files, words)
+        self._many.expect(len(found), sum(file.size for file in found))
+        for root in {file.root for file in found if file.root is not None}:
+            self._journals[root] = await self._session.journal(absolute(root))
+        for file in found:
+            yield file
+
+    async def work(self, item: File) -> str:
+        feedback = OneOfMany(self._many, item.size)
+        journal = self._journals[item.root] if item.root is not None else None
+        path, to, scheme, keep = item.path, self._to, self._scheme, self._keep
+        try:
+            if journal and await self._session.sealed_before(Path(path), journal, to=to, scheme=scheme, keep=keep):
+                return "done before"
+            saved = await self._session.seal(
+                path, to=to, scheme=scheme, any_type=self._any_type, keep=keep, journal=journal, feedback=feedback
+            )
+        except NotAnImage:
+            if item.root is None or self._any_type:
+                raise
+            return "no images"
+        finally:
+            feedback.settled()
+        self._lacking |= not saved.kept
+        self._many.line(f"✓ {path} → {saved.path} (server {saved.node})", "green")
+        self._transcript.made(saved.path)
+        return self.done
+
+    def name(self, item: File) -> str:
+        return item.path
+
+    def _summary(self) -> str:
+        kept = " and kept in the vault" if self._counts[self.done] and not self._lacking else ""
+        return super()._summary().replace(f" {self.done}", f" {self.done}{kept}", 1)
+
+
+class Get(_Run[Kept]):
+    """Images of the vault. Those whose files are there already, of their size and time, are skipped."""
+
+    doing, done = "downloading", "done"
+
+    def __init__(self, session: Session, transcript: Transcript, to: Path, *, sealed: bool, force: bool) -> None:
+        super().__init__(session, transcript)
+        self._to, self._sealed, self._force = to, sealed, force
+        self._among: set[Path] = set()
+
+    async def items(self, words: Iterable[str]) -> AsyncIterator[Kept]:
+        for word in words:
+            try:
+                async for image in self._session.images.meant(word):
+                    self._many.expect(1, image.size)
+                    yield image
+            except SafelightError as error:
+                self._failed(word, error)
+
+    async def work(self, item: Kept) -> str:
+        feedback = OneOfMany(self._many, item.size)
+        try:
+            saved = await self._session.fetch(
+                item, to=self._to, sealed=self._sealed, force=self._force, among=self._among,
+                progress=feedback.progress,
+            )  # fmt: skip
+        except AlreadyThere:
+            return "there already"
+        finally:
+            feedback.settled()
+        self._many.line(f"✓ {item.name} → {saved.path} (server {saved.node})", "green")
+        self._transcript.made(saved.path)
+        return self.done
+
+    def name(self, item: Kept) -> str:
+        return item.name
+
+
+class Remove(_Run[str]):
+    """Images of the vault, by their names."""
+
+    doing, done = "removing", "removed"
+
+    async def items(self, words: Iterable[str]) -> AsyncIterator[str]:
+        for name in words:
+            self._many.expect(1, 0)
+            yield name
+
+    async def work(self, item: str) -> str:
+        feedback = OneOfMany(self._many, 0)
+        try:
+            node = await self._session.remove(item, feedback=feedback)
+        except Refusal as refusal:
+            if refusal.problem is not Problem.NOT_FOUND:
+                raise
+            return "gone already"  # somebody else has removed it since we looked
+        finally:
+            feedback.settled()
+        self._many.line(f"✓ {item} removed (server {node})", "green")
+        return self.done
+
+    def name(self, item: str) -> str:
+        return item

@@ -1,0 +1,105 @@
+"""An image's way to the leader and back: PUT the body, once for each attempt, and the answer goes into a part file."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+
+from safelight.client import inputs, outputs
+from safelight.client.account import Account
+from safelight.client.errand import Errand, Granted
+from safelight.client.feedback import Feedback
+from safelight.client.servers import Broken, Servers, read_small
+from safelight.config import Config
+from safelight.encryption import classic, sealed, sealed_size
+from safelight.protocol import Action, Offer, Scheme, read_problem
+
+CHUNK = 1 << 18
+
+
+class Transfer(Errand):
+    """One image to seal or to open."""
+
+    kept = False
+    """Once it is done: whether the vault keeps it."""
+
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        account: Account,
+        offer: Offer,
+        source: inputs.Source,
+        headers: Mapping[str, str],
+        reservation: outputs.Reservation,
+        feedback: Feedback,
+    ) -> None:
+        super().__init__(config, servers, account, offer, feedback)
+        self._source = source
+        self._headers = headers
+        self._reservation = reservation
+        self._expected = _size_of_answer(offer, source)
+
+    async def _send(self, granted: Granted) -> None:
+        """PUT the body where the grant says, and write the answer into the part file.
+
+        Raises Refusal, `Broken`, and what reading and writing the files raises.
+        """
+        trouble: list[inputs.CannotRead] = []
+        self._reservation.restart()
+        headers = {
+            **self._headers,
+            "Authorization": f"Ticket {granted.grant.ticket}",
+            "Content-Length": str(self._source.size),
+            "Safelight-Upload": self._offer.upload,
+        }
+        try:
+            async with self._servers.http.put(
+                self._servers.reach(granted.grant.url, granted.server),
+                data=self._body(trouble),
+                headers=headers,
+                allow_redirects=False,
+            ) as response:
+                if response.status not in (200, 201):
+                    raise read_problem(response.status, await read_small(response))
+                received = 0
+                async for chunk in response.content.iter_any():
+                    self._reservation.file.write(chunk)
+                    received += len(chunk)
+                    self._advance(self._source.size + received)
+                if received != self._expected:
+                    raise aiohttp.ClientPayloadError  # whatever that is, it is not the answer
+                self.kept = response.headers.get("Safelight-Kept") == "yes"
+        except Broken:
+            if trouble:
+                raise trouble[0] from None
+            raise
+
+    async def _body(self, trouble: list[inputs.CannotRead]) -> AsyncIterator[bytes]:
+        """The image, from the beginning. What goes wrong while reading it is left in `trouble`."""
+        done = 0
+        try:
+            for chunk in self._source.chunks(CHUNK):
+                yield chunk
+                done += len(chunk)
+                self._advance(done)
+        except inputs.CannotRead as error:
+            trouble.append(error)
+            raise
+
+    def _advance(self, done: int) -> None:
+        self._moves()
+        self._feedback.progress(done, 2 * self._source.size)
+
+
+def _size_of_answer(offer: Offer, source: inputs.Source) -> int:
+    """The size in bytes of what must come back: nothing else is taken for it.
+
+    Raises CannotOpen for a file that says by itself that it is not to be opened.
+    """
+    if offer.action is Action.SEAL:
+        return sealed_size(offer.scheme, source.size, offer.user)
+    if offer.scheme is Scheme.CLASSIC:
+        return classic.Opener(offer.user).plain_size(source.size)
+    return sealed.read_header(next(source.chunks(sealed.MAX_HEADER_SIZE))).plain_size(source.size)
