@@ -35,7 +35,7 @@ def test_the_feedback_is_the_missions(shared_cluster: Running, tmp_path: Path, p
     *feedback, saved = done.stdout.splitlines()
     assert feedback[0] == "Broadcasting..."
     assert set(feedback[1:3]) == {f"  - Server {n} declined: Node {n} is not the leader" for n in (1, 2)}
-    assert feedback[3:] == ["  ✓ Leader (server 3) processed request", "✓ Success!"]
+    assert feedback[3:] == ["  ✓ Leader (server 3) processed request", "  ✓ Kept in the vault", "✓ Success!"]
     assert (tmp_path / saved.removeprefix("Encrypted image saved to: ")).is_file()
 
 

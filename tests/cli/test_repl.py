@@ -29,8 +29,10 @@ class Remembering:
         self.asked: list[tuple[Any, ...]] = []
         self.begun: Callable[[], None] = lambda: None
 
-    async def seal(self, path: str, *, to: Path, scheme: Scheme, any_type: bool, feedback: Feedback) -> Saved:
-        self.asked.append(("seal", path, str(to), scheme, any_type))
+    async def seal(
+        self, path: str, *, to: Path, scheme: Scheme, any_type: bool, keep: bool, feedback: Feedback, **_: object
+    ) -> Saved:
+        self.asked.append(("seal", path, str(to), scheme, any_type, keep))
         if path == "bad.png":
             raise SafelightError("'bad.png' does not exist")
         if path == "bug.png":
@@ -92,10 +94,10 @@ def test_a_decryption_reads_alike(alice: Conversation) -> None:
 
 
 def test_options_reach_the_session(alice: Conversation) -> None:
-    assert alice.say("upload a.png --scheme classic --any --to out")
+    assert alice.say("upload a.png --scheme classic --any --no-keep --to out")
     assert alice.say("decrypt a.bin --scheme classic --to 'my out'")
     assert alice.session.asked == [
-        ("seal", "a.png", "out", Scheme.CLASSIC, True),
+        ("seal", "a.png", "out", Scheme.CLASSIC, True, False),
         ("open", "a.bin", "my out", Scheme.CLASSIC),
     ]
 
@@ -232,7 +234,7 @@ def completed(line: str) -> list[str]:
 
 def test_commands_complete() -> None:
     assert completed("up") == ["upload "]
-    assert set(completed("")) == {"upload ", "decrypt ", "status ", "help ", "quit ", "exit "}
+    assert set(completed("")) == {f"{name} " for name in repl.NAMES}
     assert completed("frob") == []
 
 

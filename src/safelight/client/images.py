@@ -28,7 +28,7 @@ from safelight.client.servers import Broken, Servers, read_small, reason
 from safelight.config import Config
 from safelight.encryption import Scheme, sealed_size
 from safelight.errors import SafelightError
-from safelight.names import shown
+from safelight.names import InvalidName, check_image_name, shown
 from safelight.protocol import (
     ACCEPT_SEALED,
     API,
@@ -102,8 +102,10 @@ class Images:
 
     async def find(self, name: str) -> Kept:
         """The image of this name. Raises NoSuchImage."""
-        if name in (".", ".."):  # an address takes them for something else
-            raise NoSuchImage(f"no image is called {shown(name)}: see `ls`")
+        try:
+            check_image_name(name)
+        except InvalidName:
+            raise NoSuchImage(f"no image is called {shown(name)}: see `ls`") from None
 
         async def head(server: int, bearer: str) -> Kept:
             headers = {"Authorization": bearer}

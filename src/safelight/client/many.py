@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from safelight.client.account import Disagreement, Unreachable
 from safelight.client.batch import AT_ONCE, File, absolute, files, several
 from safelight.client.console import OneOfMany, Transcript
 from safelight.client.errand import NoLeader
 from safelight.client.inputs import NotAnImage
-from safelight.client.journal import Journal
 from safelight.client.outputs import DiskFull
 from safelight.client.session import AlreadyThere, Session
 from safelight.errors import SafelightError
@@ -29,6 +28,14 @@ HOPELESS = (NoLeader, Unreachable, Disagreement, DiskFull)
 """What would meet every image alike. `AT_ONCE` of them one after the other, and the rest is left for another time."""
 
 _T = TypeVar("_T")
+
+
+class Result(NamedTuple):
+    """What an image is to be counted as, `done` if it succeeded; what to say of it; the new file, if there is one."""
+
+    what: str
+    line: str = ""
+    path: Path | None = None
 
 
 class _Run(ABC, Generic[_T]):
@@ -50,8 +57,8 @@ class _Run(ABC, Generic[_T]):
         """What is meant. Tells `_many` what to expect."""
 
     @abstractmethod
-    async def work(self, item: _T) -> str:
-        """Do one. What to count it as, and `done` if it succeeded. Raises SafelightError."""
+    async def work(self, item: _T) -> Result:
+        """Do one. Raises SafelightError."""
 
     @abstractmethod
     def name(self, item: _T) -> str:
@@ -62,10 +69,12 @@ class _Run(ABC, Generic[_T]):
         hopeless, left = 0, ""
         with self._many:
             try:
-                async with aclosing(several(self.items(words), self._told)) as results:
+                async with aclosing(several(self.items(words), self._counted)) as results:
                     async for item, result in results:
                         if isinstance(result, SafelightError):
                             self._failed(self.name(item), result)
+                        else:
+                            self._tell(result)
                         hopeless = hopeless + 1 if isinstance(result, HOPELESS) else 0
                         if hopeless == AT_ONCE:
                             left = "; the rest was not tried"
@@ -77,8 +86,17 @@ class _Run(ABC, Generic[_T]):
                 self._many.line(self._summary() + left, "bold")
         return not self._counts["failed"]
 
-    async def _told(self, item: _T) -> None:
-        self._counts[await self.work(item)] += 1
+    async def _counted(self, item: _T) -> Result:
+        """Counted when it is done, told in its turn: who is stopped in between has done it all the same."""
+        result = await self.work(item)
+        self._counts[result.what] += 1
+        return result
+
+    def _tell(self, result: Result) -> None:
+        if result.line:
+            self._many.line(f"✓ {result.line}", "green")
+        if result.path is not None:
+            self._transcript.made(result.path)
 
     def _failed(self, name: str, error: SafelightError) -> None:
         self._counts["failed"] += 1
@@ -101,37 +119,31 @@ class Upload(_Run[File]):
     ) -> None:
         super().__init__(session, transcript)
         self._to, self._scheme, self._any_type, self._keep = to, scheme, any_type, keep
-        self._journals: dict[str, Journal] = {}
         self._lacking = False  # the vault has not kept every image
 
     async def items(self, words: Iterable[str]) -> AsyncIterator[File]:
         found = await asyncio.to_thread(files, words)
         self._many.expect(len(found), sum(file.size for file in found))
-        for root in {file.root for file in found if file.root is not None}:
-            self._journals[root] = await self._session.journal(absolute(root))
         for file in found:
             yield file
 
-    async def work(self, item: File) -> str:
+    async def work(self, item: File) -> Result:
         feedback = OneOfMany(self._many, item.size)
-        journal = self._journals[item.root] if item.root is not None else None
-        path, to, scheme, keep = item.path, self._to, self._scheme, self._keep
+        seal, before = self._session.seal, self._session.sealed_before
+        path, root = item.path, absolute(item.root) if item.root is not None else None
+        how: Any = {"to": self._to, "scheme": self._scheme, "any_type": self._any_type, "keep": self._keep}
         try:
-            if journal and await self._session.sealed_before(Path(path), journal, to=to, scheme=scheme, keep=keep):
-                return "done before"
-            saved = await self._session.seal(
-                path, to=to, scheme=scheme, any_type=self._any_type, keep=keep, journal=journal, feedback=feedback
-            )
+            if root is not None and await before(path, root, **how):
+                return Result("done before")
+            saved = await seal(path, **how, journal=root, feedback=feedback)
         except NotAnImage:
             if item.root is None or self._any_type:
                 raise
-            return "no images"
+            return Result("skipped as no image")
         finally:
             feedback.settled()
         self._lacking |= not saved.kept
-        self._many.line(f"✓ {path} → {saved.path} (server {saved.node})", "green")
-        self._transcript.made(saved.path)
-        return self.done
+        return Result(self.done, f"{path} → {saved.path} (server {saved.node})", saved.path)
 
     def name(self, item: File) -> str:
         return item.path
@@ -160,7 +172,7 @@ class Get(_Run[Kept]):
             except SafelightError as error:
                 self._failed(word, error)
 
-    async def work(self, item: Kept) -> str:
+    async def work(self, item: Kept) -> Result:
         feedback = OneOfMany(self._many, item.size)
         try:
             saved = await self._session.fetch(
@@ -168,12 +180,10 @@ class Get(_Run[Kept]):
                 progress=feedback.progress,
             )  # fmt: skip
         except AlreadyThere:
-            return "there already"
+            return Result("there already")
         finally:
             feedback.settled()
-        self._many.line(f"✓ {item.name} → {saved.path} (server {saved.node})", "green")
-        self._transcript.made(saved.path)
-        return self.done
+        return Result(self.done, f"{item.name} → {saved.path} (server {saved.node})", saved.path)
 
     def name(self, item: Kept) -> str:
         return item.name
@@ -189,18 +199,17 @@ class Remove(_Run[str]):
             self._many.expect(1, 0)
             yield name
 
-    async def work(self, item: str) -> str:
+    async def work(self, item: str) -> Result:
         feedback = OneOfMany(self._many, 0)
         try:
             node = await self._session.remove(item, feedback=feedback)
         except Refusal as refusal:
             if refusal.problem is not Problem.NOT_FOUND:
                 raise
-            return "gone already"  # somebody else has removed it since we looked
+            return Result("gone already")  # somebody else has removed it since we looked
         finally:
             feedback.settled()
-        self._many.line(f"✓ {item} removed (server {node})", "green")
-        return self.done
+        return Result(self.done, f"{item} removed (server {node})")
 
     def name(self, item: str) -> str:
         return item

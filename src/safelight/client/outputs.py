@@ -106,7 +106,8 @@ class Reservation:
                 os.fchmod(descriptor, 0o666 & ~_umask())
             if modified is not None:
                 with suppress(OverflowError):  # a time that no file can have comes from elsewhere, and harms nobody
-                    os.utime(descriptor, (modified, modified))
+                    microseconds = round(modified * 1e6)  # a number of seconds in 64 bits has no more to say
+                    os.utime(descriptor, ns=(microseconds * 1000, microseconds * 1000))
             os.fsync(descriptor)
             try:
                 if replace:

@@ -66,6 +66,7 @@ class Session:
         self._account = Account(config, self._servers, user)
         self.images = Images(config, self._servers, self._account)
         self._swept: set[Path] = set()
+        self._journals: dict[Path, Journal] = {}
 
     async def __aenter__(self) -> Self:
         await self._servers.__aenter__()
@@ -84,13 +85,13 @@ class Session:
         scheme: Scheme = Scheme.SEALED,
         any_type: bool = False,
         keep: bool = True,
-        journal: Journal | None = None,
+        journal: Path | None = None,
         feedback: Feedback,
     ) -> Saved:
         """Encrypt the image at `path` into a new file in the directory `to`. Raises SafelightError.
 
-        `keep`: in the vault, too, if the cluster has one. What `journal` says was begun with this file goes on under
-        the same name and upload id, so that the vault keeps it once.
+        `keep`: in the vault, too, if the cluster has one. `journal`: this is part of a run over that directory; if an
+        earlier one has begun with this file, it goes on under the same name and upload id: the vault keeps it once.
         """
         with inputs.open_image(path, any_type=any_type, max_size=self._config.max_image_size) as source:
             extension = source.extension or "bin"
@@ -110,35 +111,41 @@ class Session:
                     source, Action.SEAL, scheme, to, wanted, outputs.Reservation.commit, feedback, headers, keep
                 )
             planned = Planned.of(source.path, source.size, source.modified_ns, to, scheme, keep)
-            begun = journal.find(planned)
+            noted = await self._journal(journal)
+            begun = noted.find(planned)
             if begun is not None and not begun.done:
                 wanted = chain([(begun.name, begun.upload)], wanted)
             saved = await self._transform(
-                source, Action.SEAL, scheme, to, journal.noting(planned, wanted), outputs.Reservation.commit, feedback,
+                source, Action.SEAL, scheme, to, noted.noting(planned, wanted), outputs.Reservation.commit, feedback,
                 headers, keep,
             )  # fmt: skip
-            journal.finished(planned, saved.path.name, saved.kept)
+            noted.finished(planned, saved.path.name, saved.kept)
             return saved
 
-    async def sealed_before(self, path: Path, journal: Journal, *, to: Path, scheme: Scheme, keep: bool) -> bool:
-        """Whether an earlier run has encrypted this very file, unchanged since, and what it made is still there."""
-        try:
-            found = os.stat(path)
-        except OSError:
-            return False
-        done = journal.find(Planned.of(path, found.st_size, found.st_mtime_ns, to, scheme, keep))
+    async def sealed_before(
+        self, path: str, journal: Path, *, to: Path, scheme: Scheme, any_type: bool, keep: bool
+    ) -> bool:
+        """Whether an earlier run over the directory `journal` has encrypted this very image, unchanged since, and
+        what it made is still there: in the vault if it was kept, else in `to`. Raises SafelightError.
+        """
+        with inputs.open_image(path, any_type=any_type, max_size=self._config.max_image_size) as source:
+            planned = Planned.of(path, source.size, source.modified_ns, to, scheme, keep)
+            done = (await self._journal(journal)).find(planned)
         if done is None or not done.done:
             return False
         if not done.kept:
             return (to / done.name).exists()
         try:
-            return (await self.images.find(done.name)).size == found.st_size
+            return (await self.images.find(done.name)).size == done.size
         except NoSuchImage:
             return False
 
-    async def journal(self, directory: Path) -> Journal:
-        """What earlier runs have done with this directory of images."""
-        return Journal.of(self._config.client_dir, await self._account.cluster(), self._account.user, directory)
+    async def _journal(self, directory: Path) -> Journal:
+        if directory not in self._journals:
+            cluster = await self._account.cluster()
+            found = Journal.of(self._config.client_dir, cluster, self._account.user, directory)
+            self._journals.setdefault(directory, found)
+        return self._journals[directory]
 
     async def open(self, path: str | Path, *, to: Path, scheme: Scheme = Scheme.SEALED, feedback: Feedback) -> Saved:
         """Decrypt the file at `path` into a new file in the directory `to`. Raises SafelightError."""
