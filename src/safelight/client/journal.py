@@ -2,11 +2,12 @@
 
     <client directory>/uploads/<cluster id>/<user>/<hash of the directory>      one JSON object a line, appended
 
-A line is written before a file is first offered, with the name and the upload id that it gets, and another when its
-sealed file is in place. So whoever is killed in between goes on under the same upload id, and the vault, which may have
-the image already, keeps it once. The vault's listing could not tell all this: two files of one name, size and time in
-two folders are two images, and there may be no vault. Losing the journal costs an upload too many, nothing else; it
-is not synced, and a line that cannot be written or read does not count.
+A line is written before a file is first offered, with the name and the upload id that it gets; another before its
+sealed file is put in place, with a tag by which that is known again; another after that. So whoever is killed at any
+point goes on under the same upload id, and the vault, which may have the image already, keeps it once. The vault's
+listing could not tell all this: two files of one name, size and time in two folders are two images, and there may be
+no vault. Losing the journal costs an upload too many, nothing else; it is not synced, and a line that cannot be
+written or read does not count.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from safelight.encryption.sealed import MAX_HEADER_SIZE
 from safelight.protocol import Scheme
 
 
@@ -33,12 +35,21 @@ class Planned(msgspec.Struct, omit_defaults=True, kw_only=True):
     keep: bool
     name: str = ""
     upload: str = ""
+    tag: str = ""
     done: bool = False
     kept: bool = False
 
     @classmethod
     def of(cls, path: str | Path, size: int, modified_ns: int, to: Path, scheme: Scheme, keep: bool) -> Planned:
         return cls(path=_text(path), size=size, modified_ns=modified_ns, to=_text(to), scheme=scheme, keep=keep)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether that is the sealed file which was made of it."""
+        try:
+            with path.open("rb") as file:
+                return bool(self.tag) and tag_of(file.fileno()) == self.tag
+        except OSError:
+            return False
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -72,8 +83,12 @@ class Journal:
             self._note(msgspec.structs.replace(planned, name=name, upload=upload))
             yield name, upload
 
+    def made(self, planned: Planned, tag: str) -> None:
+        """Its sealed file is complete, and about to get its name."""
+        self._note(msgspec.structs.replace(self._planned[planned.key], tag=tag))
+
     def finished(self, planned: Planned, name: str, kept: bool) -> None:
-        self._note(msgspec.structs.replace(planned, name=name, done=True, kept=kept))
+        self._note(msgspec.structs.replace(self._planned[planned.key], name=name, done=True, kept=kept))
 
     def _note(self, planned: Planned) -> None:
         self._planned[planned.key] = planned
@@ -85,6 +100,11 @@ class Journal:
                 os.write(descriptor, line)
             finally:
                 os.close(descriptor)
+
+
+def tag_of(descriptor: int) -> str:
+    """What tells a sealed or classic file from all others: its beginning is random."""
+    return hashlib.sha256(os.pread(descriptor, MAX_HEADER_SIZE, 0)).hexdigest()[:32]
 
 
 def _text(path: str | Path) -> str:

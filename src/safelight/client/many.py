@@ -129,13 +129,12 @@ class Upload(_Run[File]):
 
     async def work(self, item: File) -> Result:
         feedback = OneOfMany(self._many, item.size)
-        seal, before = self._session.seal, self._session.sealed_before
         path, root = item.path, absolute(item.root) if item.root is not None else None
         how: Any = {"to": self._to, "scheme": self._scheme, "any_type": self._any_type, "keep": self._keep}
         try:
-            if root is not None and await before(path, root, **how):
+            if root is not None and await self._session.sealed_before(path, root, **how):
                 return Result("done before")
-            saved = await seal(path, **how, journal=root, feedback=feedback)
+            saved = await self._session.seal(path, **how, journal=root, feedback=feedback)
         except NotAnImage:
             if item.root is None or self._any_type:
                 raise

@@ -22,7 +22,7 @@ from safelight.client import inputs, outputs
 from safelight.client.account import Account
 from safelight.client.feedback import Feedback
 from safelight.client.images import Images, NoSuchImage
-from safelight.client.journal import Journal, Planned
+from safelight.client.journal import Journal, Planned, tag_of
 from safelight.client.removal import Removal
 from safelight.client.servers import Servers
 from safelight.client.transfer import Transfer
@@ -115,10 +115,13 @@ class Session:
             begun = noted.find(planned)
             if begun is not None and not begun.done:
                 wanted = chain([(begun.name, begun.upload)], wanted)
-            saved = await self._transform(
-                source, Action.SEAL, scheme, to, noted.noting(planned, wanted), outputs.Reservation.commit, feedback,
-                headers, keep,
-            )  # fmt: skip
+
+            def commit(reservation: outputs.Reservation) -> None:
+                noted.made(planned, tag_of(reservation.file.fileno()))
+                reservation.commit()
+
+            wanted = noted.noting(planned, wanted)
+            saved = await self._transform(source, Action.SEAL, scheme, to, wanted, commit, feedback, headers, keep)
             noted.finished(planned, saved.path.name, saved.kept)
             return saved
 
@@ -131,10 +134,10 @@ class Session:
         with inputs.open_image(path, any_type=any_type, max_size=self._config.max_image_size) as source:
             planned = Planned.of(path, source.size, source.modified_ns, to, scheme, keep)
             done = (await self._journal(journal)).find(planned)
-        if done is None or not done.done:
+        if done is None:
             return False
         if not done.kept:
-            return (to / done.name).exists()
+            return done.is_at(to / done.name)
         try:
             return (await self.images.find(done.name)).size == done.size
         except NoSuchImage:
