@@ -103,7 +103,7 @@ class _Run(ABC, Generic[_T]):
         self._many.failed(str(error) if shown(name) in str(error) else f"{name}: {error}")
 
     def _summary(self) -> str:
-        rest = [f"{count} {what}" for what, count in self._counts.items() if what not in (self.done, "failed")]
+        rest = [f"{count} {what}" for what, count in sorted(self._counts.items()) if what not in (self.done, "failed")]
         return ", ".join([f"{self._counts[self.done]} {self.done}", *rest, f"{self._counts['failed']} failed"])
 
 

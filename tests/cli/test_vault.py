@@ -1,0 +1,222 @@
+"""The vault from the command line and from the REPL, against real nodes."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from safelight.cluster import environment
+from tests.cli.commandline import COMMAND, Terminal, safelight, started
+from tests.mission.support import contents, image_of
+from tests.running import GENEROUS, Running, running
+
+LONG_AGO = 1_000_000_000_123_456_000  # nanoseconds: in 2001, with a fraction
+
+
+@pytest.fixture
+def photo(tmp_path: Path, photograph: Path) -> Path:
+    path = tmp_path / "my photo.png"
+    shutil.copy(photograph, path)
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+    return path
+
+
+def listed(cluster: Running, user: str, cwd: Path, *pattern: str) -> list[str]:
+    done = safelight("ls", *pattern, "--json", "--user", user, config=cluster.config, cwd=cwd)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [json.loads(line)["name"] for line in done.stdout.splitlines()]
+
+
+def test_a_newcomers_session(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
+    commands = ["ls", "upload 'my photo.png'", "ls", "get 'my photo.png'", "rm 'my photo.png' --yes", "ls"]
+    done = safelight("client", "newcomer", config=shared_cluster.config, cwd=tmp_path, stdin="\n".join(commands))
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [answer.partition("\n")[2] for answer in done.stdout.split("newcomer> ")[1:]]
+    nothing, uploaded, listing, got, removed, nothing_again = answers
+    assert nothing == nothing_again == "the vault has no images of yours: upload one\n"
+    assert "  ✓ Kept in the vault\n" in uploaded
+    [name] = contents(tmp_path / "images")
+    assert listing.splitlines()[1].startswith(f"{name}  image/png")
+    assert listing.splitlines()[1].endswith("  my photo.png")
+    assert got.endswith("✓ Success!\nDecrypted image saved to: decrypted/my photo.png\n")
+    assert f"✓ {name} removed" in removed
+    assert filecmp.cmp(photo, tmp_path / "decrypted" / "my photo.png", shallow=False)
+    assert (tmp_path / "decrypted" / "my photo.png").stat().st_mtime_ns == LONG_AGO
+    assert contents(tmp_path / "images") == [name]  # what is on this machine stays
+
+
+def test_nothing_is_overwritten_without_force(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
+    config, user = shared_cluster.config, ("--user", "careful", "--quiet")
+    safelight("upload", photo, *user, config=config, cwd=tmp_path)
+    precious = tmp_path / "out" / "my photo.png"
+    precious.parent.mkdir()
+    precious.write_text("precious")
+    for arguments, code in ((["my photo.png"], 1), (["my*"], 0), (["my photo.png", "--force"], 0)):
+        done = safelight("get", *arguments, "--to", "out", *user, config=config, cwd=tmp_path)
+        assert done.returncode == code
+        if code:
+            assert "'out/my photo.png' is there already: give --force" in done.stderr
+            assert done.stderr.count("\n") == 1
+        if "--force" not in arguments:
+            assert precious.read_text() == "precious"
+    assert filecmp.cmp(precious, photo, shallow=False)
+    assert contents(tmp_path / "out") == ["my photo-2.png", "my photo.png"]
+
+
+def test_images_of_one_name_get_files_of_their_own_and_a_second_run_finds_them(
+    shared_cluster: Running, tmp_path: Path, photo: Path
+) -> None:
+    config, user = shared_cluster.config, ("--user", "twins", "--quiet")
+    (tmp_path / "trip").mkdir()
+    other = image_of(5000, tmp_path / "trip" / "my photo.png", photo)
+    safelight("upload", photo, other, *user, config=config, cwd=tmp_path)
+    done = safelight("get", "*", *user, config=config, cwd=tmp_path)
+    made = [tmp_path / "decrypted" / name for name in ("my photo-2.png", "my photo.png")]
+    assert sorted(done.stdout.splitlines()) == [str(path.relative_to(tmp_path)) for path in made]
+    assert {path.read_bytes() for path in made} == {photo.read_bytes(), other.read_bytes()}
+    made[0].unlink()
+    again = safelight("get", "*", *user, config=config, cwd=tmp_path)
+    assert again.stdout.splitlines() == ["decrypted/my photo-2.png"]
+    done = safelight("get", "my photo.png", *user, config=config, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "several images were made from 'my photo.png'" in done.stderr
+
+
+def test_the_sealed_file_that_the_vault_keeps_is_the_one_that_came_back(
+    shared_cluster: Running, tmp_path: Path, photo: Path
+) -> None:
+    config, user = shared_cluster.config, ("--user", "sealer", "--quiet")
+    [made] = safelight("upload", photo, *user, config=config, cwd=tmp_path).stdout.splitlines()
+    done = safelight("get", Path(made).name, "--sealed", "--to", "again", *user, config=config, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert filecmp.cmp(tmp_path / made, tmp_path / "again" / Path(made).name, shallow=False)
+    told = safelight("info", made, config=config, cwd=tmp_path)
+    assert told.returncode == 0
+    assert "sealer" in told.stdout
+    assert f"{photo.stat().st_size:,} bytes" in told.stdout
+
+
+def test_what_is_not_to_be_kept_is_not(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
+    config, user = shared_cluster.config, ("--user", "discreet")
+    for options in (["--no-keep"], ["--scheme", "classic"]):
+        done = safelight("upload", photo, *options, *user, config=config, cwd=tmp_path)
+        assert done.returncode == 0
+        assert "vault" not in done.stdout
+    assert listed(shared_cluster, "discreet", tmp_path) == []
+
+
+def test_nothing_is_removed_unless_somebody_means_it(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
+    config, user = shared_cluster.config, ("--user", "remover")
+    for _ in range(3):
+        safelight("upload", photo, *user, config=config, cwd=tmp_path)
+    done = safelight("rm", "*", *user, config=config, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "--yes" in done.stderr
+    assert len(listed(shared_cluster, "remover", tmp_path)) == 3
+    with ExitStack() as stack:
+        for arguments in (["rm", "*", *user], ["client", "remover"]):
+            terminal = Terminal(*arguments, config=config, cwd=tmp_path)
+            stack.callback(terminal.close)
+            if arguments[0] == "client":
+                terminal.wait_for("remover>")
+                terminal.type("rm *\r")
+            terminal.wait_for("Remove these 3 images from the vault, for ever?")
+            assert contents(tmp_path / "images")[0] in terminal.seen
+            terminal.type("n\r")
+            terminal.wait_for("nothing was removed")
+    assert len(listed(shared_cluster, "remover", tmp_path)) == 3
+    rms = [
+        subprocess.Popen([*COMMAND, "rm", "*", "--yes", *user], env=environment(config), cwd=tmp_path) for _ in range(2)
+    ]
+    assert [rm.wait(GENEROUS) for rm in rms] == [0, 0]
+    assert listed(shared_cluster, "remover", tmp_path) == []
+
+
+def test_other_peoples_images_are_as_if_there_were_none(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
+    config = shared_cluster.config
+    safelight("upload", photo, "--user", "owner", config=config, cwd=tmp_path)
+    [name] = listed(shared_cluster, "owner", tmp_path)
+    for command in (["get", name], ["rm", name, "--yes"]):
+        done = safelight(*command, "--user", "stranger", config=config, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (1, f"safelight: no image is called {name!r}: see `ls`\n")
+    assert listed(shared_cluster, "stranger", tmp_path) == []
+    assert listed(shared_cluster, "owner", tmp_path) == [name]
+    assert not (tmp_path / "decrypted").exists()
+
+
+@pytest.fixture
+def album(tmp_path: Path, photograph: Path) -> Path:
+    """Sixty images in two folders, and what is none."""
+    for number in range(60):
+        path = tmp_path / "album" / f"{number % 2}" / f"{number // 2:02}.png"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        image_of(200_000 + number, path, photograph)
+    (tmp_path / "album" / "notes.txt").write_text("no image")
+    (tmp_path / "album" / ".hidden.png").write_bytes(photograph.read_bytes())
+    return tmp_path / "album"
+
+
+def test_an_interrupted_upload_of_a_directory_goes_on_and_does_nothing_twice(
+    shared_cluster: Running, tmp_path: Path, album: Path
+) -> None:
+    config, user = shared_cluster.config, ("--user", "collector")
+    with started("upload", "album", *user, config=config, cwd=tmp_path) as it:
+        it.wait_for("✓")
+        it.process.kill()
+        it.end()
+    assert contents(tmp_path / "images")
+    done = safelight("upload", "album", *user, config=config, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = done.stdout.splitlines()[-1]
+    before = int(summary.partition(" done before")[0].rpartition(" ")[2])
+    assert 0 < before < 60
+    assert summary.startswith(f"{60 - before} done and kept in the vault")
+    assert summary.endswith("1 skipped as no image, 0 failed")
+    assert len(listed(shared_cluster, "collector", tmp_path)) == 60
+    assert len([name for name in contents(tmp_path / "images") if not name.startswith(".")]) == 60
+    safelight("get", "*", *user, config=config, cwd=tmp_path)
+    got = sorted(path.read_bytes() for path in (tmp_path / "decrypted").iterdir())
+    assert got == sorted(path.read_bytes() for path in album.glob("?/*.png"))
+
+
+def test_what_was_removed_or_changed_since_is_uploaded_again(
+    shared_cluster: Running, tmp_path: Path, album: Path
+) -> None:
+    config, user = shared_cluster.config, ("--user", "changer")
+    shutil.rmtree(album / "1")
+    assert safelight("upload", "album", *user, config=config, cwd=tmp_path).returncode == 0
+    names = listed(shared_cluster, "changer", tmp_path)
+    safelight("rm", names[0], names[1], "--yes", *user, config=config, cwd=tmp_path)
+    with (album / "0" / "07.png").open("ab") as file:
+        file.write(b"more")
+    again = safelight("upload", "album", *user, config=config, cwd=tmp_path).stdout.splitlines()
+    assert len([line for line in again if line.startswith("✓")]) in (
+        2,
+        3,
+    )  # one of those removed may be the changed one
+    assert again[-1].startswith(f"{len(again) - 1} done and kept in the vault")
+
+
+@pytest.fixture
+def vaultless(tmp_path: Path) -> Iterator[Running]:
+    with running(tmp_path / "cluster", nodes=1, vault="none") as it:
+        yield it
+
+
+def test_a_cluster_without_a_vault_says_so_and_uploads_as_ever(vaultless: Running, tmp_path: Path, photo: Path) -> None:
+    config, user = vaultless.config, ("--user", "alice")
+    done = safelight("upload", photo, *user, config=config, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "vault" not in done.stdout
+    for command in (["ls"], ["get", "x.png"], ["rm", "x.png", "--yes"]):
+        done = safelight(*command, *user, config=config, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "keeps no images" in done.stderr
