@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import filecmp
-import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from safelight.cluster import environment
-from tests.cli.commandline import COMMAND, Terminal, safelight, started
-from tests.mission.support import contents, image_of
-from tests.running import GENEROUS, Running, running
+from safelight.client.console import Transcript
+from safelight.client.many import Remove
+from safelight.client.session import Session
+from tests.cli.commandline import Terminal, safelight, started
+from tests.mission.support import contents, image_of, seal
+from tests.running import Running, as_user, running
 
 LONG_AGO = 1_000_000_000_123_456_000  # nanoseconds: in 2001, with a fraction
 
@@ -29,10 +30,11 @@ def photo(tmp_path: Path, photograph: Path) -> Path:
     return path
 
 
-def listed(cluster: Running, user: str, cwd: Path, *pattern: str) -> list[str]:
-    done = safelight("ls", *pattern, "--json", "--user", user, config=cluster.config, cwd=cwd)
-    assert (done.returncode, done.stderr) == (0, "")
-    return [json.loads(line)["name"] for line in done.stdout.splitlines()]
+def listed(cluster: Running, user: str) -> list[str]:
+    async def names(session: Session) -> list[str]:
+        return [image.name async for page in session.images.all() for image in page]
+
+    return as_user(cluster.config, user, names)
 
 
 def test_a_newcomers_session(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
@@ -55,7 +57,7 @@ def test_a_newcomers_session(shared_cluster: Running, tmp_path: Path, photo: Pat
 
 def test_nothing_is_overwritten_without_force(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
     config, user = shared_cluster.config, ("--user", "careful", "--quiet")
-    safelight("upload", photo, *user, config=config, cwd=tmp_path)
+    seal(config, photo, tmp_path / "images", "careful")
     precious = tmp_path / "out" / "my photo.png"
     precious.parent.mkdir()
     precious.write_text("precious")
@@ -94,10 +96,10 @@ def test_the_sealed_file_that_the_vault_keeps_is_the_one_that_came_back(
     shared_cluster: Running, tmp_path: Path, photo: Path
 ) -> None:
     config, user = shared_cluster.config, ("--user", "sealer", "--quiet")
-    [made] = safelight("upload", photo, *user, config=config, cwd=tmp_path).stdout.splitlines()
-    done = safelight("get", Path(made).name, "--sealed", "--to", "again", *user, config=config, cwd=tmp_path)
+    made = seal(config, photo, tmp_path / "images", "sealer").path
+    done = safelight("get", made.name, "--sealed", "--to", "again", *user, config=config, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert filecmp.cmp(tmp_path / made, tmp_path / "again" / Path(made).name, shallow=False)
+    assert filecmp.cmp(made, tmp_path / "again" / made.name, shallow=False)
     told = safelight("info", made, config=config, cwd=tmp_path)
     assert told.returncode == 0
     assert "sealer" in told.stdout
@@ -110,17 +112,17 @@ def test_what_is_not_to_be_kept_is_not(shared_cluster: Running, tmp_path: Path, 
         done = safelight("upload", photo, *options, *user, config=config, cwd=tmp_path)
         assert done.returncode == 0
         assert "vault" not in done.stdout
-    assert listed(shared_cluster, "discreet", tmp_path) == []
+    assert listed(shared_cluster, "discreet") == []
 
 
 def test_nothing_is_removed_unless_somebody_means_it(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
     config, user = shared_cluster.config, ("--user", "remover")
     for _ in range(3):
-        safelight("upload", photo, *user, config=config, cwd=tmp_path)
+        seal(config, photo, tmp_path / "images", "remover")
     done = safelight("rm", "*", *user, config=config, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "--yes" in done.stderr
-    assert len(listed(shared_cluster, "remover", tmp_path)) == 3
+    assert len(listed(shared_cluster, "remover")) == 3
     with ExitStack() as stack:
         for arguments in (["rm", "*", *user], ["client", "remover"]):
             terminal = Terminal(*arguments, config=config, cwd=tmp_path)
@@ -132,23 +134,34 @@ def test_nothing_is_removed_unless_somebody_means_it(shared_cluster: Running, tm
             assert contents(tmp_path / "images")[0] in terminal.seen
             terminal.type("n\r")
             terminal.wait_for("nothing was removed")
-    assert len(listed(shared_cluster, "remover", tmp_path)) == 3
-    rms = [
-        subprocess.Popen([*COMMAND, "rm", "*", "--yes", *user], env=environment(config), cwd=tmp_path) for _ in range(2)
-    ]
-    assert [rm.wait(GENEROUS) for rm in rms] == [0, 0]
-    assert listed(shared_cluster, "remover", tmp_path) == []
+    assert len(listed(shared_cluster, "remover")) == 3
+    done = safelight("rm", "*", "--yes", *user, config=config, cwd=tmp_path)
+    assert done.returncode == 0
+    assert listed(shared_cluster, "remover") == []
+
+
+def test_two_who_remove_the_same_at_once_both_have_it_removed(
+    shared_cluster: Running, tmp_path: Path, photo: Path
+) -> None:
+    names = [seal(shared_cluster.config, photo, tmp_path / "images", "pair").path.name for _ in range(8)]
+
+    async def remove(session: Session) -> list[bool]:
+        commands = [Remove(session, Transcript(dialogue=True)) for _ in range(2)]
+        return await asyncio.gather(*(command.run(names) for command in commands))
+
+    assert as_user(shared_cluster.config, "pair", remove) == [True, True]
+    assert listed(shared_cluster, "pair") == []
 
 
 def test_other_peoples_images_are_as_if_there_were_none(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
     config = shared_cluster.config
-    safelight("upload", photo, "--user", "owner", config=config, cwd=tmp_path)
-    [name] = listed(shared_cluster, "owner", tmp_path)
+    seal(config, photo, tmp_path / "images", "owner")
+    [name] = listed(shared_cluster, "owner")
     for command in (["get", name], ["rm", name, "--yes"]):
         done = safelight(*command, "--user", "stranger", config=config, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (1, f"safelight: no image is called {name!r}: see `ls`\n")
-    assert listed(shared_cluster, "stranger", tmp_path) == []
-    assert listed(shared_cluster, "owner", tmp_path) == [name]
+    assert listed(shared_cluster, "stranger") == []
+    assert listed(shared_cluster, "owner") == [name]
     assert not (tmp_path / "decrypted").exists()
 
 
@@ -180,7 +193,7 @@ def test_an_interrupted_upload_of_a_directory_goes_on_and_does_nothing_twice(
     assert 0 < before < 60
     assert summary.startswith(f"{60 - before} done and kept in the vault")
     assert summary.endswith("1 skipped as no image, 0 failed")
-    assert len(listed(shared_cluster, "collector", tmp_path)) == 60
+    assert len(listed(shared_cluster, "collector")) == 60
     assert len([name for name in contents(tmp_path / "images") if not name.startswith(".")]) == 60
     safelight("get", "*", *user, config=config, cwd=tmp_path)
     got = sorted(path.read_bytes() for path in (tmp_path / "decrypted").iterdir())
@@ -193,7 +206,7 @@ def test_what_was_removed_or_changed_since_is_uploaded_again(
     config, user = shared_cluster.config, ("--user", "changer")
     shutil.rmtree(album / "1")
     assert safelight("upload", "album", *user, config=config, cwd=tmp_path).returncode == 0
-    names = listed(shared_cluster, "changer", tmp_path)
+    names = listed(shared_cluster, "changer")
     safelight("rm", names[0], names[1], "--yes", *user, config=config, cwd=tmp_path)
     with (album / "0" / "07.png").open("ab") as file:
         file.write(b"more")
