@@ -238,6 +238,12 @@ def test_commands_complete() -> None:
     assert completed("frob") == []
 
 
+def test_names_of_listed_images_complete() -> None:
+    listed = ["encrypted_my photo_1.png", "encrypted_x_2.png"]
+    assert [text for text, _, _ in completions("rm encrypted_m", listed)] == ["'encrypted_my photo_1.png' "]
+    assert [text for text, _, _ in completions("get --s", listed)] == ["--sealed "]
+
+
 def test_options_complete() -> None:
     assert completed("upload x --s") == ["upload x --scheme "]
     assert completed("upload x --scheme c") == ["upload x --scheme classic "]
