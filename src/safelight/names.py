@@ -67,7 +67,7 @@ def encrypted_name(original: str, timestamp: int, extension: str) -> str:
     The result has at most 255 bytes (<name> gives way) and passes `check_image_name`.
     Different timestamps, in whole seconds, give different names.
     """
-    name, suffix = _split(_repaired(original))
+    name, suffix = _split(repaired(original))
     if not suffix and extension:
         suffix = f".{extension}"
     return _fit(f"encrypted_{name}", f"_{timestamp}{suffix}")
@@ -78,7 +78,7 @@ def decrypted_name(sealed: str) -> str:
 
     'encrypted_' becomes 'decrypted_'; a name without it gets 'decrypted_' in front. At most 255 bytes.
     """
-    name, suffix = _split(_repaired(sealed).removeprefix("encrypted_"))
+    name, suffix = _split(repaired(sealed).removeprefix("encrypted_"))
     return _fit(f"decrypted_{name}", suffix)
 
 
@@ -90,8 +90,8 @@ def restored_name(original: str, otherwise: str) -> str:
     nothing is left of it.
     """
     for name in (original, otherwise):
-        repaired = _fit(_repaired(name), "")
-        visible = f"_{repaired[1:]}" if repaired.startswith(".") else repaired
+        whole = _fit(repaired(name), "")
+        visible = f"_{whole[1:]}" if whole.startswith(".") else whole
         if visible.strip("_."):
             return visible
     return "image"
@@ -122,7 +122,7 @@ def shown(name: str) -> str:
     return repr(name)
 
 
-def _repaired(local: str) -> str:
+def repaired(local: str) -> str:
     """A local file's name, with '_' for each character that `check_image_name` would refuse."""
     return _LONE_SURROGATE.sub("_", _SEPARATOR_OR_CONTROL.sub("_", local))
 

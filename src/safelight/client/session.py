@@ -101,7 +101,7 @@ class Session:
                 (names.encrypted_name(name, now + later, extension), secrets.token_hex(16)) for later in count()
             )
             headers = {
-                "Safelight-Original": quote(name.encode(errors="replace"), safe=""),
+                "Safelight-Original": quote(names.repaired(name), safe=""),
                 "Safelight-Modified": f"{source.modified_ns / 1e9:.6f}",
             }
             if not keep:
