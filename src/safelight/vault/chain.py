@@ -53,6 +53,8 @@ class Chains:
 
     async def append(self, name: str, number: int, data: bytes) -> bool:
         """Make generation `number`, durably, the one after the highest that the caller saw. False if another did."""
+        if number > 1:  # or a power failure could take what was only seen, and leave what we make behind a gap
+            await self._store.settle(key_of(name, number - 1))
         if not await self._store.create(key_of(name, number), data):
             return False
         self._remembered(Generation(name, number, data))

@@ -46,6 +46,7 @@ async def _sweep(vault: Vault, body: str) -> bool:
             record, latest = await vault.look(chain)
     if isinstance(record, Image) and record.body == body:
         return False
+    await vault.settle(chain, latest)
     await vault.store.delete(body)
     return True
 
@@ -69,6 +70,7 @@ async def _rewrap(vault: Vault, generation: Generation) -> str:
         record, keyring = vault.read(generation), vault.keyring()
         old = keys_of(generation, record) - {keyring.current_id}
         if not old:
+            await vault.settle(generation.name, generation.number)
             return needed
         needed = min(old)
         if isinstance(record, Image):

@@ -39,7 +39,7 @@ class AlreadyRemoved(SafelightError):
 
 
 class Overtaken(SafelightError):
-    """The body was taken for abandoned and swept: the upload must begin again."""
+    """The upload must begin again: its body was swept, or the image that it met went while the two were compared."""
 
 
 class Details(NamedTuple):
@@ -129,18 +129,11 @@ class Vault:
         """
         chain = self.records.chain(user, name)
         record, number = await self.look(chain)
+        await self.settle(chain, number)
         if isinstance(record, Image | Removed):
-            return await self._found(chain, number, record, upload)
+            return _found(record, upload)
         body = new_body(chain, number + 1)
         return Draft(self, user, name, upload, chain, number + 1, body, await self.store.body(body))
-
-    async def _found(self, chain: str, number: int, record: Image | Removed, upload: str) -> Image:
-        if record.upload != upload:
-            raise NameTaken("another image has this name, or had it: choose another name")
-        await self.settle(chain, number)  # whoever made it may not have come so far
-        if isinstance(record, Removed):
-            raise AlreadyRemoved("this upload succeeded, and its image was removed since")
-        return record
 
     async def commit(self, draft: Draft, header: bytes, details: Details) -> Image:
         """Make a draft, which is complete, an image. Raises NameTaken, AlreadyRemoved and Overtaken."""
@@ -154,14 +147,19 @@ class Vault:
         )  # fmt: skip
         if await self.append(draft.chain, draft.number, image):
             return image
+        record, number = await self.look(draft.chain)
+        await self.settle(draft.chain, number)
+        if isinstance(record, Image) and record.body == draft.key:  # we made it, and the answer got lost on its way
+            return record
         try:
-            record, number = await self.look(draft.chain)
             if not isinstance(record, Image | Removed):
                 raise Overtaken("this upload took too long and was given up: send it again")
-            there = await self._found(draft.chain, number, record, draft.upload)
+            there = _found(record, draft.upload)
             if there.size != image.size or await self.digest(there) != await self.digest(image):
                 raise NameTaken("this upload id has been used for another image: use a new one")
             return there
+        except NoSuchImage:  # one of the two was deleted while it was read
+            raise Overtaken("this upload met a removal or a sweep: send it again") from None
         finally:
             await self._drop(draft.key)  # no record names it, nor will: its generation is another's
 
@@ -215,7 +213,11 @@ class Vault:
         return await self.chains.append(chain, number, self.records.write(record, key_of(chain, number)))
 
     async def settle(self, chain: str, number: int) -> None:
-        """Make sure that what was found in a chain is durable, before anybody is told of it as a fact."""
+        """Make sure that what was found in a chain is durable: its maker may still be about it.
+
+        To be done before anybody is told of it as a fact, and before anything is made or deleted on account of it:
+        otherwise a power failure could take what was found, and leave what followed from it.
+        """
         if number:
             await self.store.settle(key_of(chain, number))
 
@@ -249,6 +251,15 @@ class Draft:
 
     async def abandon(self) -> None:
         await self.body.abandon()
+
+
+def _found(record: Image | Removed, upload: str) -> Image:
+    """What a record under its name means for an upload."""
+    if record.upload != upload:
+        raise NameTaken("another image has this name, or had it: choose another name")
+    if isinstance(record, Removed):
+        raise AlreadyRemoved("this upload succeeded, and its image was removed since")
+    return record
 
 
 def sealed_size_of(image: Image) -> int:
