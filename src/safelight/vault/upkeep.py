@@ -54,8 +54,9 @@ async def _sweep(vault: Vault, body: str) -> bool:
 async def rewrap(vault: Vault) -> AsyncIterator[Counter[str]]:
     """Bring every chain under the current cluster key, without touching a body: after each, how many needed which.
 
-    When a run ends in which only the current key was needed, no image needs another. May be stopped, and run again, at
-    any time. Raises BadRecord, and CannotOpen for an image whose data key does not unwrap.
+    When a run ends in which only the current key was needed, no image that was there when it began needs another; an
+    upload that was under way before a rotation may still commit under an old key. May be stopped, and run again, at any
+    time. Raises BadRecord, and CannotOpen for an image whose data key does not unwrap.
     """
     counts: Counter[str] = Counter()
     async for generation in vault.chains.all(RECORDS):
