@@ -18,7 +18,7 @@ LAYERS = [
     {"tickets", "orders"},
     {"client", "node"},
     {"cluster"},
-    {"launch", "demo", "operate"},
+    {"launch", "demo", "operate", "maintain"},
     {"cli"},
     {"__main__"},
 ]

@@ -346,6 +346,33 @@ def init(config: Config) -> None:
     click.echo(f"Cluster {keyring.cluster_id} is made. Its keyring is in: {config.data_dir}")
 
 
+@safelight.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_configured(_keyring, _vault)
+def verify(config: Config, as_json: bool) -> None:
+    """Open every tag in the vault.
+
+    Tells what is damaged, missing, foreign or left over; the exit code is 0 if nothing is lost. Nodes may go on
+    working. Run it on a machine with the cluster's keyring.
+    """
+    from safelight.maintain import verify
+
+    _finish(_complete(verify(config, as_json=as_json)))
+
+
+@safelight.command()
+@_configured(_keyring, _vault)
+def rewrap(config: Config) -> None:
+    """Bring all images in the vault under the current key.
+
+    After `safelight keys rotate`. Only some sixty bytes an image are written anew. Nodes may go on working; if it
+    breaks off, run it again. It says when the vault needs an old key no more.
+    """
+    from safelight.maintain import rewrap
+
+    _finish(_complete(rewrap(config)))
+
+
 @safelight.group()
 def keys() -> None:
     """The cluster's keys: list, rotate, wrap, unwrap.
