@@ -440,19 +440,65 @@ def token(config: Config) -> None:
 
 @safelight.group()
 def user() -> None:
-    """Admit users to this machine's nodes."""
+    """The cluster's users: add, list, token, revoke.
+
+    Run it on a machine with the cluster's keyring and vault; on each, where the machines share no vault.
+    """
 
 
 @user.command()
 @click.argument("name")
 @click.argument("fingerprint")
-@_configured(_data_dir)
+@_configured(_keyring, _vault)
 def add(config: Config, name: str, fingerprint: str) -> None:
     """Admit user NAME, who has the token with this FINGERPRINT (64 hex digits)."""
-    from safelight.node.users import add
+    from safelight.node.admission import add
 
-    new = add(config.data_dir, name, fingerprint)
-    click.echo(f"{name} may use this cluster now." if new else f"{name} could use this cluster already.")
+    click.echo(_complete(add(config, name, fingerprint)))
+
+
+@user.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For programs; with fingerprints.")
+@_configured(_keyring, _vault)
+def list_users(config: Config, as_json: bool) -> None:
+    """Show all users: since when, active or revoked."""
+    from safelight.node.admission import listing
+
+    click.echo(_complete(listing(config, as_json=as_json)))
+
+
+@user.command("token")
+@click.argument("name")
+@click.argument("fingerprint")
+@_configured(_keyring, _vault)
+def give_token(config: Config, name: str, fingerprint: str) -> None:
+    """Give user NAME the token with this FINGERPRINT.
+
+    It takes the place of the one before, which stops working within a second or so. A revoked user is active again.
+    Whoever has the token can open NAME's images: make sure whose it is.
+    """
+    from safelight.node.admission import give
+
+    click.echo(_complete(give(config, name, fingerprint)))
+
+
+@user.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_configured(_keyring, _vault)
+def revoke(config: Config, name: str, yes: bool) -> None:
+    """Let user NAME in no more.
+
+    The token stops working within a second or so, on every node. The images stay, and nobody else gets the name.
+    """
+    from safelight.node.admission import revoke
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("This asks on a terminal only: say --yes.")
+        if not click.confirm(f"Revoke {name}?"):
+            raise SafelightError("nothing was changed")
+    click.echo(_complete(revoke(config, name)))
 
 
 @safelight.command()

@@ -62,6 +62,7 @@ class Problem(Enum):
     BAD_TICKET = ("bad-ticket", HTTPStatus.FORBIDDEN, "The ticket does not admit this request")
     BAD_ORDER = ("bad-order", HTTPStatus.FORBIDDEN, "The order is not to be obeyed")
     ENROLMENT_CLOSED = ("enrolment-closed", HTTPStatus.FORBIDDEN, "Only the operator adds users here")
+    USER_REVOKED = ("user-revoked", HTTPStatus.FORBIDDEN, "The operator has revoked this user")
     NOT_FOUND = ("not-found", HTTPStatus.NOT_FOUND, "There is nothing here")
     METHOD = ("method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "This method is not for this address")
     STALLED = ("stalled", HTTPStatus.REQUEST_TIMEOUT, "The body stopped moving")

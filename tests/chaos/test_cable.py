@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from safelight.node import datadir, users
+from safelight.node import admission, datadir
 from tests.chaos.network import Network, NoNetwork, network
 from tests.mission.support import (
     MEBIBYTE,
@@ -47,7 +48,7 @@ def apart(tmp_path: Path, cables: Network) -> Iterator[Running]:
                 cluster.cluster.start(node)
         wait_until_all_follow(cluster.config, 3)
         fingerprint = as_user(cluster.config, "alice", lambda session: session.fingerprint())
-        users.add(cluster.config.data_dir, "alice", fingerprint)
+        asyncio.run(admission.add(cluster.config, "alice", fingerprint))
         yield cluster
 
 

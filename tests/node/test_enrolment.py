@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -12,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from safelight.cluster import environment
+from safelight.node import admission
 from safelight.node.datadir import create_cluster
-from safelight.node.users import add
 from safelight.protocol import Problem, fingerprint
 from tests.node.rude import ask, image, refused
-from tests.running import Running, running
+from tests.running import Running, eventually, running
 
 MINE, ANOTHER = "Authorization: Bearer slt_mine", "Authorization: Bearer slt_another"
 
@@ -79,16 +80,53 @@ def test_of_two_names_at_once_a_token_gets_one(shared_cluster: Running) -> None:
 def test_a_user_whose_record_is_damaged_is_the_operators_business_and_nobody_elses(tmp_path: Path) -> None:
     with running(tmp_path, 1) as it:
         address = it.config.addresses[1]
-        add(it.config.data_dir, "alice", fingerprint("slt_mine"))
-        record = it.config.data_dir / "users" / "alice.json"
-        record.write_text("damaged")
+        asyncio.run(admission.add(it.config, "alice", fingerprint("slt_mine")))
+        [record] = it.config.data_dir.rglob("users/*.1")
+        intact = record.read_bytes()
+        record.write_bytes(intact[::-1])
         answer = ask(address, "PUT /v1/images/a.png", MINE, body=b"hello")
-        assert str(tmp_path) not in refused(answer, Problem.INTERNAL)
-        it.wait_for_line(1, str(record))
+        detail = refused(answer, Problem.INTERNAL)
+        assert str(tmp_path) not in detail
+        assert record.name not in detail
+        it.wait_for_line(1, record.name)
         refused(ask(address, "PUT /v1/images/a.png", ANOTHER, body=b"hello"), Problem.UNKNOWN_TOKEN)
         assert ask(address, "PUT /v1/users/bob", ANOTHER).status == 201
-        record.unlink()
-        assert ask(address, "PUT /v1/users/alice", MINE).status == 201
+        record.write_bytes(intact)
+        assert ask(address, "PUT /v1/images/a.png", MINE, body=b"hello").status == 201
+
+
+@pytest.mark.parametrize("vault", ["", "none"], ids=["vault", "no vault"])
+def test_every_node_hears_of_what_the_operator_does_and_none_is_started_anew(tmp_path: Path, vault: str) -> None:
+    with running(tmp_path, vault=vault) as it:
+        addresses = list(it.config.addresses.values())
+
+        def works(header: str) -> list[bool]:
+            return [ask(each, "GET /v1/images/none.png", header).status != 401 for each in addresses]
+
+        def user(*arguments: str) -> None:
+            command = [sys.executable, "-m", "safelight", "user", *arguments]
+            subprocess.run(command, env=environment(it.config), check=True, capture_output=True)
+
+        assert ask(addresses[0], "PUT /v1/users/alice", MINE).status == 201
+        sealed = ask(addresses[2], "PUT /v1/images/a.png", MINE, body=image(1000))
+        assert sealed.status == 201
+        assert works(MINE) == [True] * 3
+
+        user("revoke", "alice", "--yes")
+        eventually(lambda: works(MINE) == [False] * 3, "no node knows the token any more")
+        for each in addresses:
+            assert "revoked" in refused(ask(each, "PUT /v1/users/alice", MINE), Problem.USER_REVOKED)
+            assert "revoked" in refused(ask(each, "PUT /v1/users/alice", ANOTHER), Problem.USER_REVOKED)
+        refused(ask(addresses[2], "PUT /v1/opened/a.png", MINE, body=sealed.body), Problem.UNKNOWN_TOKEN)
+
+        user("token", "alice", fingerprint("slt_another"))
+        assert works(ANOTHER) == [True] * 3
+        assert works(MINE) == [False] * 3
+        assert ask(addresses[2], "PUT /v1/opened/a.png", ANOTHER, body=sealed.body).status == 200
+        if vault != "none":
+            assert ask(addresses[0], "GET /v1/images/a.png", ANOTHER).status == 200
+        said = [line for node in it.config.addresses for line in it.said(node)]
+        assert not [line for line in said if "slt_" in line or fingerprint("slt_mine")[:8] in line]
 
 
 def own_address() -> str:

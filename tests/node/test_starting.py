@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ import pytest
 
 from safelight.cluster import environment, throwaway
 from safelight.config import Config
+from safelight.node import admission
 from safelight.node.datadir import create_cluster
 from safelight.protocol import Problem
 from tests.node.rude import ask, refused
@@ -106,9 +108,11 @@ def test_a_keyring_that_others_can_read_is_refused(made: Config, mode: int) -> N
     assert f"chmod 600 {keyring}" in refusal(made)
 
 
-def test_a_lost_keyring_is_not_made_anew(made: Config) -> None:
+@pytest.mark.parametrize("vault", ["", "none"], ids=["vault", "no vault"])
+def test_a_keyring_that_was_lost_while_there_are_users_is_not_made_anew(made: Config, vault: str) -> None:
+    made = with_(made, vault=vault)
+    asyncio.run(admission.add(made, "alice", "0" * 64))
     (made.data_dir / "keyring.json").unlink()
-    (made.data_dir / "users" / "alice.json").write_text("{}")
     assert "backup" in refusal(made)
     assert not (made.data_dir / "keyring.json").exists()
 
@@ -196,7 +200,7 @@ def test_what_holds_secrets_is_its_owners_alone_even_without_a_umask(tmp_path: P
 
 
 def test_a_node_whose_data_directory_vanishes_keeps_its_traceback_to_itself(tmp_path: Path) -> None:
-    with running(tmp_path, 1) as it:
+    with running(tmp_path, 1, vault="none") as it:
         shutil.rmtree(it.config.data_dir / "users")
         answer = ask(it.config.addresses[1], "PUT /v1/users/alice", "Authorization: Bearer slt_a")
         refused(answer, Problem.INTERNAL)

@@ -84,7 +84,7 @@ class Account:
                 raise Refusal(
                     refusal.problem,
                     f"server {server} does not know {self.user}: ask its operator to run "
-                    f"`safelight user add {self.user} {fingerprint(token)}` on every machine of the cluster",
+                    f"`safelight user add {self.user} {fingerprint(token)}`",
                 ) from None
             if refusal.problem is Problem.NAME_TAKEN:
                 raise Refusal(

@@ -1,8 +1,7 @@
 """The data directory: one for each machine, shared by its nodes. The keyring, the users, the epochs.
 
 keyring.json             all secrets of the cluster (see keyfile.py)
-users/NAME.json          the fingerprint of the user's token
-users/by-token/SHA256    the name that this token has claimed
+users/                   the users, as long as there is no vault: see `users` and vault/records.py
 vault.json               that there has been a vault, and where
 vault/                   the vault, if it is nowhere else
 epoch-N.json             the last epoch that node N has been in
@@ -45,10 +44,14 @@ def prepare(directory: Path) -> None:
     """Make the directory, readable by its owner alone. Raises DataError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for part in (directory / "users", directory / "users" / "by-token"):
-            part.mkdir(mode=0o700, exist_ok=True)
+        (directory / "users").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot use {directory} as data directory: {error.strerror}") from None
+    if any(directory.glob("users/*.json")):
+        raise DataError(
+            f"{directory / 'users'} is of an unreleased Safelight, and is not read any more: move it away; on loopback "
+            "users enrol again by themselves, elsewhere add them again with `safelight user add`"
+        )
 
 
 def create_cluster(directory: Path, wrapper: Wrapper | None = None) -> Keyring:
@@ -191,7 +194,7 @@ def _new_keyring() -> Keyring:
 
 def _lived_in(directory: Path) -> bool:
     """Whether a cluster has worked here: then a missing keyring is a loss, not a beginning."""
-    return any(directory.glob("users/*.json")) or any(directory.glob("epoch-*.json"))
+    return any(directory.glob("users/*/*")) or any(directory.glob("epoch-*.json"))
 
 
 def _lost(path: Path) -> DataError:

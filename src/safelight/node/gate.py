@@ -74,11 +74,12 @@ class Gate:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
         return token.strip() if kind.lower() == "bearer" else None
 
-    def user(self, request: web.Request) -> str:
+    async def user(self, request: web.Request) -> str:
+        """Whose token the request carries. Raises Refusal."""
         token = self.bearer(request)
         if token is None:
             raise Refusal(Problem.NO_CREDENTIALS, "say who you are: Authorization: Bearer TOKEN")
-        return self._users.of_token(token)
+        return await self._users.of_token(token)
 
     def order(self, request: web.Request) -> orders.Order:
         """What the operator wants of this node. Raises Refusal."""
@@ -100,7 +101,7 @@ class Gate:
         """Answer an offer: grant it if this node leads. Raises Refusal."""
         if offer.cluster not in ("", self._cluster):
             raise Refusal(Problem.OTHER_CLUSTER, f"node {self._node} here is of another cluster: check the addresses")
-        user = self.user(request)
+        user = await self.user(request)
         if user != offer.user:
             raise Refusal(Problem.WRONG_USER, f"this token is {user}'s, not {check_user(offer.user)}'s")
         name = check_image_name(offer.name)
@@ -128,7 +129,7 @@ class Gate:
         size = 0 if action is Action.REMOVE else request.content_length
         text = self._ticket_text(request)
         if text is None:
-            user = self.user(request)
+            user = await self.user(request)
             upload = request.headers.get("Safelight-Upload") or secrets.token_hex(16)
             if not UPLOAD_ID.fullmatch(upload):
                 raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
@@ -142,7 +143,7 @@ class Gate:
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another request: ask for a new one")
             upload = request.headers.get("Safelight-Upload", job.upload)
             token = self.bearer(request)
-            if upload != job.upload or (token is not None and self._users.of_token(token) != job.user):
+            if upload != job.upload or (token is not None and await self._users.of_token(token) != job.user):
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another upload or user: ask for a new one")
             issuer = ticket.issuer
         # What this node granted, it does, whoever leads by now; and while it leaves, what others still sent here.

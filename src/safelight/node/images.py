@@ -70,7 +70,7 @@ class Images:
 
     async def list(self, request: web.Request) -> web.Response:
         """GET /v1/images: a user's images, newest first."""
-        user = self._gate.user(request)
+        user = await self._gate.user(request)
         if unknown := request.query.keys() - _QUERY:
             raise Refusal(
                 Problem.BAD_REQUEST, f"a listing knows {', '.join(sorted(_QUERY))}, not {sorted(unknown)[0]!r}"
@@ -92,7 +92,7 @@ class Images:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """GET and HEAD /v1/images/NAME: the image, or its sealed file."""
-        user, name = self._gate.user(request), check_image_name(request.match_info["name"])
+        user, name = await self._gate.user(request), check_image_name(request.match_info["name"])
         vault = self._vault()
         image = await vault.find(user, name)
         headers = {

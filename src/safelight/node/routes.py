@@ -42,6 +42,7 @@ from safelight.protocol import (
     fingerprint,
     problem_body,
 )
+from safelight.vault.opening import NONE
 from safelight.vault.records import BadRecord
 from safelight.vault.store import StoreError, StoreFull
 from safelight.vault.vault import AlreadyRemoved, NameTaken, NoSuchImage, Overtaken
@@ -108,7 +109,7 @@ class Routes:
             raise Refusal(Problem.NO_CREDENTIALS, "enrol with a token: Authorization: Bearer TOKEN")
         if not self._gate.open_enrolment:
             raise Refusal(Problem.ENROLMENT_CLOSED, "only the operator adds users here, with `safelight user add`")
-        created = self._users.enrol(request.match_info["user"], fingerprint(token))
+        created = await self._users.enrol(request.match_info["user"], fingerprint(token))
         return web.Response(status=201 if created else 200)
 
     async def order(self, request: web.Request) -> web.Response:
@@ -164,6 +165,8 @@ class Routes:
             return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
         except (StoreError, BadRecord) as error:  # nor is this
             self._say(str(error))
+            if self._config.vault == NONE and not isinstance(error, StoreFull):  # it is the data directory's trouble
+                return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
             return self._problem(_vaults_refusal(error))
         except (NoSuchImage, NameTaken, AlreadyRemoved, Overtaken) as error:
             return self._problem(Refusal(_OF_THE_VAULT[type(error)], str(error)))

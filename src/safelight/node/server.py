@@ -38,7 +38,7 @@ from safelight.node.users import Users
 from safelight.node.watch import Watch, unsaved
 from safelight.node.work import Workshop
 from safelight.tls import check_plain_http, client_tls, server_tls
-from safelight.vault.opening import check_unused, directory_of
+from safelight.vault.opening import check_unused, directory_of, users_here
 
 UNUSED_GRANTS = 0.5
 """Seconds that a leaving node waits for bodies which it granted and which have not begun to come."""
@@ -132,8 +132,9 @@ class Node:
             crashes=datadir.begin_life(config.data_dir, node, time.time()).crashes,
             say=say,
         )
-        users = Users(config.data_dir)
         self._keeper = Keeper(config, lambda: keys.ring, leads=lambda: self._member.leads, say=say)
+        here = users_here(config, lambda: keys.ring)
+        users = Users(lambda: self._keeper.vault or here)
         self._gate = Gate(config, node, life, keys.ring, users, self._member, self._load)
         workshop = Workshop(config, keys)
         self._routes = Routes(

@@ -1,116 +1,224 @@
-"""Who a token belongs to. The cluster keeps a token's SHA-256 only; the token itself stays with its user.
+"""Who a token belongs to. The cluster keeps a token's SHA-256, its fingerprint; the token itself stays with its user.
 
-Users are files in the data directory, made once and never changed, so the nodes of a machine share them without
-talking. There are two of each, made in this order, each by whoever comes first:
+Users are records in the vault, or in the data directory where there is no vault (see `vault.records`):
 
-    users/by-token/SHA256    the name that this token has claimed, once and for all
-    users/NAME.json          whose token has the name
+    users/USER.N    a chain: whose token has the name, or that the user was revoked
+    tokens/TOKEN    the user that this token has claimed, once and for all
 
-A token is a user's if the two name each other. A claim whose enrolment was cut short before the second file waits
-for its token to enrol again, and keeps nobody else from the name; if another token gets it in the meantime, the
-claim is void, and its token with it: whoever has it makes another.
+A token is a user's if the two name each other. The claim is made first. Whatever is cut short between the two leaves
+a claim that waits for its token to come again, and keeps nobody else from the name; if another token gets that in the
+meantime, the claim is void, and its token with it: whoever has it makes another. Who has a name changes by the next
+generation of its chain only, which exactly one creates. There is always a next one: no name ever becomes free.
 """
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import re
 import time
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable
+from hmac import compare_digest
+from typing import NamedTuple
 
-import msgspec
-
-from safelight import durable
+from safelight.errors import SafelightError
 from safelight.names import check_user
-from safelight.node import datadir
 from safelight.node.datadir import DataError
 from safelight.protocol import Problem, Refusal, fingerprint
+from safelight.vault.records import USERS, BadRecord, Record, Revoked, User
+from safelight.vault.store import Missing
+from safelight.vault.vault import Vault
 
-T = TypeVar("T")
+FRESH = 1.0
+"""Seconds for which a node believes what it read of a user: so long a token works on after it was revoked. Reading
+costs one request to a bucket, or one failed open(2), for each user who is at work."""
 
-FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_CLAIM = re.compile(r"[0-9a-f]{32}")
 
 
-class User(msgspec.Struct, frozen=True):
-    """One user's record. `token_sha256` in 64 hex digits, `created` in Unix seconds."""
+class NoSuchUser(SafelightError):
+    """Nobody has this name, nor had it."""
 
+
+class _Known(NamedTuple):
+    """A token's user, as of lately."""
+
+    chain: str
     user: str
-    token_sha256: str
-    created: int
+    until: float
 
 
 class Users:
-    """The users of the data directory."""
+    """The users of a cluster. All methods raise StoreError, and DataError for records that are damaged."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._directory = data_dir / "users"
-        self._known: dict[str, str] = {}
-        """Names by fingerprint, where both files are there."""
+    def __init__(self, vault: Callable[[], Vault], *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`vault` gives where the records are, or raises StoreError while that is away. `clock` gives seconds."""
+        self._vault = vault
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._asking: dict[str, asyncio.Task[str | None]] = {}
+        """Both by fingerprint."""
 
-    def of_token(self, token: str) -> str:
+    # -- for every request ---------------------------------------------------------------------------
+
+    async def of_token(self, token: str) -> str:
         """The user whose token this is. Raises Refusal (UNKNOWN_TOKEN)."""
-        token_sha256 = fingerprint(token)
-        if (name := self._known.get(token_sha256)) is not None:
-            return name
-        name = self._claimed(token_sha256)
-        if name is None or self._owner(name) != token_sha256:
+        mine = fingerprint(token)
+        known = self._known.get(mine)
+        user = known.user if known and self._clock() < known.until else await self._ask(mine)
+        if user is None:
             raise Refusal(Problem.UNKNOWN_TOKEN, "this token is nobody's here: enrol first, or use the right one")
-        self._known[token_sha256] = name
-        return name
+        return user
 
-    def enrol(self, name: str, token_sha256: str) -> bool:
-        """Let the first token for a name claim it. True if it is new, False if it was enrolled before.
+    async def _ask(self, mine: str) -> str | None:
+        """As `_find`; all who want to know the same at the same time share one answer."""
+        if (asking := self._asking.get(mine)) is None:
+            asking = self._asking[mine] = asyncio.create_task(self._find(mine))
+            asking.add_done_callback(lambda task: self._asked(mine, task))
+        return await asyncio.shield(asking)
 
-        Raises InvalidName, and Refusal where another token has the name (NAME_TAKEN) or the token another
-        name (WRONG_USER).
+    def _asked(self, mine: str, task: asyncio.Task[str | None]) -> None:
+        del self._asking[mine]
+        if not task.cancelled():
+            task.exception()  # looked at: whoever wanted to know may have gone
+
+    async def _find(self, mine: str) -> str | None:
+        """The user whose token has this fingerprint."""
+        vault, now = self._vault(), self._clock()
+        known = self._known.get(mine)
+        chain = known.chain if known else await _claimed(vault, mine)
+        record, _ = await _look(vault, chain) if chain else (None, 0)
+        if chain is None or not _has(record, mine):
+            self._known.pop(mine, None)
+            return None
+        assert isinstance(record, User)
+        self._known[mine] = _Known(chain, record.user, now + FRESH)
+        return record.user
+
+    # -- changes -------------------------------------------------------------------------------------
+
+    async def enrol(self, name: str, mine: str) -> bool:
+        """Let the first token for a name claim it, by its fingerprint. True if it is new, False if it was enrolled
+        before.
+
+        Raises InvalidName, and Refusal where another token has the name (NAME_TAKEN), where the user was revoked
+        (USER_REVOKED), and where the token has claimed another name (WRONG_USER).
         """
-        user = User(check_user(name), token_sha256, int(time.time()))
-        if self._claimed(token_sha256) is None:
-            self._check_free(user)  # before the claim: a token that asked for a name in vain is good for another
-            durable.create_once(self._directory / "by-token" / token_sha256, msgspec.json.encode(name))
-        claimed = self._claimed(token_sha256)
-        if claimed != name:
-            raise Refusal(Problem.WRONG_USER, f"this token has claimed the name {claimed}: each user has its own")
-        created = durable.create_once(self._directory / f"{name}.json", msgspec.json.encode(user))
-        self._check_free(user)
-        return created
+        vault, name = self._vault(), check_user(name)
+        chain = vault.records.user(name)
+        record, number = await _look(vault, chain)
+        if await _claimed(vault, mine) is None:
+            _check_free(
+                name, record, mine
+            )  # before the claim: a token that asked for a name in vain is good for another
+        await _claim(vault, mine, chain)
+        if record is None:
+            if await vault.append(chain, 1, User(name, mine, time.time())):
+                return True
+            record, number = await _look(vault, chain)
+        _check_free(name, record, mine)
+        await vault.settle(chain, number)
+        return False
 
-    def _check_free(self, user: User) -> None:
-        owner = self._owner(user.user)
-        if owner is not None and not hmac.compare_digest(owner, user.token_sha256):
-            raise Refusal(Problem.NAME_TAKEN, f"the name {user.user} belongs to another token: choose another name")
+    async def give(self, name: str, mine: str) -> bool:
+        """Give a user another token, by its fingerprint, in place of the present one; to a revoked user as well. False
+        if the user has it already.
 
-    def _claimed(self, token_sha256: str) -> str | None:
-        """The name that a token has claimed."""
-        return _read(self._directory / "by-token" / token_sha256, str)
+        Raises NoSuchUser, Refusal (WRONG_USER) as `enrol`, and SafelightError if another changes the user just now.
+        """
+        vault, name = self._vault(), check_user(name)
+        chain = vault.records.user(name)
+        seen, number = await _look(vault, chain)
+        if seen is None:
+            raise NoSuchUser(f"there is no user {name}: `safelight user add` admits one")
+        await _claim(vault, mine, chain)
+        found: User | Revoked | None = seen
+        while not _has(found, mine):
+            if found != seen:
+                raise SafelightError(f"{name} was changed by somebody else just now: see `safelight user list`")
+            if await vault.append(chain, number + 1, User(name, mine, seen.created)):
+                return True
+            found, number = await _look(vault, chain)  # it may say the same again, under a new cluster key
+        await vault.settle(chain, number)
+        return False
 
-    def _owner(self, name: str) -> str | None:
-        """The fingerprint of the token that has a name."""
-        user = _read(self._directory / f"{name}.json", User)
-        return None if user is None else user.token_sha256
+    async def revoke(self, name: str) -> bool:
+        """Let no token be this user's any more; nor is the name ever another's. False if that is so already.
+
+        Raises NoSuchUser.
+        """
+        vault, name = self._vault(), check_user(name)
+        chain = vault.records.user(name)
+        while True:
+            record, number = await _look(vault, chain)
+            if record is None:
+                raise NoSuchUser(f"there is no user {name}: see `safelight user list`")
+            if isinstance(record, Revoked):
+                await vault.settle(chain, number)
+                return False
+            revoked = Revoked(name, record.fingerprint, record.created, time.time())
+            if await vault.append(chain, number + 1, revoked):
+                return True
+
+    async def all(self) -> list[User | Revoked]:
+        """All users there are and were, by name."""
+        vault = self._vault()
+        try:
+            found = [_users(vault.read(each), each.key) async for each in vault.chains.all(USERS)]
+        except BadRecord as error:
+            raise _damaged(error) from None
+        return sorted(found, key=lambda each: each.user)
 
 
-def add(data_dir: Path, name: str, token_sha256: str) -> bool:
-    """Enrol a user from the operator's side, by the fingerprint that the user's client shows.
+def _has(record: User | Revoked | None, mine: str) -> bool:
+    """Whether this is the user's token."""
+    return isinstance(record, User) and compare_digest(record.fingerprint, mine)
 
-    True if the user is new. Raises DataError for what is no fingerprint and for a data directory without a
-    cluster, and as `Users.enrol`.
-    """
-    if not FINGERPRINT.fullmatch(token_sha256):
-        raise DataError("a fingerprint has 64 hex digits: the user's client shows it with `safelight token`")
-    datadir.check_cluster(data_dir)
+
+def _check_free(name: str, record: User | Revoked | None, mine: str) -> None:
+    """Make sure that nobody has the name, or this token has it. Raises Refusal."""
+    if isinstance(record, Revoked):
+        raise Refusal(Problem.USER_REVOKED, f"the user {name} was revoked, and the name is not given to another")
+    if record is not None and not _has(record, mine):
+        raise Refusal(Problem.NAME_TAKEN, f"the name {name} belongs to another token: choose another name")
+
+
+async def _claim(vault: Vault, mine: str, chain: str) -> None:
+    """Have a token name a user, durably. Raises Refusal (WRONG_USER) if it names another."""
+    if await vault.store.create(vault.records.token(mine), chain.removeprefix(USERS).encode()):
+        return
+    claimed = await _claimed(vault, mine)
+    if claimed != chain:
+        record, _ = await _look(vault, claimed) if claimed else (None, 0)
+        whose = record.user if record else "another user"
+        raise Refusal(Problem.WRONG_USER, f"this token has claimed the name of {whose}: each user has its own token")
+
+
+async def _claimed(vault: Vault, mine: str) -> str | None:
+    """The chain of the user that a token names."""
+    key = vault.records.token(mine)
     try:
-        return Users(data_dir).enrol(name, token_sha256)
-    except OSError as error:
-        raise DataError(f"cannot add users to {data_dir}: {error.strerror}") from None
-
-
-def _read(path: Path, kind: type[T]) -> T | None:
-    """What is in a file; None if there is no such file. Raises DataError."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
+        user = (await vault.store.get(key)).decode("ascii", "replace")
+    except Missing:
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is unreadable ({error}): restore it from a backup") from None
+    if not _CLAIM.fullmatch(user):
+        raise _damaged(BadRecord(f"{key} is damaged"))
+    return USERS + user
+
+
+async def _look(vault: Vault, chain: str) -> tuple[User | Revoked | None, int]:
+    """What a user's chain says now, and the number of that generation; (None, 0) for no chain."""
+    try:
+        record, number = await vault.look(chain)
+        return (None if record is None else _users(record, chain)), number
+    except BadRecord as error:
+        raise _damaged(error) from None
+
+
+def _users(record: Record, key: str) -> User | Revoked:
+    if not isinstance(record, User | Revoked):
+        raise BadRecord(f"{key} is no user's record")
+    return record
+
+
+def _damaged(error: BadRecord) -> DataError:
+    return DataError(f"a user's record cannot be read: {error}; restore it from a backup")

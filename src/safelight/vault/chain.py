@@ -60,6 +60,10 @@ class Chains:
         self._remembered(Generation(name, number, data))
         return True
 
+    def forget(self, name: str) -> None:
+        """Read a chain again next time: what was read was damaged, and may be restored."""
+        self._known.pop(name, None)
+
     async def all(self, prefix: str) -> AsyncIterator[Generation]:
         """The highest generation of every chain whose name begins with `prefix`, a folder; in no order.
 

@@ -20,8 +20,9 @@ from safelight import durable
 from safelight.config import Config
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError, reason
+from safelight.vault.chain import Chains, key_of
 from safelight.vault.directory import Directory
-from safelight.vault.records import BODIES, RECORDS
+from safelight.vault.records import BODIES, RECORDS, TOKENS, USERS
 from safelight.vault.store import Missing, Store, StoreError
 from safelight.vault.vault import Vault
 
@@ -59,11 +60,38 @@ async def open_vault(config: Config, keyring: Callable[[], Keyring]) -> Vault | 
     store = await _store_of(config, begin=marker is None)
     try:
         await _check_owner(store, config, ring, marker)
+        if marker is None and (here := config.data_dir / "users").is_dir():
+            await _carry_over(Directory(here), store)
         _write_marker(config, _Marker(url_of(config), ring.cluster_id), marker)
     except BaseException:
         await store.close()
         raise
     return Vault(store, keyring)
+
+
+async def open_users(config: Config, keyring: Callable[[], Keyring]) -> Vault:
+    """Where the cluster's users are. Raises as `open_vault`."""
+    return await open_vault(config, keyring) or users_here(config, keyring)
+
+
+def users_here(config: Config, keyring: Callable[[], Keyring]) -> Vault:
+    """Where the users of a cluster without a vault are: a directory that is like a vault with nothing else in it."""
+    return Vault(Directory(config.data_dir / "users"), keyring)
+
+
+async def _carry_over(here: Store, store: Store) -> None:
+    """Bring the users from the time before the vault into it. Where it knows better, it does.
+
+    Their objects are the same there, so this may break off, be done by many at once, and be done again.
+    """
+    async for entry in here.list(TOKENS):
+        await store.create(entry.key, await here.get(entry.key))
+    async for latest in Chains(here).all(USERS):
+        for number in range(1, latest.number + 1):
+            key = key_of(latest.name, number)
+            data = await here.get(key)
+            if not await store.create(key, data) and await store.get(key) != data:
+                break  # from here on it is another history
 
 
 async def check_unused(config: Config) -> None:
@@ -170,7 +198,7 @@ async def _owner_of(store: Store) -> _Owner | None:
 
 
 async def _anything_in(store: Store) -> bool:
-    for prefix in (RECORDS, BODIES):
+    for prefix in (RECORDS, BODIES, USERS, TOKENS):
         async for _ in store.list(prefix):
             return True
     return False

@@ -1,4 +1,4 @@
-"""What a generation of an image's chain says, and how it is sealed: neither keys nor contents of objects tell names.
+"""What a generation of a chain says, and how it is sealed: neither keys nor contents of objects tell names.
 
     record = version 1 || key id 8 || nonce 12 || AES-128-GCM(JSON)      associated data: version, key id, object key
 
@@ -7,6 +7,11 @@ not open. Keys of objects hold keyed hashes of names under a secret that no rota
 
     records/USER/NAME.N      USER = HMAC-SHA256(secret, "user" 0 user), NAME = HMAC-SHA256(secret, "name" 0 user 0
     bodies/USER/NAME.N.R     name), 16 bytes of each in hex; N: the generation (aimed at); R: 8 random bytes in hex
+    users/USER.N             whether there is such a user, and with which token
+    tokens/TOKEN             the USER that this token has claimed, made once; TOKEN = HMAC-SHA256(secret, "token" 0
+                             fingerprint), likewise
+
+What is under `tokens/` is not sealed: it names nobody, and is believed only where the user's record names the token.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Callable
 
@@ -25,6 +31,7 @@ from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
 
 RECORDS, BODIES = "records/", "bodies/"
+USERS, TOKENS = "users/", "tokens/"
 IDENTITY = "vault"
 """The object that says whose vault it is."""
 _VERSION = b"\x01"
@@ -78,7 +85,27 @@ class Aborted(msgspec.Struct, frozen=True, tag_field="kind", tag="aborted"):
     aborted: float
 
 
-Record = Image | Removed | Aborted
+class User(msgspec.Struct, frozen=True, tag_field="kind", tag="user"):
+    """There is a user of this name, who has this token."""
+
+    user: str
+    fingerprint: str
+    """The token's SHA-256, in 64 hex digits."""
+    created: float
+    """Since when the name has been taken, by whichever token: Unix seconds."""
+
+
+class Revoked(msgspec.Struct, frozen=True, tag_field="kind", tag="revoked"):
+    """There was a user of this name, to whom no token belongs any more. The name is nobody else's, for ever."""
+
+    user: str
+    fingerprint: str
+    """Of the last token."""
+    created: float
+    revoked: float
+
+
+Record = Image | Removed | Aborted | User | Revoked
 _DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
@@ -97,6 +124,14 @@ class Records:
     def chain(self, user: str, name: str) -> str:
         """The name of an image's chain."""
         return self.folder(user) + self._hash("name", user, name)
+
+    def user(self, name: str) -> str:
+        """The name of a user's chain."""
+        return USERS + self._hash("user", name)
+
+    def token(self, fingerprint: str) -> str:
+        """The object that says which user's chain a token has claimed."""
+        return TOKENS + self._hash("token", fingerprint)
 
     def write(self, record: Record, key: str) -> bytes:
         """A record as it is kept in the object `key`, sealed under the current cluster key."""
@@ -146,6 +181,11 @@ def aim_of(body: str) -> tuple[str, int] | None:
     if not body.startswith(BODIES) or not name or not number.isdecimal():
         return None
     return RECORDS + name, int(number)
+
+
+def is_token(key: str) -> bool:
+    """Whether this is the key of what a token has claimed."""
+    return re.fullmatch(TOKENS + "[0-9a-f]{32}", key) is not None
 
 
 def key_id(data: bytes) -> str:

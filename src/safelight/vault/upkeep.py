@@ -14,7 +14,7 @@ import msgspec
 
 from safelight.encryption.sealed import read_header, rewrapped
 from safelight.vault.chain import Generation
-from safelight.vault.records import BODIES, RECORDS, Aborted, BadRecord, Image, Record, Removed, aim_of, key_id
+from safelight.vault.records import BODIES, RECORDS, USERS, Aborted, BadRecord, Image, Record, Removed, aim_of, key_id
 from safelight.vault.vault import Vault
 
 GRACE = 3600.0
@@ -54,14 +54,15 @@ async def _sweep(vault: Vault, body: str) -> bool:
 async def rewrap(vault: Vault) -> AsyncIterator[Counter[str]]:
     """Bring every chain under the current cluster key, without touching a body: after each, how many needed which.
 
-    When a run ends in which only the current key was needed, no image that was there when it began needs another; an
-    upload that was under way before a rotation may still commit under an old key. May be stopped, and run again, at any
-    time. Raises BadRecord, and CannotOpen for an image whose data key does not unwrap.
+    When a run ends in which only the current key was needed, no image or user that was there when it began needs
+    another; an upload that was under way before a rotation may still commit under an old key. May be stopped, and run
+    again, at any time. Raises BadRecord, and CannotOpen for an image whose data key does not unwrap.
     """
     counts: Counter[str] = Counter()
-    async for generation in vault.chains.all(RECORDS):
-        counts[await _rewrap(vault, generation)] += 1
-        yield counts
+    for prefix in (USERS, RECORDS):
+        async for generation in vault.chains.all(prefix):
+            counts[await _rewrap(vault, generation)] += 1
+            yield counts
 
 
 async def _rewrap(vault: Vault, generation: Generation) -> str:

@@ -22,7 +22,7 @@ from safelight.encryption.sealed import PartOpener, read_header, rewrapped
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
 from safelight.vault.chain import Chains, Generation, key_of
-from safelight.vault.records import Image, Record, Records, Removed, new_body
+from safelight.vault.records import BadRecord, Image, Record, Records, Removed, new_body
 from safelight.vault.store import Body, Missing, Store, StoreError
 
 
@@ -206,7 +206,11 @@ class Vault:
     async def look(self, chain: str) -> tuple[Record | None, int]:
         """What the chain says now, and the number of that generation; (None, 0) for no chain."""
         latest = await self.chains.latest(chain)
-        return (self.read(latest), latest.number) if latest else (None, 0)
+        try:
+            return (self.read(latest), latest.number) if latest else (None, 0)
+        except BadRecord:
+            self.chains.forget(chain)
+            raise
 
     async def append(self, chain: str, number: int, record: Record) -> bool:
         """As `Chains.append`."""

@@ -1,7 +1,7 @@
 """Whether a vault holds what it says: every object looked at, every tag opened.
 
     damaged    an object is not what was written: bytes changed or missing, or put in another's place
-    missing    a record names a body that is not there, or a chain has a gap
+    missing    a record names a body or a user's token that is not there, or a chain has a gap
     foreign    an object that no Safelight made, or one for which the keyring has no key
     leftover   a body that no record names, of an upload that broke off: the sweeper will take it
 
@@ -17,7 +17,20 @@ from typing import Literal, NamedTuple
 from safelight.encryption.errors import CannotOpen, OtherCluster
 from safelight.encryption.sealed import MAX_HEADER_SIZE, read_header
 from safelight.vault.chain import key_of
-from safelight.vault.records import BODIES, IDENTITY, RECORDS, BadRecord, Image, OtherKey, aim_of
+from safelight.vault.records import (
+    BODIES,
+    IDENTITY,
+    RECORDS,
+    USERS,
+    BadRecord,
+    Image,
+    OtherKey,
+    Record,
+    Revoked,
+    User,
+    aim_of,
+    is_token,
+)
 from safelight.vault.store import Entry, Missing
 from safelight.vault.vault import NoSuchImage, Vault, sealed_size_of
 
@@ -33,17 +46,17 @@ class Checked(NamedTuple):
     why: str = ""
     user: str = ""
     name: str = ""
-    """Whose image it is, and which, where that is known."""
+    """Whose it is, and the name of the image, where that is known."""
 
 
 async def verify(vault: Vault) -> AsyncIterator[Checked]:
-    """Look at every object: records first, with their images, then what else there is. Raises StoreError."""
+    """Look at every object: records first, with what they name, then what else there is. Raises StoreError."""
     numbers: dict[str, set[int]] = {}
-    bodies: set[str] = set()
+    named: set[str] = set()
     others: list[Entry] = []
     async for entry in vault.store.list(""):
         chain, _, digits = entry.key.rpartition(".")
-        if entry.key.startswith(RECORDS) and digits.isdecimal() and int(digits) > 0:
+        if entry.key.startswith((RECORDS, USERS)) and digits.isdecimal() and int(digits) > 0:
             numbers.setdefault(chain, set()).add(int(digits))
         else:
             others.append(entry)
@@ -51,19 +64,24 @@ async def verify(vault: Vault) -> AsyncIterator[Checked]:
         for number in sorted(set(range(1, max(there))) - there):
             yield Checked(key_of(chain, number), 0, "missing", "this generation is gone, and later ones are there")
         for number in sorted(there):
-            checked, image = await _record(vault, key_of(chain, number))
+            checked, record = await _record(vault, key_of(chain, number))
             yield checked
-            if image is not None and number == max(there):
-                bodies.add(image.body)
-                checked = await _image(vault, image)
-                if not checked.trouble or not await _gone(vault, image):
+            if number < max(there):
+                continue
+            if isinstance(record, Image):
+                named.add(record.body)
+                checked = await _image(vault, record)
+                if not checked.trouble or not await _gone(vault, record):
                     yield checked
+            elif isinstance(record, User | Revoked):
+                named.add(vault.records.token(record.fingerprint))
+                yield await _token(vault, record)
     for entry in others:
-        if entry.key not in bodies:
+        if entry.key not in named:
             yield await _other(vault, entry)
 
 
-async def _record(vault: Vault, key: str) -> tuple[Checked, Image | None]:
+async def _record(vault: Vault, key: str) -> tuple[Checked, Record | None]:
     try:
         data = await vault.store.get(key)
         record = vault.records.read(data, key)
@@ -73,9 +91,8 @@ async def _record(vault: Vault, key: str) -> tuple[Checked, Image | None]:
         return Checked(key, 0, "foreign", str(error)), None
     except BadRecord as error:
         return Checked(key, 0, "damaged", str(error)), None
-    if not isinstance(record, Image):
-        return Checked(key, len(data)), None
-    return Checked(key, len(data), user=record.user, name=record.name), record
+    user = record.user if isinstance(record, Image | User | Revoked) else ""
+    return Checked(key, len(data), user=user, name=record.name if isinstance(record, Image) else ""), record
 
 
 async def _image(vault: Vault, image: Image) -> Checked:
@@ -105,6 +122,18 @@ async def _image(vault: Vault, image: Image) -> Checked:
     return found("", "")
 
 
+async def _token(vault: Vault, user: User | Revoked) -> Checked:
+    """Whether the user's token names the user."""
+    key = vault.records.token(user.fingerprint)
+    try:
+        data = await vault.store.get(key)
+    except Missing:
+        return Checked(key, 0, "missing", "the user's record is there, what the token has claimed is not", user.user)
+    if USERS.encode() + data != vault.records.user(user.user).encode():
+        return Checked(key, len(data), "damaged", "the token has claimed another name than its user's", user.user)
+    return Checked(key, len(data), user=user.user)
+
+
 async def _gone(vault: Vault, image: Image) -> bool:
     """Whether the image was removed while we looked at it."""
     try:
@@ -117,6 +146,8 @@ async def _other(vault: Vault, entry: Entry) -> Checked:
     """An object that no latest record named when we looked."""
     aim = aim_of(entry.key) if entry.key.startswith(BODIES) else None
     if entry.key == IDENTITY:
+        return Checked(entry.key, entry.size)
+    if is_token(entry.key):  # whose user has another by now, or never came to be
         return Checked(entry.key, entry.size)
     if aim is None:
         return Checked(entry.key, entry.size, "foreign", "Safelight makes no such object")
