@@ -18,7 +18,8 @@ LAYERS = [
     {"tickets", "orders"},
     {"client", "node"},
     {"cluster"},
-    {"launch", "demo", "operate", "maintain"},
+    {"launch", "demo", "operate"},
+    {"maintain"},
     {"cli"},
     {"__main__"},
 ]

@@ -370,7 +370,7 @@ def rewrap(config: Config) -> None:
     """
     from safelight.maintain import rewrap
 
-    _finish(_complete(rewrap(config)))
+    _complete(rewrap(config))
 
 
 @safelight.group()

@@ -16,7 +16,7 @@ from safelight.names import shown
 from safelight.operate import keyring_file
 from safelight.sizes import human_size
 from safelight.vault import upkeep
-from safelight.vault.opening import open_vault
+from safelight.vault.opening import open_users
 from safelight.vault.vault import Vault
 from safelight.vault.verify import Checked
 from safelight.vault.verify import verify as look_at_everything
@@ -67,8 +67,11 @@ async def verify(config: Config, *, as_json: bool) -> bool:
     return not found.lost
 
 
-async def rewrap(config: Config) -> bool:
-    """Bring every image in the vault under the current cluster key, and say which old keys it needs no more."""
+async def rewrap(config: Config) -> None:
+    """Bring every image in the vault under the current cluster key, and say which old keys it needs no more.
+
+    Raises SafelightError, also where something does not open.
+    """
     vault = await _open(config)
     current, counts, lines = vault.keyring().current_id, Counter[str](), console()
     with _progress(lines) as progress:
@@ -76,20 +79,23 @@ async def rewrap(config: Config) -> bool:
         async for counts in upkeep.rewrap(vault):
             progress.update(task, completed=counts.total())
     await vault.store.close()
+    unreadable = counts.pop(upkeep.UNREADABLE, 0)
     for key, count in sorted(counts.items()):
         lines.print(f"key {key}: {count} {'already' if key == current else 'rewrapped'}")
+    if unreadable:
+        raise SafelightError(
+            f"{unreadable} records or images do not open, and were left as they are: see `safelight verify`; "
+            "keep the old keys"
+        )
     lines.print(f"All {counts.total()} records are under the current key {current}.")
     for key in (key.id for key in vault.keyring().keys if key.id != current):
         lines.print(f"Nothing in the vault needs key {key} any more; sealed files that lie elsewhere may.")
-    return True
 
 
 async def _open(config: Config) -> Vault:
+    """The vault; for a cluster without one, where its users are."""
     keyring = keyring_file(config).read()
-    vault = await open_vault(config, lambda: keyring)
-    if vault is None:
-        raise SafelightError('this cluster keeps no images: the configuration says vault = "none"')
-    return vault
+    return await open_users(config, lambda: keyring)
 
 
 async def _objects(vault: Vault) -> int:

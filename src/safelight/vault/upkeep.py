@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
+from safelight.encryption.errors import CannotOpen
 from safelight.encryption.sealed import read_header, rewrapped
 from safelight.vault.chain import Generation
 from safelight.vault.records import BODIES, RECORDS, USERS, Aborted, BadRecord, Image, Record, Removed, aim_of, key_id
@@ -20,6 +21,9 @@ from safelight.vault.vault import Vault
 GRACE = 3600.0
 """Seconds without a change after which a body that no record names counts as abandoned. A courtesy only: an upload
 that lives, and is taken for dead, must begin again, and nothing is lost."""
+
+UNREADABLE = "unreadable"
+"""Stands for the key of a record, or an image, that does not open."""
 
 
 async def sweep(vault: Vault, grace: float = GRACE) -> int:
@@ -56,12 +60,15 @@ async def rewrap(vault: Vault) -> AsyncIterator[Counter[str]]:
 
     When a run ends in which only the current key was needed, no image or user that was there when it began needs
     another; an upload that was under way before a rotation may still commit under an old key. May be stopped, and run
-    again, at any time. Raises BadRecord, and CannotOpen for an image whose data key does not unwrap.
+    again, at any time. What is damaged stays as it is, and counts as UNREADABLE.
     """
     counts: Counter[str] = Counter()
     for prefix in (USERS, RECORDS):
         async for generation in vault.chains.all(prefix):
-            counts[await _rewrap(vault, generation)] += 1
+            try:
+                counts[await _rewrap(vault, generation)] += 1
+            except (BadRecord, CannotOpen):
+                counts[UNREADABLE] += 1
             yield counts
 
 

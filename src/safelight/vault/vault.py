@@ -118,7 +118,8 @@ class Vault:
     async def _gone(self, image: Image) -> SafelightError:
         """What it means that the body is missing: its image was removed meanwhile, or the store has lost it."""
         record, _ = await self.look(self.records.chain(image.user, image.name))
-        return Damaged() if isinstance(record, Image) else NoSuchImage("the image was removed meanwhile")
+        there = isinstance(record, Image) and record.body == image.body
+        return Damaged() if there else NoSuchImage("the image was removed meanwhile")
 
     # -- an upload -----------------------------------------------------------------------------------
 

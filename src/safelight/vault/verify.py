@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import msgspec
 
 from safelight.encryption.errors import CannotOpen, OtherCluster
 from safelight.encryption.sealed import MAX_HEADER_SIZE, read_header
@@ -37,7 +39,7 @@ from safelight.vault.vault import NoSuchImage, Vault, sealed_size_of
 Trouble = Literal["", "damaged", "missing", "foreign", "leftover"]
 
 
-class Checked(NamedTuple):
+class Checked(msgspec.Struct, frozen=True):
     """One object that was looked at: its key, its bytes, and what is wrong with it, if anything."""
 
     key: str
