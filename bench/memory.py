@@ -28,6 +28,15 @@ def peak(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
+def image_of(path: Path, size: int) -> Path:
+    """A file of so many MiB that begins as an image does."""
+    photograph = samples.path("lighthouse.png").read_bytes()[:MIB]
+    with path.open("wb") as file:
+        for _ in range(size):
+            file.write(photograph)
+    return path
+
+
 def client(config: Config, image: Path, work: Path) -> None:
     """A client process: encrypts, opens, compares, prints its own figures."""
     size = image.stat().st_size / MIB
@@ -54,11 +63,7 @@ def main() -> None:
     size = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
     with tempfile.TemporaryDirectory(prefix="safelight-bench-") as directory:
         work = Path(directory)
-        image = work / "image.png"
-        photograph = samples.path("lighthouse.png").read_bytes()[:MIB]
-        with image.open("wb") as file:
-            for _ in range(size):
-                file.write(photograph)
+        image = image_of(work / "image.png", size)
         config = throwaway(work)
         with Cluster(config, lambda node, line: None) as cluster:
             cluster.start()

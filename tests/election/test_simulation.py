@@ -8,7 +8,7 @@ from .mutations import MUTATIONS
 from .simulate import fails, generate, minimise
 
 
-@pytest.mark.parametrize("first", range(0, 800, 100))
+@pytest.mark.parametrize("first", range(0, 2400, 100))
 def test_random_faults_end_in_agreement(first: int) -> None:
     for seed in range(first, first + 100):
         assert fails(generate(seed)) is None, f"python -m tests.election.simulate --seeds 1 --from {seed}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ def half_an_upload(cluster: Running, node: int) -> Iterator[http.client.HTTPConn
     token = enrolled(cluster.config, "alice")
     address = cluster.config.addresses[node]
     connection = http.client.HTTPConnection(address.host, address.port, timeout=30)
-    connection.putrequest("PUT", "/v1/images/slow.png")
+    connection.putrequest("PUT", f"/v1/images/{secrets.token_hex(8)}.png")
     connection.putheader("Authorization", f"Bearer {token}")
     connection.putheader("Content-Length", "100")
     connection.endheaders(b"x" * 50)

@@ -386,6 +386,7 @@ def test_a_vault_that_is_missing_or_empty_is_not_begun_anew(used: Config, tmp_pa
     with running_as(used) as it:
         it.cluster.start()
         it.wait_until_leader(1)
+        enrolled(used, "alice")  # users are in the vault, too
         assert names(used) == []
     vault.rename(tmp_path / "new")
     (tmp_path / "aside").rename(tmp_path / "elsewhere")
@@ -419,9 +420,13 @@ def test_a_node_whose_vault_cannot_be_opened_yet_serves_and_opens_it_when_it_can
     place.write_text("a file is in the way")
     create_cluster(tmp_path / "data")  # no node makes a keyring while it cannot see whether there is a vault in use
     with running(tmp_path, 1, vault=place.as_uri()) as it:
-        assert ask(it.config, "PUT", "/v1/images/a.png", image(100)).problem == "vault-away"
+        headers = {"Authorization": "Bearer of-nobody-knows-whom"}
+        assert request(it.config, 1, "PUT", "/v1/images/a.png", image(100), headers).problem == "vault-away"
         assert str(place) in it.wait_for_line(1, "WARNING")
         place.unlink()
+        eventually(
+            lambda: request(it.config, 1, "GET", "/v1/images", headers=headers).problem == "unknown-token", "it is"
+        )
         eventually(lambda: ask(it.config, "PUT", "/v1/images/a.png", image(100)).status == 201, "it is open")
         assert names(it.config) == ["a.png"]
 
