@@ -57,6 +57,17 @@ async def what_was_created_is_read_back(store: Store) -> None:
 
 
 @law
+async def many_are_read_at_once_in_the_order_asked_for(store: Store) -> None:
+    objects = {f"records/0c1d/{number:04}.1": b"%d" % number for number in range(100)}
+    await asyncio.gather(*(store.create(key, data) for key, data in objects.items()))
+    asked = [*reversed(objects), *objects]
+    assert await store.get_many(asked) == [objects[key] for key in asked]
+    assert await store.get_many([]) == []
+    with pytest.raises(Missing):
+        await store.get_many([*objects, "records/0c1d/nobody.1"])
+
+
+@law
 async def a_taken_key_is_left_as_it_is(store: Store) -> None:
     assert await store.create(RECORD, b"first")
     assert not await store.create(RECORD, b"second")

@@ -111,6 +111,9 @@ class ModelStore:
         data: bytes = await ask(Request("read", key, end=sys.maxsize))
         return data
 
+    async def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        return [await self.get(key) for key in keys]
+
     async def body(self, key: str) -> Body:
         return ModelBody(key)
 

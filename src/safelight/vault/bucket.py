@@ -41,6 +41,9 @@ PART = 8 << 20
 """Bytes of a part. S3 takes 10,000 of them: a body has at most 78 GiB."""
 IN_FLIGHT = 2
 """Parts of one body on their way at a time, while the next is gathered: 24 MiB."""
+AT_ONCE = 32
+"""Small objects that are asked for at the same time."""
+
 RANGE = 4 << 20
 """Bytes that are asked for at once in reading; the next are asked for before these are consumed."""
 
@@ -123,6 +126,15 @@ class Bucket:
             if found.meta["size"] > MAX_SMALL:
                 raise StoreError(f"The bucket {self._url} has something else at {key}: it is too large for a record")
             return bytes(await found.bytes_async())
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def in_turn(key: str) -> bytes:
+            async with turns:
+                return await self.get(key)
+
+        return await asyncio.gather(*map(in_turn, keys))
 
     async def body(self, key: str) -> BucketBody:
         return BucketBody(self, self._store, _checked(key))

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from itertools import islice
 from typing import NamedTuple
 
 from safelight.vault.store import Missing, Store
+
+BATCH = 500
+"""Generations that are read at a time."""
 
 REMEMBERED = 20_000
 """Generations that are kept in memory, a kilobyte each at most."""
@@ -74,11 +78,15 @@ class Chains:
             name, _, digits = entry.key.rpartition(".")
             if digits.isdecimal():
                 highest[name] = max(highest.get(name, 0), int(digits))
-        for name, number in highest.items():
-            known = self._known.get(name)
-            if known is None or known.number < number:
-                known = self._remembered(Generation(name, number, await self._store.get(key_of(name, number))))
-            yield known
+        left = iter(highest.items())
+        while batch := list(islice(left, BATCH)):
+            found = {name: self._known.get(name) for name, _ in batch}
+            new = [(name, number) for name, number in batch if (known := found[name]) is None or known.number < number]
+            read = await self._store.get_many([key_of(name, number) for name, number in new])
+            found |= {name: Generation(name, number, data) for (name, number), data in zip(new, read, strict=True)}
+            for generation in found.values():
+                assert generation is not None
+                yield self._remembered(generation)
 
     def _remembered(self, generation: Generation) -> Generation:
         known = self._known.get(generation.name)

@@ -100,6 +100,9 @@ class Directory:
     async def get(self, key: str) -> bytes:
         return await self._run(self._files.get, _checked(key))
 
+    async def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        return await self._run(lambda: list(map(self._files.get, map(_checked, keys))))
+
     async def body(self, key: str) -> _Body:
         return _Body(_Part(self._files, _checked(key)), self._run, self._threads)
 
