@@ -40,7 +40,14 @@ def apart(tmp_path: Path, cables: Network) -> Iterator[Running]:
     servers = tuple(f"{cables.addresses[host]}:8001" for host in HOSTS.values())
     with (
         cables.inside("client"),
-        running(tmp_path, start=False, servers=servers, insecure_http=True, heartbeat=0.3) as cluster,
+        running(
+            tmp_path,
+            start=False,
+            servers=servers,
+            vault=(tmp_path / "vault").as_uri(),
+            insecure_http=True,
+            heartbeat=0.3,
+        ) as cluster,
     ):
         datadir.create_cluster(cluster.config.data_dir)
         for node, host in HOSTS.items():

@@ -415,6 +415,14 @@ def test_an_address_that_is_no_vaults_is_refused(tmp_path: Path, url: str) -> No
     assert refusal(throwaway(tmp_path, 1, vault=url)).startswith("vault: ")
 
 
+def test_nodes_of_several_machines_need_a_vault_that_all_of_them_find(tmp_path: Path) -> None:
+    config = throwaway(tmp_path, 1)
+    elsewhere = (*config.servers, "192.0.2.1:8001", "192.0.2.2:8001")  # RFC 5737: nobody's
+    several = msgspec.structs.replace(config, servers=elsewhere, insecure_http=True)
+    create_cluster(config.data_dir)
+    assert refusal(several).startswith("vault: these servers are on several machines")
+
+
 def test_a_node_whose_vault_cannot_be_opened_yet_serves_and_opens_it_when_it_can(tmp_path: Path) -> None:
     place = tmp_path / "vault"
     place.write_text("a file is in the way")

@@ -119,7 +119,12 @@ def url_of(config: Config) -> str:
 
 
 def directory_of(config: Config) -> Path | None:
-    """Where the vault is, if it is a directory. Raises CannotUseVault for what is no vault's address."""
+    """Where the vault is, if it is a directory. Raises CannotUseVault for what is no address for one."""
+    hosts = {address.host for address in config.addresses.values() if not address.loopback}
+    if not config.vault and len(hosts) > 1:  # each would keep what the others do not find
+        raise CannotUseVault(
+            "vault: these servers are on several machines: name a directory that all mount, or a bucket, or none"
+        )
     url = url_of(config)
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
