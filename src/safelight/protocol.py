@@ -21,10 +21,10 @@ API = "/v1"
 MAX_JSON = 16 * 1024
 """Bytes; more than any message here needs. Longer ones are refused unread."""
 
-MAX_LISTED = 5000
+MAX_LISTED = 10_000
 """Images in one listing."""
 
-MAX_LISTING = 8 << 20
+MAX_LISTING = 16 << 20
 """Bytes; more than a listing of so many images needs."""
 
 PROBLEM_TYPE = "application/problem+json"

@@ -325,7 +325,7 @@ def test_a_listing_has_what_was_kept_newest_first_in_stable_pages(shared_cluster
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=5001", "limit=-1", "limit=x", "limit=%D9%A1", "after=x", "after=", "after=%FF", "after=e30",
+    ["limit=0", "limit=10001", "limit=-1", "limit=x", "limit=%D9%A1", "after=x", "after=", "after=%FF", "after=e30",
      "match=" + "*" * 256, "mach=x"],
 )  # fmt: skip
 def test_a_listing_that_makes_no_sense_is_refused(reader: Reader, query: str) -> None:

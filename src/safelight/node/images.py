@@ -245,7 +245,7 @@ def _kept(image: Image) -> Kept:
 
 
 def _limit(said: str) -> int:
-    if not re.fullmatch("[0-9]{1,4}", said) or not 1 <= int(said) <= MAX_LISTED:
+    if not re.fullmatch("[0-9]{1,5}", said) or not 1 <= int(said) <= MAX_LISTED:
         raise Refusal(Problem.BAD_REQUEST, f"limit is 1 to {MAX_LISTED}")
     return int(said)
 
