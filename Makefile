@@ -19,7 +19,7 @@ run: .venv/installed ## start three nodes and open alice's REPL (AS=bob for anot
 	@$(BIN)/safelight run --user "$(AS)"
 
 test: .venv/installed-dev ## run the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 check: .venv/installed-dev ## format check, lint and types
 	$(BIN)/ruff format --check .

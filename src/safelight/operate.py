@@ -73,12 +73,12 @@ async def rotate(config: Config) -> str:
     ring = file.read()
     async with Servers(config) as servers:
         key = ring.waiting or ring.current
-        answers = await _give_to_all(servers, ring, key)
+        answers = await _give_to_all(servers, file, ring, key)
         if key.id == ring.current_id and all(answer.current == key.id for answer in answers):  # nothing is unfinished
             new = ClusterKey(os.urandom(SECRET_SIZE), max(int(time.time()), (key.created or 0) + 1))
             ring = file.change(lambda found: found if found.waiting else found.added(new))
             key = ring.waiting or ring.current
-            await _give_to_all(servers, ring, key)
+            await _give_to_all(servers, file, ring, key)
         ring = file.change(lambda found: found.using(key.id))
         answers = await _tell_all(
             servers,
@@ -90,15 +90,16 @@ async def rotate(config: Config) -> str:
     return f"All nodes seal with the key {key.id} now. Keep a new backup of {file.path}."
 
 
-async def _give_to_all(servers: Servers, keyring: Keyring, key: ClusterKey) -> list[Answer]:
+async def _give_to_all(servers: Servers, file: KeyFile, keyring: Keyring, key: ClusterKey) -> list[Answer]:
     """Return when every node has the key on its disk. Raises SafelightError."""
     orders = [to_add(key, keyring, node, time.time() + LIFETIME, secrets.token_hex(8)) for node in servers.addresses]
     used = "not used before every node has it" if key.id != keyring.current_id else "not changed"
     answers = await _tell_all(
         servers, keyring, orders, f"the key is {used}: see to it, then run `safelight keys rotate` again"
     )
+    found = file.read()  # again: another rotation may have added a key meanwhile, here first
     for answer in answers:
-        if keyring.find(answer.current) is None:
+        if found.find(answer.current) is None:
             raise SafelightError(
                 f"node {answer.node} seals with the key {answer.current}, which is not in the keyring here: "
                 "copy the keyring from that node's machine, or run this there"
