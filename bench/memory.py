@@ -10,6 +10,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from safelight import samples
@@ -37,26 +38,36 @@ def image_of(path: Path, size: int) -> Path:
     return path
 
 
-def client(config: Config, image: Path, work: Path) -> None:
-    """A client process: encrypts, opens, compares, prints its own figures."""
+Journey = Callable[[Session, Path, Path], AsyncIterator[tuple[str, Path]]]
+"""What a session does with an image, using a directory: after each leg its name and the file that came of it."""
+
+
+def travel(config: Config, image: Path, work: Path, journey: Journey) -> None:
+    """A client process: does the journey, prints its figures, and compares what came back with the image."""
     size = image.stat().st_size / MIB
 
     async def go() -> Path:
         async with Session(config, "alice") as session:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            started = time.monotonic()
-            sealed = await session.seal(image, to=work / "images", feedback=Silence())
-            between = time.monotonic()
-            opened = await session.open(sealed.path, to=work / "decrypted", feedback=Silence())
-            ended = time.monotonic()
+            began, arrived = time.monotonic(), image
+            async for leg, path in journey(session, image, work):
+                arrived = path
+                print(f"{leg} {size:.0f} MiB in {time.monotonic() - began:.1f} s")
+                began = time.monotonic()
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"encrypted {size:.0f} MiB in {between - started:.1f} s, opened it in {ended - between:.1f} s")
         print(f"client    peak {before:.0f} MiB before, {after:.0f} MiB after")
-        return opened.path
+        return arrived
 
     with image.open("rb") as original, asyncio.run(go()).open("rb") as copy:
         while chunk := original.read(MIB):
-            assert chunk == copy.read(MIB), "the opened image differs"
+            assert chunk == copy.read(MIB), "the image that came back differs"
+
+
+async def _encrypt_and_open(session: Session, image: Path, work: Path) -> AsyncIterator[tuple[str, Path]]:
+    sealed = await session.seal(image, to=work / "images", feedback=Silence())
+    yield "encrypted", sealed.path
+    opened = await session.open(sealed.path, to=work / "decrypted", feedback=Silence())
+    yield "opened", opened.path
 
 
 def main() -> None:
@@ -69,7 +80,9 @@ def main() -> None:
             cluster.start()
             leader = asyncio.run(wait_for_leader(config, 30))
             before = {node: peak(cluster.pid(node)) for node in cluster.running}
-            process = multiprocessing.get_context("spawn").Process(target=client, args=(config, image, work))
+            process = multiprocessing.get_context("spawn").Process(
+                target=travel, args=(config, image, work, _encrypt_and_open)
+            )
             process.start()
             process.join()
             for node, was in before.items():

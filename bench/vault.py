@@ -7,16 +7,15 @@ are each process's peak resident memory before and after, and times; a constant 
 import asyncio
 import http.client
 import multiprocessing
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from bench.memory import MIB, image_of, peak
+from bench.memory import MIB, image_of, peak, travel
 from safelight.client import tokens
 from safelight.client.feedback import Silence
 from safelight.client.session import Session
@@ -33,27 +32,12 @@ ROUNDS = 20
 RANGE = 1000  # bytes
 
 
-def client(config: Config, image: Path, work: Path) -> None:
-    """A client process: keeps the image, fetches it, compares, prints its own figures."""
-    size = image.stat().st_size / MIB
-
-    async def go() -> Path:
-        async with Session(config, "alice") as session:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            started = time.monotonic()
-            saved = await session.seal(image, to=work / "images", feedback=Silence())
-            between = time.monotonic()
-            kept = await session.images.find(saved.path.name)
-            fetched = await session.fetch(kept, to=work / "fetched", progress=lambda done, total: None)
-            ended = time.monotonic()
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"kept {size:.0f} MiB in {between - started:.1f} s, fetched it in {ended - between:.1f} s")
-        print(f"client    peak {before:.0f} MiB before, {after:.0f} MiB after")
-        return fetched.path
-
-    with image.open("rb") as original, asyncio.run(go()).open("rb") as copy:
-        while chunk := original.read(MIB):
-            assert chunk == copy.read(MIB), "the image that came back differs"
+async def keep_and_fetch(session: Session, image: Path, work: Path) -> AsyncIterator[tuple[str, Path]]:
+    saved = await session.seal(image, to=work / "images", feedback=Silence())
+    yield "kept", saved.path
+    kept = await session.images.find(saved.path.name)
+    fetched = await session.fetch(kept, to=work / "fetched", progress=lambda done, total: None)
+    yield "fetched", fetched.path
 
 
 def first_byte(config: Config, name: str, start: int) -> float:
@@ -111,7 +95,9 @@ def main() -> None:
             cluster.start()
             leader = asyncio.run(wait_for_leader(config, 30))
             before = {node: peak(cluster.pid(node)) for node in cluster.running}
-            process = multiprocessing.get_context("spawn").Process(target=client, args=(config, large, work))
+            process = multiprocessing.get_context("spawn").Process(
+                target=travel, args=(config, large, work, keep_and_fetch)
+            )
             process.start()
             process.join()
 
