@@ -166,8 +166,6 @@ class Node:
         self._say(f"listening on {address.url} (cluster {self._cluster[:8]})")
         if not address.loopback and tls is None:
             self._say("WARNING: plain HTTP beyond loopback: tokens and images cross the network readable")
-        if not self._config.vault and not _on_one_machine(self._config):
-            self._say("WARNING: images are kept on this machine alone: set vault to what all nodes reach, or to none")
         await self._watch.start()
         self._links.start()
         self._member.start()
