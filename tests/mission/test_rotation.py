@@ -126,7 +126,7 @@ def test_a_single_node_that_is_down_keeps_the_key_from_being_used_and_the_next_r
     assert f"node 1 at {config.addresses[1].netloc} did not obey: connection refused" in said
     assert ring_of(config) == before
     # Killed right after the new key was on the operator's disk: the run after it begins there.
-    key = ClusterKey(os.urandom(32), int(time.time()))
+    key = ClusterKey(os.urandom(32), int(time.time()) + 1)
     KeyFile(config.data_dir).change(lambda ring: ring.added(key))
     assert "not used before every node has it" in complaint(config, tmp_path)
     assert key_used(config, photograph, images, 3) == before.current_id
@@ -170,7 +170,7 @@ def test_each_machine_has_the_key_on_its_own_disk_and_it_never_crosses_the_netwo
 def test_a_node_that_missed_the_second_half_catches_up_by_its_peers_or_by_another_run(tmp_path: Path) -> None:
     with three_machines(tmp_path) as machines:
         config = machines[1].config
-        ring, key = ring_of(config), ClusterKey(os.urandom(32), int(time.time()))
+        ring, key = ring_of(config), ClusterKey(os.urandom(32), int(time.time()) + 1)
         KeyFile(config.data_dir).change(lambda found: found.added(key))
         for node in config.addresses:
             assert give(config, add(config, ring, key, node), node)[0] == 200
@@ -196,7 +196,7 @@ def test_a_node_that_missed_the_second_half_catches_up_by_its_peers_or_by_anothe
 
 def test_nodes_whose_keys_differ_still_link_and_say_who_lacks_what(tmp_path: Path) -> None:
     with three_machines(tmp_path) as machines:
-        key = ClusterKey(os.urandom(32), int(time.time()))
+        key = ClusterKey(os.urandom(32), int(time.time()) + 1)
         machines[2].cluster.kill(2)
         KeyFile(machines[2].config.data_dir).change(lambda found: found.added(key))
         machines[2].cluster.start(2)
@@ -226,7 +226,7 @@ def give(config: Config, text: str, node: int) -> tuple[int, str]:
 
 def test_keys_come_by_an_order_of_the_operator_alone(cluster: Running) -> None:
     config, ring = cluster.config, ring_of(cluster.config)
-    key = ClusterKey(os.urandom(32), int(time.time()))
+    key = ClusterKey(os.urandom(32), int(time.time()) + 1)
     good = to_add(key, ring, 3, time.time() + LIFETIME, secrets.token_hex(8))
     assert isinstance(good.task, AddKey)
     token = enrolled(config, "alice")
