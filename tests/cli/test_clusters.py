@@ -147,6 +147,7 @@ def test_up_goes_on_without_a_node_that_dies_and_says_how_to_bring_it_back(confi
         os.kill(process_of(3, parent=up.process.pid), signal.SIGKILL)
         assert up.wait_for("Node 3: was killed").endswith("safelight server 3")
         up.wait_for("Node 2: I am the new leader!")
+        up.wait_for("Node 1: Node 2 is the leader")
         before = len(up.lines)
         up.send(signal.SIGTERM)
         assert up.end() == 128 + signal.SIGTERM
