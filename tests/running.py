@@ -94,7 +94,12 @@ def running_as(config: Config) -> Iterator[Running]:
             heard.notify_all()
 
     with Cluster(config, on_line) as cluster:
-        yield Running(cluster, lines, heard)
+        try:
+            yield Running(cluster, lines, heard)
+        except BaseException as error:
+            for node, said in sorted(lines.items()):
+                error.add_note("\n".join([f"The last that node {node} said:", *said[-12:]]))
+            raise
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:

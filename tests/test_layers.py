@@ -10,7 +10,7 @@ import safelight
 SOURCE = Path(safelight.__file__).parent
 
 LAYERS = [
-    {"errors"},
+    {"errors", "http"},
     {"bully", "encryption", "sizes", "imagetypes", "names", "durable", "samples", "reach", "signals"},
     {"config"},
     {"protocol"},
@@ -82,3 +82,9 @@ def test_the_core_has_neither_network_nor_clock_nor_disk(path: Path) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert not calls & {"open", "print", "input"}
+
+
+def test_aiohttp_is_imported_in_one_place() -> None:
+    """Whoever imports it first pays for certificate authorities that nobody uses: see safelight/http.py."""
+    importers = {path.name for path in modules() if any(name.split(".")[0] == "aiohttp" for name in imports(path))}
+    assert importers == {"http.py"}

@@ -7,6 +7,7 @@ of a process is everybody's to read, and `ps` shows which node is which.
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -215,12 +216,13 @@ def environment(config: Config) -> dict[str, str]:
     return {**inherited, **settings, _PREFIX + "CONFIG": os.devnull, "PYTHONIOENCODING": "utf-8"}
 
 
+_NOT_EPHEMERAL = range(10240, 32768)
+"""Below what Linux (32768 and up) and the others (49152 and up, RFC 6335) take for outgoing connections."""
+
+
 def throwaway(directory: Path, nodes: int = 3, **settings: Any) -> Config:
     """The configuration of a cluster on free ports of this machine that keeps everything in `directory`."""
-    with ExitStack() as sockets:
-        free = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(nodes)]
-        ports = [each.getsockname()[1] for each in free]
-    servers = tuple(server for port in ports for server in local_servers(1, port))
+    servers = tuple(server for port in _free_ports(nodes) for server in local_servers(1, port))
     return Config(
         **{
             "servers": servers,
@@ -230,3 +232,20 @@ def throwaway(directory: Path, nodes: int = 3, **settings: Any) -> Config:
             **settings,
         }
     )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on, and that no outgoing connection will be given.
+
+    A port that the kernel hands out (bind to 0) lies in the ephemeral range: while its node is down, any connection
+    of any program may get it as its own, even one to that very port (TCP's simultaneous open with itself), and then
+    the node cannot come back.
+    """
+    ports: list[int] = []
+    with ExitStack() as sockets:
+        while len(ports) < count:
+            port = random.choice(_NOT_EPHEMERAL)
+            with suppress(OSError):
+                sockets.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+    return ports

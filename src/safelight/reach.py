@@ -2,7 +2,7 @@
 
 import errno
 
-import aiohttp
+from safelight.http import aiohttp
 
 
 def why_unreachable(error: BaseException) -> str:

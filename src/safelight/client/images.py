@@ -17,7 +17,6 @@ from functools import partial
 from typing import TypeVar
 from urllib.parse import quote, unquote, urlencode
 
-import aiohttp
 import msgspec
 from multidict import CIMultiDictProxy
 
@@ -28,6 +27,7 @@ from safelight.client.servers import Broken, Servers, read_small, reason
 from safelight.config import Config
 from safelight.encryption import Scheme, sealed_size
 from safelight.errors import SafelightError
+from safelight.http import aiohttp
 from safelight.names import InvalidName, check_image_name, shown
 from safelight.protocol import (
     ACCEPT_SEALED,

@@ -6,11 +6,11 @@ import asyncio
 from types import TracebackType
 from typing import Self, TypeVar
 
-import aiohttp
 import msgspec
 from yarl import URL
 
 from safelight.config import Address, Config
+from safelight.http import aiohttp
 from safelight.protocol import MAX_JSON, Problem, Refusal, read_problem
 from safelight.reach import why_unreachable
 from safelight.tls import client_tls

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 
-import aiohttp
-
 from safelight.client import inputs, outputs
 from safelight.client.account import Account
 from safelight.client.errand import Errand, Granted
@@ -13,6 +11,7 @@ from safelight.client.feedback import Feedback
 from safelight.client.servers import Broken, Servers, read_small
 from safelight.config import Config
 from safelight.encryption import classic, sealed, sealed_size
+from safelight.http import aiohttp
 from safelight.protocol import Action, Offer, Scheme, read_problem
 
 CHUNK = 1 << 18

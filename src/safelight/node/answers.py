@@ -7,10 +7,9 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from aiohttp import web
-
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
+from safelight.http import web
 
 PIECE = 1 << 16
 """Bytes of an answer that a client must take within `body_timeout`."""

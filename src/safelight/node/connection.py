@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
-
+from safelight.http import LineTooLong, web
 from safelight.protocol import PROBLEM_TYPE, Problem, Refusal, problem_body
 
 MAX_HEADER = 8190

@@ -10,12 +10,11 @@ import secrets
 import time
 from urllib.parse import quote
 
-from aiohttp import web
-
 from safelight import orders, tickets
 from safelight.config import Config
 from safelight.encryption import Scheme
 from safelight.encryption.keys import Keyring
+from safelight.http import web
 from safelight.names import check_image_name, check_user
 from safelight.node.limits import check_size
 from safelight.node.load import LoadBook

@@ -21,13 +21,12 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import msgspec
-from aiohttp import web
-from aiohttp.helpers import parse_http_date
 
 from safelight.config import Config
 from safelight.encryption.errors import CannotOpen
 from safelight.encryption.sealed import read_header
 from safelight.encryption.stream import Bytes
+from safelight.http import parse_http_date, web
 from safelight.names import NAME_MAX, check_image_name
 from safelight.node.answers import first_two_joined, send
 from safelight.node.gate import Gate

@@ -6,11 +6,10 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from urllib.parse import unquote_to_bytes
 
-from aiohttp import HttpVersion11, web
-
 from safelight.config import Config
 from safelight.encryption import Scheme
 from safelight.encryption.stream import Bytes
+from safelight.http import HttpVersion11, web
 from safelight.names import check_image_name
 from safelight.node.answers import first_two_joined, send
 from safelight.node.gate import Gate

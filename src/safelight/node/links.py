@@ -15,11 +15,10 @@ import random
 import ssl
 from collections.abc import Callable, Mapping
 
-import aiohttp
 import msgspec
-from aiohttp import web
 
 from safelight.config import Address
+from safelight.http import aiohttp, web
 from safelight.node.handshake import Hello, Party, Proof, Refused
 from safelight.protocol import API
 from safelight.reach import why_unreachable

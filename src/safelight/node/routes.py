@@ -11,13 +11,12 @@ import logging
 from collections.abc import Callable
 
 import msgspec
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from safelight import __version__
 from safelight.config import Config
 from safelight.encryption.errors import CannotOpen, TooLarge
 from safelight.errors import SafelightError
+from safelight.http import HttpProcessingError, web
 from safelight.names import shown
 from safelight.node.answers import Interrupted
 from safelight.node.datadir import DataError

@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable
 
 import uvloop
-from aiohttp import web
 
 from safelight.bully import Election
 from safelight.config import Address, Config
 from safelight.errors import SafelightError
+from safelight.http import web
 from safelight.node import datadir
 from safelight.node.connection import Connection
 from safelight.node.gate import Gate

@@ -15,10 +15,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from aiohttp import StreamReader
-
 from safelight.config import Config
 from safelight.encryption import Scheme, open_, seal, sealed
+from safelight.http import StreamReader
 from safelight.imagetypes import HEAD, sniff
 from safelight.node.keyfile import Keys
 from safelight.node.limits import largest_body
