@@ -6,9 +6,11 @@ Exit codes: 0, it is done; 1, it is not, and one line on standard error says why
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -178,7 +180,8 @@ def safelight() -> None:
 @_configured(_of_nodes, _max_image_size)
 def server(config: Config, node: int, until_eof: bool) -> None:
     """Run one node here: NODE is its place in --servers, from 1."""
-    from safelight.node.server import run
+    with _much_that_stays():
+        from safelight.node.server import run
 
     run(config, node, until_eof=until_eof)
 
@@ -200,7 +203,8 @@ def run(config: Config) -> None:
 
     When standard input is not a terminal the commands are read from it; the exit code is 0 if all of them succeeded.
     """
-    from safelight.launch import run
+    with _much_that_stays():
+        from safelight.launch import run
 
     _finish(run(config, _user_of(config)))
 
@@ -210,8 +214,9 @@ def run(config: Config) -> None:
 @_configured(_of_clients, _max_image_size)
 def client(config: Config) -> None:
     """The REPL of USER; type help in it."""
-    from safelight.client.console import Transcript
-    from safelight.client.repl import converse
+    with _much_that_stays():
+        from safelight.client.console import Transcript
+        from safelight.client.repl import converse
 
     _finish(_complete(converse(config, _user_of(config), Transcript(dialogue=True))))
 
@@ -227,7 +232,8 @@ def upload(config: Config, quiet: bool, **options: Any) -> None:
     A directory means all images in it, at any depth, but for hidden files. Of those, what an earlier run has finished
     is not uploaded again; a file that you name always is. Goes on after a failure; the exit code is 0 if all succeeded.
     """
-    from safelight.client.commands import upload
+    with _much_that_stays():
+        from safelight.client.commands import upload
 
     _finish(_complete(upload(config, _user_of(config), quiet=quiet, **options)))
 
@@ -239,7 +245,8 @@ def upload(config: Config, quiet: bool, **options: Any) -> None:
 @_configured(_of_clients, _max_image_size)
 def decrypt(config: Config, quiet: bool, **options: Any) -> None:
     """Open encrypted images again. Goes on after a failure; the exit code is 0 if all succeeded."""
-    from safelight.client.commands import decrypt
+    with _much_that_stays():
+        from safelight.client.commands import decrypt
 
     _finish(_complete(decrypt(config, _user_of(config), quiet=quiet, **options)))
 
@@ -253,7 +260,8 @@ def ls(config: Config, **options: Any) -> None:
 
     PATTERN, such as '*.png', is for their names and for those of the files that they came from.
     """
-    from safelight.client.commands import ls
+    with _much_that_stays():
+        from safelight.client.commands import ls
 
     _complete(ls(config, _user_of(config), **options))
 
@@ -269,7 +277,8 @@ def get(config: Config, quiet: bool, **options: Any) -> None:
     NAME is an image's, as `ls` shows it, or its file's, if no other image came from a file of that name. PATTERN is as
     with `ls`; files that are there already, with the image's size and time, are skipped then.
     """
-    from safelight.client.commands import get
+    with _much_that_stays():
+        from safelight.client.commands import get
 
     _finish(_complete(get(config, _user_of(config), quiet=quiet, **options)))
 
@@ -283,7 +292,8 @@ def rm(config: Config, **options: Any) -> None:
 
     NAME and PATTERN are as with `get`. Asks on a terminal. Sealed files on this machine stay.
     """
-    from safelight.client.commands import rm
+    with _much_that_stays():
+        from safelight.client.commands import rm
 
     _finish(_complete(rm(config, _user_of(config), **options)))
 
@@ -558,6 +568,17 @@ def _silence_broken_pipe() -> None:
 def _finish(succeeded: bool) -> None:
     if not succeeded:
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _much_that_stays() -> Iterator[None]:
+    """Spare the garbage collector what lives as long as the process: an eighth of the time that imports take."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _complete(work: Coroutine[Any, Any, T]) -> T:
