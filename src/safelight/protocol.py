@@ -178,6 +178,23 @@ class Grant(msgspec.Struct):
         return (self.counter, self.node)
 
 
+class NumberedOffer(msgspec.Struct, forbid_unknown_fields=True):
+    """A frame over GET /v1/offers, a WebSocket: an offer, and the client's own number for it."""
+
+    number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+    offer: msgspec.Raw
+    """An `Offer`."""
+
+
+class NumberedAnswer(msgspec.Struct):
+    """The frame in answer: the status and the body that POST /v1/offers would have had."""
+
+    number: int
+    status: int
+    body: msgspec.Raw
+    """A `Grant`, or a problem document."""
+
+
 class Kept(msgspec.Struct, omit_defaults=True):
     """One image that the vault keeps for a user."""
 

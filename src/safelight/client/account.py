@@ -12,6 +12,7 @@ import msgspec
 
 from safelight import names
 from safelight.client import tokens
+from safelight.client.lines import Lines
 from safelight.client.servers import Broken, Servers, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
@@ -44,6 +45,7 @@ class Account:
     def __init__(self, config: Config, servers: Servers, user: str) -> None:
         self._config = config
         self._servers = servers
+        self._lines = Lines(servers)
         self.user = names.check_user(user)
         self._token: tokens.Token | None = None
         self._cluster: str | None = None
@@ -55,11 +57,11 @@ class Account:
 
     async def offer(self, server: int, offer: Offer) -> Grant:
         """One server's answer to an offer. Raises Refusal, and `Broken` where no answer comes."""
-        path = f"{API}/offers"
-        return await self.known_to(
-            server,
-            lambda bearer: self._servers.ask(server, "POST", path, Grant, authorization=bearer, message=offer),
-        )
+        return await self.known_to(server, lambda bearer: self._lines.offer(server, offer, bearer))
+
+    async def close(self) -> None:
+        """To be called before the servers are left."""
+        await self._lines.close()
 
     async def known_to(self, server: int, request: Callable[[str], Awaitable[_T]]) -> _T:
         """A request to one server with the user's `Authorization`; enrols the user where it is not known yet.

@@ -75,6 +75,7 @@ class Session:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._account.close()
         await self._servers.__aexit__(kind, error, trace)
 
     async def seal(

@@ -56,7 +56,7 @@ class Transfer(Errand):
         try:
             async with self._servers.http.put(
                 self._servers.reach(granted.grant.url, granted.server),
-                data=self._body(trouble),
+                data=self._body(trouble) if self._source.size > CHUNK else b"".join(self._source.chunks()),
                 headers=headers,
                 allow_redirects=False,
             ) as response:

@@ -40,12 +40,22 @@ async def send(
                 async for chunk in chunks:
                     await _write(response, chunk, patience)
         except (SafelightError, TimeoutError, OSError) as error:
-            # Too late for another status: break off visibly, so that nobody takes a part for the whole.
-            if request.transport is not None:
-                request.transport.abort()
-            raise Interrupted(response, str(error)) from None
+            raise _broken_off(request, response, error) from None
         await response.write_eof()
         return response
+
+
+async def send_whole(
+    request: web.Request, response: web.StreamResponse, body: bytes, patience: float
+) -> web.StreamResponse:
+    """Send the response with all of its body at once: for small ones. `patience` and Interrupted are as above."""
+    await response.prepare(request)
+    try:
+        async with asyncio.timeout(patience * (1 + len(body) // PIECE)):
+            await response.write_eof(body)
+    except (TimeoutError, OSError) as error:
+        raise _broken_off(request, response, error) from None
+    return response
 
 
 async def first_two_joined(chunks: AsyncGenerator[Bytes]) -> AsyncGenerator[Bytes]:
@@ -61,6 +71,13 @@ async def _write(response: web.StreamResponse, chunk: Bytes, patience: float) ->
     for start in range(0, len(data), PIECE):
         async with asyncio.timeout(patience):
             await response.write(data[start : start + PIECE])
+
+
+def _broken_off(request: web.Request, response: web.StreamResponse, error: BaseException) -> Interrupted:
+    """Too late for another status: break off visibly, so that nobody takes a part for the whole."""
+    if request.transport is not None:
+        request.transport.abort()
+    return Interrupted(response, str(error))
 
 
 def _notice_every_step(request: web.Request) -> None:

@@ -11,7 +11,7 @@ from safelight.encryption import Scheme
 from safelight.encryption.stream import Bytes
 from safelight.http import HttpVersion11, web
 from safelight.names import check_image_name
-from safelight.node.answers import first_two_joined, send
+from safelight.node.answers import first_two_joined, send, send_whole
 from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
 from safelight.node.load import LoadBook
@@ -62,11 +62,14 @@ class Jobs:
     async def _keep(self, request: web.Request, job: Job, vault: Vault) -> web.StreamResponse:
         original, modified = _original(request, job), _modified(request)
         with self._load.work(job.size):
-            image = await self._workshop.keep(job, request.content, vault, original, modified)
+            image, sealed = await self._workshop.keep(job, request.content, vault, original, modified)
         self._say(f"Encrypted an image for {job.user} ({human_size(image.size)})")
         if _wants_a_receipt(request):
             headers = {**self._headers(job, kept=True), "Preference-Applied": "return=minimal"}
             return web.Response(status=201, headers=headers)
+        if sealed:
+            response = web.StreamResponse(status=201, headers=self._file(job, len(sealed), kept=True))
+            return await send_whole(request, response, sealed, self._config.body_timeout)
         with self._load.reading():
             chunks = first_two_joined(vault.sealed(image))
             return await self._send(request, job, sealed_size_of(image), chunks, status=201, kept=True)
@@ -131,9 +134,11 @@ class Jobs:
         status: int,
         kept: bool = False,
     ) -> web.StreamResponse:
-        headers = {**self._headers(job, kept=kept), "Content-Type": SEALED_TYPE, "Content-Length": str(size)}
-        response = web.StreamResponse(status=status, headers=headers)
+        response = web.StreamResponse(status=status, headers=self._file(job, size, kept=kept))
         return await send(request, response, chunks, self._config.body_timeout)
+
+    def _file(self, job: Job, size: int, *, kept: bool) -> dict[str, str]:
+        return {**self._headers(job, kept=kept), "Content-Type": SEALED_TYPE, "Content-Length": str(size)}
 
     def _headers(self, job: Job, *, kept: bool) -> dict[str, str]:
         return {

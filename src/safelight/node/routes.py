@@ -24,6 +24,7 @@ from safelight.node.gate import Gate, GoTo
 from safelight.node.images import Images, NoSuchPart
 from safelight.node.jobs import Handler, Jobs
 from safelight.node.keyfile import Keys
+from safelight.node.lines import Lines
 from safelight.node.links import PATH, Links
 from safelight.node.load import LoadBook
 from safelight.node.users import Users
@@ -76,6 +77,7 @@ class Routes:
         self._gate, self._jobs, self._images = gate, jobs, images
         self._users, self._load, self._say = users, load, say
         self._links, self._keys, self._step_down = links, keys, step_down
+        self.lines = Lines(self._answered, config.body_timeout)
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_JSON)
@@ -83,6 +85,7 @@ class Routes:
         app.router.add_get(f"{API}/status", self.status)
         app.router.add_put(f"{API}/users/{{user}}", self.enrol)
         app.router.add_post(f"{API}/offers", self.offer)
+        app.router.add_get(f"{API}/offers", self.offers)
         app.router.add_post(f"{API}/orders", self.order)
         app.router.add_get(PATH, self._links.accept)
         for action, handler in ((Action.SEAL, self._jobs.seal), (Action.OPEN, self._jobs.open)):
@@ -135,9 +138,21 @@ class Routes:
         try:
             async with asyncio.timeout(self._config.body_timeout):
                 text = await request.read()
-            offer = msgspec.json.decode(text, type=Offer)
         except TimeoutError:
             raise Refusal(Problem.STALLED, "the offer did not come to its end: send it again") from None
+        return await self._granted(request, text)
+
+    async def offers(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/offers: the same over a WebSocket, one frame for each offer, and one for each answer."""
+        await self._gate.user(request)  # who is nobody gets no line; each offer is checked again
+        return await self.lines.accept(request)
+
+    async def _answered(self, request: web.Request, offer: bytes) -> web.StreamResponse:
+        return await self._guard(request, lambda _: self._granted(request, offer))
+
+    async def _granted(self, request: web.Request, text: bytes) -> web.Response:
+        try:
+            offer = msgspec.json.decode(text, type=Offer)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             why = shown(str(error)) if isinstance(error, msgspec.DecodeError) else "it is not UTF-8"
             raise Refusal(Problem.BAD_REQUEST, f"this is not an offer: {why}") from None

@@ -176,6 +176,7 @@ class Node:
         self._member.stop()
         door.close()  # before the links: peers redial at once
         await self._links.close()
+        await self._routes.lines.close()
         await runner.cleanup()
         await self._keeper.stop()
         self._say("stopped")

@@ -29,6 +29,9 @@ from safelight.vault.vault import Details, Draft, NameTaken, Vault
 IN_MEMORY, SPOOLS_IN_MEMORY = 2 << 20, 64
 """Bytes that a spool keeps in memory, and how many may: a small image never touches the disk, but in a crowd."""
 
+SMALL = 1 << 18
+"""Bytes of a sealed file that is sent out of memory after it was written to the vault; a larger one is read again."""
+
 UNKNOWN_TYPE = "application/octet-stream"
 
 CHUNK = 256 * 1024
@@ -76,6 +79,27 @@ class Spool:
             self._file.close()
 
 
+class _Small:
+    """A draft that is written to, and what was written, as long as it is little."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._pieces: list[bytes] = []
+        self._left = SMALL
+
+    async def write(self, pieces: list[bytes]) -> None:
+        self._left -= sum(map(len, pieces))
+        if self._left >= 0:
+            self._pieces += pieces
+        else:
+            self._pieces.clear()
+        await self._draft.write(pieces)
+
+    def whole(self) -> bytes:
+        """Everything; nothing if it was much."""
+        return b"".join(self._pieces)
+
+
 class Workshop:
     """Does what jobs ask for, for one node."""
 
@@ -91,24 +115,30 @@ class Workshop:
         self._spools.add(spool)
         return spool
 
-    async def keep(self, job: Job, body: StreamReader, vault: Vault, original: str, modified: float | None) -> Image:
+    async def keep(
+        self, job: Job, body: StreamReader, vault: Vault, original: str, modified: float | None
+    ) -> tuple[Image, bytes]:
         """Seal the body into the vault. If this very upload succeeded before, compare it with what is kept.
+
+        The image, and its sealed file if that is small and at hand, else nothing: it is in the vault.
 
         Raises Refusal, and as `Vault.begin`, `Vault.commit` and `Vault.digest`.
         """
         draft = await vault.begin(job.user, job.name, job.upload)
         if isinstance(draft, Image):
             await self._compare(job, body, vault, draft)
-            return draft
+            return draft, b""
+        small = _Small(draft)
         try:
-            header, details = await self._fill(draft, job, body, original, modified)
-            return await draft.commit(header, details)
+            header, details = await self._fill(small, job, body, original, modified)
+            image = await draft.commit(header, details)
+            return image, small.whole() if image.header == header else b""  # else another's, or rewrapped
         except BaseException:
             await draft.abandon()
             raise
 
     async def _fill(
-        self, draft: Draft, job: Job, body: StreamReader, original: str, modified: float | None
+        self, draft: _Small, job: Job, body: StreamReader, original: str, modified: float | None
     ) -> tuple[bytes, Details]:
         """Put the sealed file of the body into the draft. Its header, and what else is to be known of it."""
         sealer, head, size = sealed.Sealer(job.user, self._keys.ring), b"", 0

@@ -1,0 +1,71 @@
+"""The lines over which a client makes its offers: WebSockets that stay open from one image to the next.
+
+An offer in a frame is answered as the same offer in a POST would be, for a quarter of what an HTTP request costs on
+both sides. Answers come as they are found, in any order, each with the number of its offer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from safelight.http import aiohttp, web
+from safelight.protocol import MAX_JSON, NumberedAnswer, NumberedOffer
+
+AT_ONCE = 64
+"""Offers of one line that are answered at the same time; the next ones wait in the socket."""
+
+Answer = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
+"""What a POST of these bytes, with the headers of this request, is answered."""
+
+
+class Lines:
+    """One node's lines to its clients."""
+
+    def __init__(self, answer: Answer, patience: float) -> None:
+        """`patience`: seconds that a client may leave a ping unanswered."""
+        self._answer, self._patience = answer, patience
+        self._open: set[web.WebSocketResponse] = set()
+
+    async def accept(self, request: web.Request) -> web.StreamResponse:
+        """Take offers until the client goes, or sends what is none."""
+        socket = web.WebSocketResponse(heartbeat=self._patience, max_msg_size=MAX_JSON, compress=False)
+        await socket.prepare(request)
+        self._open.add(socket)
+        free, answering = asyncio.Semaphore(AT_ONCE), set[asyncio.Task[None]]()
+
+        async def answer(number: int, offer: bytes) -> None:
+            try:
+                response = await self._answer(request, offer)
+                assert isinstance(response, web.Response)
+                assert isinstance(response.body, bytes)
+                said = NumberedAnswer(number, response.status, msgspec.Raw(response.body))
+                await socket.send_bytes(msgspec.json.encode(said))
+            except ConnectionError:
+                pass  # it went without waiting for the answer
+            finally:
+                free.release()
+
+        try:
+            async for message in socket:
+                if message.type is not aiohttp.WSMsgType.BINARY:
+                    break
+                said = msgspec.json.decode(message.data, type=NumberedOffer)
+                await free.acquire()
+                task = asyncio.create_task(answer(said.number, bytes(said.offer)))
+                answering.add(task)
+                task.add_done_callback(answering.discard)
+        except (msgspec.DecodeError, UnicodeDecodeError, ConnectionError):
+            pass
+        finally:
+            self._open.discard(socket)
+            for task in answering:
+                task.cancel()
+            await socket.close()
+        return socket
+
+    async def close(self) -> None:
+        """Hang up."""
+        await asyncio.gather(*(socket.close() for socket in set(self._open)))
