@@ -10,7 +10,7 @@ import safelight
 SOURCE = Path(safelight.__file__).parent
 
 LAYERS = [
-    {"errors", "http"},
+    {"errors", "http", "allocator", "pour"},
     {"bully", "encryption", "sizes", "imagetypes", "names", "durable", "samples", "reach", "signals"},
     {"config"},
     {"protocol"},

@@ -12,9 +12,19 @@ ssl.SSLContext.set_default_verify_paths = lambda self: None  # type: ignore[meth
 try:
     import aiohttp
     from aiohttp import HttpVersion11, StreamReader, web
+    from aiohttp.abc import AbstractStreamWriter
     from aiohttp.helpers import parse_http_date
     from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 finally:
     ssl.SSLContext.set_default_verify_paths = _read  # type: ignore[method-assign]
 
-__all__ = ["HttpProcessingError", "HttpVersion11", "LineTooLong", "StreamReader", "aiohttp", "parse_http_date", "web"]
+__all__ = [
+    "AbstractStreamWriter",
+    "HttpProcessingError",
+    "HttpVersion11",
+    "LineTooLong",
+    "StreamReader",
+    "aiohttp",
+    "parse_http_date",
+    "web",
+]

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from safelight.allocator import keep_segments
+
 T = TypeVar("T")
 
 
@@ -41,6 +43,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """As asyncio.run, on uvloop, which takes half the time for each message; the signal cancels `main`: raised
     anywhere in a loop, an exception may hit any task.
     """
+    keep_segments()
     before = {number: signal.getsignal(number) for number in _ours()}
     told: list[int] = []
 

@@ -123,6 +123,9 @@ class ModelStore:
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[Bytes]:
         yield await ask(Request("read", key, start=start, end=end))
 
+    def file(self, key: str) -> None:
+        return None
+
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
         if self._paged:
             for key in await ask(Request("list", prefix)):

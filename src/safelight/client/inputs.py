@@ -19,6 +19,7 @@ from safelight.encryption.sealed import MAGIC
 from safelight.errors import SafelightError, reason
 from safelight.imagetypes import HEAD, ImageType, sniff
 from safelight.names import shown
+from safelight.pour import File
 from safelight.sizes import human_size
 
 
@@ -51,23 +52,37 @@ class Source:
         """The type's, without a dot, for a name that has no suffix; '' if the type is not known."""
         return self.type.extension if self.type else ""
 
-    def chunks(self, length: int = 1 << 20) -> Iterator[bytes]:
-        """All `size` bytes from the start, at most `length` at a time; iterators do not disturb each other.
+    def chunks(self, length: int = 1 << 20, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` up to `end`, or all, at most `length` at a time; iterators do not disturb each other.
 
         Raises ChangedWhileReading, at the latest instead of the last piece: so whoever waits for `size` bytes
         never gets a complete image that is a mixture of two.
         """
-        offset = 0
-        while offset < self.size:
+        end = self.size if end is None else min(end, self.size)
+        while start < end:
             try:
-                chunk = os.pread(self._descriptor, min(length, self.size - offset), offset)
-                now = os.fstat(self._descriptor)
+                chunk = os.pread(self._descriptor, min(length, end - start), start)
             except OSError as error:
-                raise CannotRead(f"cannot read {shown(str(self.path))}: {reason(error)}") from error
-            if not chunk or (now.st_size, now.st_mtime_ns) != self._state:
-                raise ChangedWhileReading(f"{shown(str(self.path))} changed while it was read; try again")
-            offset += len(chunk)
+                raise self.unreadable(error) from error
+            self.check(there=bool(chunk))
+            start += len(chunk)
             yield chunk
+
+    def check(self, *, there: bool = True) -> None:
+        """Raises ChangedWhileReading if it has changed, or if not all of it is `there`."""
+        try:
+            now = os.fstat(self._descriptor)
+        except OSError as error:
+            raise self.unreadable(error) from error
+        if not there or (now.st_size, now.st_mtime_ns) != self._state:
+            raise ChangedWhileReading(f"{shown(str(self.path))} changed while it was read; try again")
+
+    def unreadable(self, error: OSError) -> CannotRead:
+        return CannotRead(f"cannot read {shown(str(self.path))}: {reason(error)}")
+
+    def file(self) -> File:
+        """The same bytes, to pour."""
+        return File(lambda: os.dup(self._descriptor))
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import errno
+import math
+from collections.abc import Callable, Mapping
 
 from safelight.client import inputs, outputs
 from safelight.client.account import Account
@@ -11,10 +13,15 @@ from safelight.client.feedback import Feedback
 from safelight.client.servers import Broken, Servers, read_small
 from safelight.config import Config
 from safelight.encryption import classic, sealed, sealed_size
-from safelight.http import aiohttp
+from safelight.http import AbstractStreamWriter, aiohttp
+from safelight.pour import can_pour, pour
 from safelight.protocol import Action, Offer, Scheme, read_problem
 
 CHUNK = 1 << 18
+"""Bytes that are read at a time, where they are read; a smaller image goes out together with its request's head."""
+
+FOREVER = math.inf
+"""Seconds that a body may stand still as far as the connection is concerned: `Errand` watches it."""
 
 
 class Transfer(Errand):
@@ -56,7 +63,9 @@ class Transfer(Errand):
         try:
             async with self._servers.http.put(
                 self._servers.reach(granted.grant.url, granted.server),
-                data=self._body(trouble) if self._source.size > CHUNK else b"".join(self._source.chunks()),
+                data=_Body(self._source, self._advance, trouble)
+                if self._source.size > CHUNK
+                else b"".join(self._source.chunks()),
                 headers=headers,
                 allow_redirects=False,
             ) as response:
@@ -75,21 +84,57 @@ class Transfer(Errand):
                 raise trouble[0] from None
             raise
 
-    async def _body(self, trouble: list[inputs.CannotRead]) -> AsyncIterator[bytes]:
-        """The image, from the beginning. What goes wrong while reading it is left in `trouble`."""
-        done = 0
-        try:
-            for chunk in self._source.chunks(CHUNK):
-                yield chunk
-                done += len(chunk)
-                self._advance(done)
-        except inputs.CannotRead as error:
-            trouble.append(error)
-            raise
-
     def _advance(self, done: int) -> None:
         self._moves()
         self._feedback.progress(done, 2 * self._source.size)
+
+
+class _Body(aiohttp.Payload):
+    """A large image as the body of a request: its middle is poured, where there is no TLS."""
+
+    def __init__(self, source: inputs.Source, advance: Callable[[int], None], trouble: list[inputs.CannotRead]) -> None:
+        """`advance` is told how many bytes went. What goes wrong while reading is left in `trouble`."""
+        super().__init__(source)
+        self._size = source.size
+        self._source, self._advance, self._trouble = source, advance, trouble
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("an image is no text")
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        try:
+            await self._write(writer)
+        except inputs.CannotRead as error:
+            self._trouble.append(error)
+            raise
+
+    async def _write(self, writer: AbstractStreamWriter) -> None:
+        source, transport = self._source, getattr(writer, "transport", None)
+        if transport is None or not can_pour(transport):
+            await self._copy(writer, 0, source.size)
+            return
+        await self._copy(writer, 0, CHUNK)  # the request's head goes with it
+        last = source.size - CHUNK  # read only when all else has gone: a file that has changed is not sent to its end
+        if last > CHUNK:
+            file = source.file()
+            try:
+                await file.open()
+                await pour(transport, file, CHUNK, last, patience=FOREVER, moved=self._advance)
+            except EOFError:
+                source.check(there=False)
+            except OSError as error:
+                if error.errno == errno.EIO:
+                    raise source.unreadable(error) from error
+                raise
+            finally:
+                file.close()
+        await self._copy(writer, max(last, CHUNK), source.size)
+
+    async def _copy(self, writer: AbstractStreamWriter, start: int, end: int) -> None:
+        for chunk in self._source.chunks(CHUNK, start, end):
+            await writer.write(chunk)
+            start += len(chunk)
+            self._advance(start)
 
 
 def _size_of_answer(offer: Offer, source: inputs.Source) -> int:

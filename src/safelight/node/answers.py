@@ -10,6 +10,9 @@ from contextlib import aclosing
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
 from safelight.http import web
+from safelight.pour import File, can_pour, pour
+from safelight.vault.records import Image
+from safelight.vault.vault import Vault, sealed_size_of
 
 PIECE = 1 << 16
 """Bytes of an answer that a client must take within `body_timeout`."""
@@ -45,10 +48,31 @@ async def send(
         return response
 
 
+async def _send_file(
+    request: web.Request, response: web.StreamResponse, beginning: bytes, file: File, end: int, patience: float
+) -> web.StreamResponse:
+    """Send the response: `beginning`, and the file's bytes from there up to `end`. Closes the file.
+
+    Raises Interrupted.
+    """
+    try:
+        await response.prepare(request)
+        try:
+            await response.write(beginning)
+            assert request.transport is not None
+            await pour(request.transport, file, len(beginning), end, patience=patience)
+        except (EOFError, TimeoutError, OSError) as error:
+            raise _broken_off(request, response, error) from None
+        await response.write_eof()
+        return response
+    finally:
+        file.close()
+
+
 async def send_whole(
     request: web.Request, response: web.StreamResponse, body: bytes, patience: float
 ) -> web.StreamResponse:
-    """Send the response with all of its body at once: for small ones. `patience` and Interrupted are as above."""
+    """Send the response with all of its body at once: for small ones. `patience` and Interrupted are as with `send`."""
     await response.prepare(request)
     try:
         async with asyncio.timeout(patience * (1 + len(body) // PIECE)):
@@ -58,7 +82,18 @@ async def send_whole(
     return response
 
 
-async def first_two_joined(chunks: AsyncGenerator[Bytes]) -> AsyncGenerator[Bytes]:
+async def send_sealed(
+    request: web.Request, response: web.StreamResponse, vault: Vault, image: Image, patience: float
+) -> web.StreamResponse:
+    """Send the response with the sealed file of an image as its body. Raises as `send`."""
+    pours = request.method != "HEAD" and can_pour(request.transport)
+    file = await vault.sealed_file(image) if pours else None
+    if file is None:
+        return await send(request, response, _first_two_joined(vault.sealed(image)), patience)
+    return await _send_file(request, response, image.header, file, sealed_size_of(image), patience)
+
+
+async def _first_two_joined(chunks: AsyncGenerator[Bytes]) -> AsyncGenerator[Bytes]:
     """The same bytes. A sealed file's header is in the record: it must not go out before its body has been found."""
     async with aclosing(chunks):
         yield bytes(await anext(chunks, b"")) + await anext(chunks, b"")

@@ -28,7 +28,7 @@ from safelight.encryption.sealed import read_header
 from safelight.encryption.stream import Bytes
 from safelight.http import parse_http_date, web
 from safelight.names import NAME_MAX, check_image_name
-from safelight.node.answers import first_two_joined, send
+from safelight.node.answers import send, send_sealed
 from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
 from safelight.node.load import LoadBook
@@ -101,7 +101,7 @@ class Images:
             "Content-Security-Policy": "sandbox",
             "Safelight-Node": str(self._node),
         }
-        answer = _sealed(vault, image) if _accepts_sealed(request) else _opened(vault, image)
+        answer = _sealed(image) if _accepts_sealed(request) else _opened(vault, image)
         headers |= answer.validators
         _check_conditions(request, answer)
         if _not_modified(request, answer):
@@ -110,13 +110,15 @@ class Images:
         if image.modified is not None:
             headers["Safelight-Modified"] = _decimal(image.modified)
         status, start, end = 200, 0, answer.size
-        if answer.parts and (part := _range(request, answer)) is not None:
+        if answer.read is not None and (part := _range(request, answer)) is not None:
             status, (start, end) = 206, part
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{answer.size}"
         headers["Content-Length"] = str(end - start)
         with self._load.reading():
             try:
                 response = web.StreamResponse(status=status, headers=headers)
+                if answer.read is None:
+                    return await send_sealed(request, response, vault, image, self._config.body_timeout)
                 return await send(request, response, answer.read(start, end), self._config.body_timeout)
             except CannotOpen as error:
                 self._say(f"An image of {user} in the vault cannot be opened: {error}")
@@ -137,9 +139,8 @@ class _Answer(NamedTuple):
     modified: float | None
     """Unix seconds, whole; None where it is not known."""
     headers: dict[str, str]
-    read: Callable[[int, int], AsyncGenerator[Bytes]]
-    parts: bool
-    """Whether it may be asked for in parts."""
+    read: Callable[[int, int], AsyncGenerator[Bytes]] | None
+    """Its bytes from one place up to another; None if it is not to be had in parts."""
 
     @property
     def validators(self) -> dict[str, str]:
@@ -157,14 +158,14 @@ def _opened(vault: Vault, image: Image) -> _Answer:
     }
     modified = float(int(min(image.created, time.time())))  # never in the future (RFC 9110, 8.8.2.1)
     tag = f'"{read_header(image.header).file_id}"'
-    return _Answer(image.size, tag, modified, headers, lambda start, end: vault.part(image, start, end), parts=True)
+    return _Answer(image.size, tag, modified, headers, lambda start, end: vault.part(image, start, end))
 
 
-def _sealed(vault: Vault, image: Image) -> _Answer:
+def _sealed(image: Image) -> _Answer:
     headers = {"Content-Type": ACCEPT_SEALED, "Accept-Ranges": "none"}
     tag = f'"{hashlib.sha256(image.header).hexdigest()[:32]}"'
     size = sealed_size_of(image)
-    return _Answer(size, tag, None, headers, lambda start, end: first_two_joined(vault.sealed(image)), parts=False)
+    return _Answer(size, tag, None, headers, read=None)
 
 
 def _accepts_sealed(request: web.Request) -> bool:

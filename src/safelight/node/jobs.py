@@ -11,7 +11,7 @@ from safelight.encryption import Scheme
 from safelight.encryption.stream import Bytes
 from safelight.http import HttpVersion11, web
 from safelight.names import check_image_name
-from safelight.node.answers import first_two_joined, send, send_whole
+from safelight.node.answers import send, send_sealed, send_whole
 from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
 from safelight.node.load import LoadBook
@@ -71,8 +71,8 @@ class Jobs:
             response = web.StreamResponse(status=201, headers=self._file(job, len(sealed), kept=True))
             return await send_whole(request, response, sealed, self._config.body_timeout)
         with self._load.reading():
-            chunks = first_two_joined(vault.sealed(image))
-            return await self._send(request, job, sealed_size_of(image), chunks, status=201, kept=True)
+            response = web.StreamResponse(status=201, headers=self._file(job, sealed_size_of(image), kept=True))
+            return await send_sealed(request, response, vault, image, self._config.body_timeout)
 
     async def open(self, request: web.Request) -> web.StreamResponse:
         """PUT /v1/opened/NAME: a sealed file in, its image out."""

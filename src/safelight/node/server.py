@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import uvloop
 
+from safelight.allocator import keep_segments
 from safelight.bully import Election
 from safelight.config import Address, Config
 from safelight.errors import SafelightError
@@ -59,6 +60,7 @@ def run(config: Config, node: int, *, until_eof: bool = False) -> None:
 
     Raises CannotServe, ConfigError, DataError for the data directory, and CannotUseVault.
     """
+    keep_segments()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would have the cluster key in it
     if node not in config.addresses:
         known = ", ".join(str(number) for number in config.addresses)

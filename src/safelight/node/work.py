@@ -212,13 +212,15 @@ class Workshop:
         while True:
             try:
                 async with asyncio.timeout(self._config.body_timeout):
-                    chunk = await body.readany()
+                    chunk, _ = await body.readchunk()  # as the socket gave it: `readany` would join, and copy
             except TimeoutError:
                 raise Refusal(
                     Problem.STALLED, f"no byte came for {self._config.body_timeout:g} s: send the image again"
                 ) from None
             if not chunk:
-                break
+                if body.at_eof():
+                    break
+                continue  # the end of a chunk of Transfer-Encoding: chunked
             received += len(chunk)
             if received > limit:
                 raise Refusal(Problem.TOO_LARGE, f"the body is larger than the {limit} bytes taken here")

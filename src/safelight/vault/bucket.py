@@ -168,6 +168,9 @@ class Bucket:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
 
+    def file(self, key: str) -> None:
+        return None
+
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
         if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
             raise ValueError(f"{prefix!r} is no beginning of keys")

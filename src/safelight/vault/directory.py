@@ -34,6 +34,7 @@ from typing import TypeVar
 from safelight.durable import sync_directory
 from safelight.encryption.stream import Bytes
 from safelight.errors import reason
+from safelight.pour import File
 from safelight.vault.store import KEY, MAX_SMALL, Entry, Missing, StoreError, StoreFull
 
 CHUNK = 1 << 20
@@ -119,6 +120,17 @@ class Directory:
         finally:
             self._threads.submit(reader.close)  # not awaited: so neither cancellation nor a slow disk is in the way
 
+    def file(self, key: str) -> File | None:
+        _checked(key)
+
+        def open_it() -> int:
+            try:
+                return self._files.open(key)
+            except OSError as error:
+                raise _trouble(self._files.root, error) from error
+
+        return File(open_it, self._threads)
+
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
         if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
             raise ValueError(f"{prefix!r} is no beginning of keys")
@@ -160,6 +172,7 @@ class _Body:
         self._threads = threads
         self._gathered: list[Bytes] = []
         self._size = 0  # of what is gathered
+        self._writing: asyncio.Task[bool | None] | None = None
         self._touched = False  # whether a thread may have made the file
         self._whole = True  # whether all that was handed over is in the file
         self._finished = False
@@ -168,15 +181,26 @@ class _Body:
         self._gathered += pieces
         self._size += sum(map(len, pieces))
         if self._size >= CHUNK:
-            await self._hand_over(self._part.write)
+            await self._written()
+            self._writing = asyncio.create_task(self._hand_over(self._part.write))
 
     async def finish(self) -> None:
+        await self._written()
         if not await self._hand_over(self._part.publish):
             raise StoreError(f"{self._part.path} exists already, and was left as it is: try again")
         self._finished = True
 
+    async def _written(self) -> None:
+        """Wait for what is being written while the next mebibyte is gathered. Raises why that failed."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
     async def abandon(self) -> None:
         self._gathered.clear()
+        if self._writing is not None:
+            self._writing.cancel()  # the thread may still be about it: it has the lock that `take_back` waits for
+            await asyncio.gather(self._writing, return_exceptions=True)
         if self._touched and not self._finished:
             done = self._threads.submit(self._part.take_back)
             await asyncio.shield(asyncio.wrap_future(done))  # done also if whoever waits for it is cancelled

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
+from safelight.pour import File
 
 KEY = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*")
 MAX_SMALL = 64 * 1024
@@ -87,6 +88,9 @@ class Store(Protocol):
 
         Raises Missing, also half-way, if it is deleted meanwhile. To be closed (`aclose`) if not read to its end.
         """
+
+    def file(self, key: str) -> File | None:
+        """The same object as a file to pour from; None if it is none. Opening it raises Missing and StoreError."""
 
     def list(self, prefix: str) -> AsyncIterator[Entry]:
         """All objects whose keys begin with `prefix`, which ends with '/' or is empty; in no order."""

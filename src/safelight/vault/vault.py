@@ -21,6 +21,7 @@ from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import PartOpener, read_header, rewrapped
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
+from safelight.pour import File
 from safelight.vault.chain import Chains, Generation, key_of
 from safelight.vault.records import BadRecord, Image, Record, Records, Removed, new_body
 from safelight.vault.store import Body, Missing, Store, StoreError
@@ -114,6 +115,21 @@ class Vault:
                 raise await self._gone(image) from None
         if at != end:
             raise Damaged
+
+    async def sealed_file(self, image: Image) -> File | None:
+        """The sealed file but for its header, at the same places, open to pour from, and to be closed; None where the
+        store has no files. Raises as `part`.
+        """
+        file = self.store.file(image.body)
+        if file is not None:
+            try:
+                await file.open()
+            except Missing:
+                raise await self._gone(image) from None
+            except BaseException:
+                file.close()
+                raise
+        return file
 
     async def _gone(self, image: Image) -> SafelightError:
         """What it means that the body is missing: its image was removed meanwhile, or the store has lost it."""

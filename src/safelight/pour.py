@@ -1,0 +1,165 @@
+"""A file's bytes into a connection without passing through this process: sendfile(2), a step at a time.
+
+A step is made in a thread, as the file may be on a slow disk, and takes as much as the socket takes at once; then the
+event loop waits until the socket takes more. Whether the other side still reads is told by the bytes that it has yet
+to take (TIOCOUTQ, tcp(7)): a socket that holds megabytes may be full for long although its reader is only slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import struct
+import termios
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+STEP = 1 << 20
+"""Bytes of a step at most."""
+
+LITTLE = 1 << 16
+"""Bytes of a step where the file's own system has no sendfile."""
+
+_NO_SENDFILE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+LOOK = 0.25
+"""Seconds between two looks at whether a full socket's bytes are being taken."""
+
+
+class File:
+    """A file to pour from, to be opened and closed.
+
+    Closing waits for nobody: what a thread is still about ends first.
+    """
+
+    def __init__(self, opener: Callable[[], int], threads: Executor | None = None) -> None:
+        """`opener` gives a descriptor, which is the file's own then; `threads` do the work, else the event loop's."""
+        self._opener = opener
+        self._descriptor = -1
+        self._over = False
+        self._lock = threading.Lock()
+        self.threads = threads
+
+    async def open(self) -> None:
+        """Raises what `opener` raises."""
+        await asyncio.get_running_loop().run_in_executor(self.threads, self._open)
+
+    def _open(self) -> None:
+        with self._lock:
+            if not self._over:
+                self._descriptor = self._opener()
+
+    def step(self, connection: int, offset: int, count: int) -> int:
+        """How many bytes went. Raises BlockingIOError if the socket is full, and OSError."""
+        with self._lock:
+            try:
+                return os.sendfile(connection, self._descriptor, offset, count)
+            except OSError as error:
+                if error.errno not in _NO_SENDFILE:
+                    raise
+            return os.write(connection, os.pread(self._descriptor, min(count, LITTLE), offset))
+
+    def close(self) -> None:
+        asyncio.get_running_loop().run_in_executor(self.threads, self._close)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._over = True
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+
+def can_pour(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether what is poured arrives as it is: TLS would have to encrypt it."""
+    return transport is not None and transport.get_extra_info("sslcontext") is None and hasattr(os, "sendfile")
+
+
+async def pour(
+    transport: asyncio.WriteTransport,
+    file: File,
+    start: int,
+    end: int,
+    *,
+    patience: float,
+    moved: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Send the file's bytes from `start` up to `end`, after what was written to the transport before.
+
+    `moved` is told where it is whenever bytes have moved, by us or out of the socket. Raises TimeoutError if none does
+    for `patience` seconds, EOFError if the file is shorter, and OSError. Nobody else may write meanwhile.
+    """
+    loop = asyncio.get_running_loop()
+    connection = _Socket(os.dup(transport.get_extra_info("socket").fileno()))
+
+    async def room() -> None:
+        await connection.takes_more(patience, lambda: moved(start))
+
+    try:
+        while transport.get_write_buffer_size():
+            await room()
+            await asyncio.sleep(0)  # it takes from the transport first
+        while start < end:
+            stepping = loop.run_in_executor(file.threads, connection.step, file, start, min(STEP, end - start))
+            try:
+                sent = await asyncio.shield(stepping)
+            except BlockingIOError:
+                await room()
+                continue
+            if sent == 0:
+                raise EOFError("the file is shorter")
+            start += sent
+            moved(start)
+    finally:
+        connection.close(file.threads)
+
+
+class _Socket:
+    """A connection's socket, under a descriptor of our own: the transport may close its own at any time."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def step(self, file: File, offset: int, count: int) -> int:
+        with self._lock:
+            return file.step(self._descriptor, offset, count)
+
+    async def takes_more(self, patience: float, moved: Callable[[], None]) -> None:
+        """Return when there is room. Raises TimeoutError if the other side takes nothing for `patience` seconds."""
+        loop, room = asyncio.get_running_loop(), asyncio.Event()
+        left, last = self._unsent(), time.monotonic()
+        loop.add_writer(self._descriptor, room.set)
+        try:
+            while not room.is_set():
+                try:
+                    async with asyncio.timeout(min(LOOK, patience)):
+                        await room.wait()
+                except TimeoutError:
+                    now = self._unsent()
+                    if now != left:
+                        left, last = now, time.monotonic()
+                        moved()
+                    elif time.monotonic() - last >= patience:
+                        raise
+        finally:
+            loop.remove_writer(self._descriptor)
+
+    def _unsent(self) -> int:
+        """Bytes that the other side has yet to take; 0 where the system does not say."""
+        try:
+            return int(struct.unpack("i", fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, bytes(4)))[0])
+        except OSError:
+            return 0
+
+    def close(self, threads: Executor | None) -> None:
+        asyncio.get_running_loop().run_in_executor(threads, self._close)
+
+    def _close(self) -> None:
+        with self._lock:
+            os.close(self._descriptor)
+            self._descriptor = -1
