@@ -327,6 +327,7 @@ def test_a_writer_that_was_taken_for_dead_fails_cleanly(root: Path) -> None:
     async def use(store: Directory) -> None:
         body = await store.body(BODY)
         await body.write([bytes(2 * MEBIBYTE)])
+        await body.write([bytes(MEBIBYTE)])  # waits until the first has been written
         (part,) = (root / BODY).parent.iterdir()
         os.utime(part, (0, 0))
         assert await store.tidy() == 1
@@ -346,7 +347,8 @@ from safelight.vault.directory import Directory
 
 async def die(store):
     body = await store.body("bodies/0c1d/a")
-    await body.write([bytes(3 << 20)])
+    for _ in range(2):  # the second waits for the first
+        await body.write([bytes(3 << 20)])
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(die(Directory(Path(sys.argv[1]))))
@@ -397,7 +399,12 @@ def test_a_cancelled_write_ends_before_its_file_is_closed(
         await put(store, BODY + "0", b"makes the directories")
         gate = Gate(monkeypatch, call)
         body = await store.body(BODY)
-        writing = asyncio.create_task(body.write([bytes(MEBIBYTE)]) if call == "writev" else body.finish())
+
+        async def write() -> None:
+            for _ in range(2):  # the second waits for the first
+                await body.write([bytes(MEBIBYTE)])
+
+        writing = asyncio.create_task(write() if call == "writev" else body.finish())
         assert await asyncio.to_thread(gate.reached.wait, GENEROUS)
         writing.cancel()
         await asyncio.wait([writing])
