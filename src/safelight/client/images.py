@@ -221,7 +221,7 @@ class _Download:
                 self._begin(response.headers)
             elif response.headers.get("Content-Range") != f"bytes {self.done}-{self._size - 1}/{self._size}":
                 raise aiohttp.ClientPayloadError  # that is not what was asked for
-            async for chunk in response.content.iter_any():
+            async for chunk, _ in response.content.iter_chunks():
                 self._file.file.write(chunk)
                 self.done += len(chunk)
                 self._progress(self.done, self._size)

@@ -72,7 +72,7 @@ class Transfer(Errand):
                 if response.status not in (200, 201):
                     raise read_problem(response.status, await read_small(response))
                 received = 0
-                async for chunk in response.content.iter_any():
+                async for chunk, _ in response.content.iter_chunks():
                     self._reservation.file.write(chunk)
                     received += len(chunk)
                     self._advance(self._source.size + received)
