@@ -79,6 +79,21 @@ def can_pour(transport: asyncio.BaseTransport | None) -> bool:
     return transport is not None and transport.get_extra_info("sslcontext") is None and hasattr(os, "sendfile")
 
 
+def unsent(transport: asyncio.WriteTransport | None) -> int:
+    """Bytes of what was written that the other side has yet to take: in the transport, and in the socket."""
+    if transport is None or transport.is_closing():
+        return 0
+    return transport.get_write_buffer_size() + _queued(transport.get_extra_info("socket").fileno())
+
+
+def _queued(connection: int) -> int:
+    """Bytes in a socket that the other side has yet to take; 0 where the system does not say."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:
+        return 0
+
+
 async def pour(
     transport: asyncio.WriteTransport,
     file: File,
@@ -132,7 +147,7 @@ class _Socket:
     async def takes_more(self, patience: float, moved: Callable[[], None]) -> None:
         """Return when there is room. Raises TimeoutError if the other side takes nothing for `patience` seconds."""
         loop, room = asyncio.get_running_loop(), asyncio.Event()
-        left, last = self._unsent(), time.monotonic()
+        left, last = _queued(self._descriptor), time.monotonic()
         loop.add_writer(self._descriptor, room.set)
         try:
             while not room.is_set():
@@ -140,7 +155,7 @@ class _Socket:
                     async with asyncio.timeout(min(LOOK, patience)):
                         await room.wait()
                 except TimeoutError:
-                    now = self._unsent()
+                    now = _queued(self._descriptor)
                     if now != left:
                         left, last = now, time.monotonic()
                         moved()
@@ -148,13 +163,6 @@ class _Socket:
                         raise
         finally:
             loop.remove_writer(self._descriptor)
-
-    def _unsent(self) -> int:
-        """Bytes that the other side has yet to take; 0 where the system does not say."""
-        try:
-            return int(struct.unpack("i", fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, bytes(4)))[0])
-        except OSError:
-            return 0
 
     def close(self, threads: Executor | None) -> None:
         asyncio.get_running_loop().run_in_executor(threads, self._close)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
 from safelight.http import web
-from safelight.pour import File, can_pour, pour
+from safelight.pour import File, can_pour, pour, unsent
 from safelight.vault.records import Image
 from safelight.vault.vault import Vault, sealed_size_of
-
-PIECE = 1 << 16
-"""Bytes of an answer that a client must take within `body_timeout`."""
 
 
 class Interrupted(Exception):
@@ -29,19 +25,20 @@ class Interrupted(Exception):
 async def send(
     request: web.Request, response: web.StreamResponse, chunks: AsyncGenerator[Bytes], patience: float
 ) -> web.StreamResponse:
-    """Send the response with `chunks` as its body, `patience` seconds for each piece. Closes `chunks`.
+    """Send the response with `chunks` as its body. Closes `chunks`.
+
+    `patience`: seconds within which the client must take something.
 
     Raises Interrupted, and before anything was sent whatever the first chunk raises. HEAD asks for no chunk.
     """
     async with aclosing(chunks):
         first = b"" if request.method == "HEAD" else await anext(chunks, b"")
-        _notice_every_step(request)
         await response.prepare(request)
         try:
             if request.method != "HEAD":
-                await _write(response, first, patience)
+                await _write(request, response, first, patience)
                 async for chunk in chunks:
-                    await _write(response, chunk, patience)
+                    await _write(request, response, chunk, patience)
         except (SafelightError, TimeoutError, OSError) as error:
             raise _broken_off(request, response, error) from None
         await response.write_eof()
@@ -75,8 +72,8 @@ async def send_whole(
     """Send the response with all of its body at once: for small ones. `patience` and Interrupted are as with `send`."""
     await response.prepare(request)
     try:
-        async with asyncio.timeout(patience * (1 + len(body) // PIECE)):
-            await response.write_eof(body)
+        await _write(request, response, body, patience)
+        await response.write_eof()
     except (TimeoutError, OSError) as error:
         raise _broken_off(request, response, error) from None
     return response
@@ -101,11 +98,18 @@ async def _first_two_joined(chunks: AsyncGenerator[Bytes]) -> AsyncGenerator[Byt
             yield chunk
 
 
-async def _write(response: web.StreamResponse, chunk: Bytes, patience: float) -> None:
-    data = memoryview(chunk)
-    for start in range(0, len(data), PIECE):
-        async with asyncio.timeout(patience):
-            await response.write(data[start : start + PIECE])
+async def _write(request: web.Request, response: web.StreamResponse, chunk: Bytes, patience: float) -> None:
+    """Raises TimeoutError if the client takes nothing for `patience` seconds."""
+    left = unsent(request.transport) + len(chunk)
+    writing = asyncio.ensure_future(response.write(chunk))
+    try:
+        while not (await asyncio.wait([writing], timeout=patience))[0]:
+            if (now := unsent(request.transport)) >= left:
+                raise TimeoutError("the client takes nothing more")
+            left = now
+        writing.result()
+    finally:
+        writing.cancel()
 
 
 def _broken_off(request: web.Request, response: web.StreamResponse, error: BaseException) -> Interrupted:
@@ -113,14 +117,3 @@ def _broken_off(request: web.Request, response: web.StreamResponse, error: BaseE
     if request.transport is not None:
         request.transport.abort()
     return Interrupted(response, str(error))
-
-
-def _notice_every_step(request: web.Request) -> None:
-    """Let the socket take more as soon as the client has taken some (TCP_NOTSENT_LOWAT, tcp(7)).
-
-    By default it takes megabytes at once, and then nothing until a third of them is gone: a slow reader
-    would look like one that stands still.
-    """
-    connection = request.get_extra_info("socket")
-    if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, PIECE)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
 from safelight.config import Config
-from safelight.encryption import Scheme, open_, seal, sealed
+from safelight.encryption import Scheme, Sealer, open_, seal, sealed
 from safelight.http import StreamReader
 from safelight.imagetypes import HEAD, sniff
 from safelight.node.keyfile import Keys
@@ -31,6 +31,9 @@ IN_MEMORY, SPOOLS_IN_MEMORY = 2 << 20, 64
 
 SMALL = 1 << 18
 """Bytes of a sealed file that is sent out of memory after it was written to the vault; a larger one is read again."""
+
+BATCH = 1 << 19
+"""Bytes of a body that go through the cipher at a time, in a thread."""
 
 UNKNOWN_TYPE = "application/octet-stream"
 
@@ -100,6 +103,52 @@ class _Small:
         return b"".join(self._pieces)
 
 
+class _Seen:
+    """What there is to know of bytes that have passed: how many, and the first ones."""
+
+    def __init__(self) -> None:
+        self.size, self.head = 0, b""
+
+    async def of(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            self.head += chunk[: HEAD - len(self.head)]
+            self.size += len(chunk)
+            yield chunk
+
+
+async def _push(chunks: AsyncIterator[bytes], cipher: Sealer, write: Callable[[list[bytes]], Awaitable[None]]) -> None:
+    """Push all of the chunks through the cipher, and write what comes out.
+
+    While one batch is received, a thread has the one before in work. What is small is done here and now.
+    """
+    batch, size = list[bytes](), 0
+    behind: asyncio.Task[None] | None = None
+
+    async def work(batch: list[bytes]) -> None:
+        await write(await asyncio.to_thread(_transformed, cipher, batch))
+
+    try:
+        async for chunk in chunks:
+            batch.append(chunk)
+            size += len(chunk)
+            if size >= BATCH:
+                if behind is not None:
+                    await behind
+                behind = asyncio.create_task(work(batch))
+                batch, size = [], 0
+        if behind is not None:
+            await behind
+        await write([*_transformed(cipher, batch), cipher.finish()])
+    finally:
+        if behind is not None:
+            behind.cancel()
+            await asyncio.gather(behind, return_exceptions=True)
+
+
+def _transformed(cipher: Sealer, batch: list[bytes]) -> list[bytes]:
+    return [piece for chunk in batch for piece in cipher.update(chunk)]
+
+
 class Workshop:
     """Does what jobs ask for, for one node."""
 
@@ -141,19 +190,14 @@ class Workshop:
         self, draft: _Small, job: Job, body: StreamReader, original: str, modified: float | None
     ) -> tuple[bytes, Details]:
         """Put the sealed file of the body into the draft. Its header, and what else is to be known of it."""
-        sealer, head, size = sealed.Sealer(job.user, self._keys.ring), b"", 0
+        sealer, seen = sealed.Sealer(job.user, self._keys.ring), _Seen()
         try:
-            async for chunk in self._read(job, body):
-                head += chunk[: HEAD - len(head)]
-                size += len(chunk)
-                if pieces := sealer.update(chunk):
-                    await draft.write(pieces)
-            await draft.write([sealer.finish()])
+            await _push(seen.of(self._read(job, body)), sealer, draft.write)
             header = sealer.header.encode()
         finally:
             del sealer  # an error keeps this frame alive for a while, and its buffers would stay with it
-        image_type = sniff(head)
-        return header, Details(size, image_type.media_type if image_type else UNKNOWN_TYPE, original, modified)
+        image_type = sniff(seen.head)
+        return header, Details(seen.size, image_type.media_type if image_type else UNKNOWN_TYPE, original, modified)
 
     async def _compare(self, job: Job, body: StreamReader, vault: Vault, image: Image) -> None:
         """Raises NameTaken if the body is not the image."""
@@ -167,16 +211,12 @@ class Workshop:
 
     async def seal(self, job: Job, body: StreamReader, spool: Spool) -> int:
         """Put the sealed file of the body into the spool. The body's size in bytes. Raises Refusal."""
-        sealer = seal(job.scheme, job.user, self._keys.ring)
-        size = 0
+        sealer, seen = seal(job.scheme, job.user, self._keys.ring), _Seen()
         try:
-            async for chunk in self._read(job, body):
-                size += len(chunk)
-                await spool.write(sealer.update(chunk))
-            await spool.write([sealer.finish()])
+            await _push(seen.of(self._read(job, body)), sealer, spool.write)
         finally:
             del sealer  # as above
-        return size
+        return seen.size
 
     async def verify(self, job: Job, body: StreamReader, spool: Spool) -> int:
         """Put the sealed file as it came into the spool; when all of it has proved genuine, its image's size

@@ -7,12 +7,14 @@ aside and one generation that exactly one of them creates. docs/vault.md has the
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from heapq import nlargest
+from itertools import zip_longest
 from typing import NamedTuple
 
 from safelight.encryption import stream
@@ -25,6 +27,9 @@ from safelight.pour import File
 from safelight.vault.chain import Chains, Generation, key_of
 from safelight.vault.records import BadRecord, Image, Record, Records, Removed, new_body
 from safelight.vault.store import Body, Missing, Store, StoreError
+
+SMALL = 1 << 16
+"""Bytes of a segment that is opened where it is; a larger one is opened in a thread."""
 
 
 class NoSuchImage(SafelightError):
@@ -94,9 +99,16 @@ class Vault:
         try:
             payload_header = await self._bytes(image.body, header.length, header.length + stream.HEADER_SIZE)
             opener = PartOpener(header, payload_header, image.size, self.keyring())
-            for number, offset, size in opener.segments(start, end):
+
+            async def opened(number: int, offset: int, size: int) -> Bytes:
                 segment = await self._bytes(image.body, offset, offset + size)
-                yield opener.open(number, segment, start, end)
+                if size <= SMALL:
+                    return opener.open(number, segment, start, end)
+                return await asyncio.to_thread(opener.open, number, segment, start, end)
+
+            async with aclosing(_one_ahead(opened, opener.segments(start, end))) as pieces:
+                async for piece in pieces:
+                    yield piece
         except Missing:
             raise await self._gone(image) from None
 
@@ -272,6 +284,22 @@ class Draft:
 
     async def abandon(self) -> None:
         await self.body.abandon()
+
+
+async def _one_ahead(
+    work: Callable[[int, int, int], Awaitable[Bytes]], places: Sequence[tuple[int, int, int]]
+) -> AsyncGenerator[Bytes]:
+    """What `work` makes of each place, in order; the next is in work while this one is used."""
+    ahead: asyncio.Future[Bytes] | None = None
+    try:
+        for place, following in zip_longest(places, places[1:]):
+            piece = await (ahead or work(*place))
+            ahead = asyncio.ensure_future(work(*following)) if following else None
+            yield piece
+    finally:
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
 
 
 def _found(record: Image | Removed, upload: str) -> Image:
