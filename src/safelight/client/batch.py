@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from safelight.errors import SafelightError
 
-AT_ONCE = 4
+AT_ONCE = 8
 """Files under way: a node encrypts one while another is read from the disk and a third is synced."""
 
 AHEAD = 16 * AT_ONCE

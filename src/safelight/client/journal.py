@@ -61,6 +61,7 @@ class Journal:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._descriptor: int | None = None
         self._planned: dict[tuple[object, ...], Planned] = {}
         with suppress(OSError), file.open("rb") as lines:
             for line in lines:
@@ -94,12 +95,16 @@ class Journal:
         self._planned[planned.key] = planned
         line = b"\n" + msgspec.json.encode(planned) + b"\n"  # the first ends what a full disk may have cut
         with suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                os.write(descriptor, line)
-            finally:
-                os.close(descriptor)
+            if self._descriptor is None:
+                self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.write(self._descriptor, line)
+
+    def close(self) -> None:
+        """Once nothing more is noted."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def tag_of(descriptor: int) -> str:

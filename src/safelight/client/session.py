@@ -76,6 +76,8 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._account.close()
+        for journal in self._journals.values():
+            journal.close()
         await self._servers.__aexit__(kind, error, trace)
 
     async def seal(

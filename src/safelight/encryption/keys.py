@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -242,5 +243,6 @@ def decode(text: bytes, kind: type[_T]) -> _T:
     raise KeyringError(f"The keyring is malformed ({why}): restore it from a backup.")
 
 
+@lru_cache(1024)  # a node derives the same few for each image
 def _hkdf(secret: bytes, info: bytes, size: int) -> bytes:
     return HKDF(SHA256(), size, salt=None, info=info).derive(secret)
