@@ -96,7 +96,10 @@ class Problem(Enum):
 
     @classmethod
     def of(cls, uri: str) -> Problem | None:
-        return next((problem for problem in cls if problem.uri == uri), None)
+        return _PROBLEMS.get(uri)
+
+
+_PROBLEMS = {problem.uri: problem for problem in Problem}
 
 
 class Refusal(SafelightError):
