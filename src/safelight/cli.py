@@ -109,6 +109,7 @@ _vault = _setting("vault", "URL", "Where images are kept: file:///DIR, s3://...,
 _of_nodes = stacked(
     _keyring,
     _vault,
+    _setting("balance", "leader|least-loaded", "Who works: the leader, or whom it assigns."),
     _setting("profile", "local|lan|wan", "Timers for nodes on one machine, at one site, or at several."),
     _setting("heartbeat", "SECONDS", "Between two heartbeats, if not the profile's.", float),
     _setting("body_timeout", "SECONDS", "How long a body may stand still.", float),

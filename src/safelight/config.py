@@ -88,6 +88,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where sealed images are kept: file:///directory, s3://bucket/prefix, gs://…, az://…, or none. Empty: the
     directory `vault` in `data_dir`."""
 
+    balance: Literal["leader", "least-loaded"] = "leader"
+    """Who works: the leader alone, or for each image the node to which the leader assigns it: see docs/balance.md."""
+
     profile: Literal["local", "lan", "wan"] = "lan"
     """Timers for nodes on one machine, at one site, or at several: see docs/election.md."""
 

@@ -21,6 +21,9 @@ API = "/v1"
 MAX_JSON = 16 * 1024
 """Bytes; more than any message here needs. Longer ones are refused unread."""
 
+MAX_AVOIDED = 100
+"""Nodes that an offer may ask to be spared."""
+
 MAX_LISTED = 10_000
 """Images in one listing."""
 
@@ -150,7 +153,7 @@ def read_problem(status: int, body: bytes) -> Refusal:
     return Refusal(problem, document.detail, node=document.node, leader=document.leader)
 
 
-class Offer(msgspec.Struct, forbid_unknown_fields=True):
+class Offer(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """POST /v1/offers, to every node at once: "who does this for me?" No body of an image is in it."""
 
     user: str
@@ -165,9 +168,11 @@ class Offer(msgspec.Struct, forbid_unknown_fields=True):
     """The cluster that is meant; a node of another refuses. Empty: whichever this is."""
     keep: bool = True
     """Whether the sealed image is to be kept in the vault, if there is one. Classic files never are."""
+    avoid: Annotated[list[int], msgspec.Meta(max_length=MAX_AVOIDED)] = []
+    """Nodes that did not do it when they were assigned: assign another, if there is one."""
 
 
-class Grant(msgspec.Struct):
+class Grant(msgspec.Struct, omit_defaults=True):
     """201: the leader's answer to an offer. PUT the body to `url`, with `Authorization: Ticket …`."""
 
     node: int
@@ -175,6 +180,8 @@ class Grant(msgspec.Struct):
     """With `node` the epoch in which it was granted, as (counter, node)."""
     url: str
     ticket: str
+    assigned: int | None = None
+    """The node that is to do it, at `url`; None if it is `node` itself."""
 
     @property
     def epoch(self) -> tuple[int, int]:
@@ -249,6 +256,8 @@ class Load(msgspec.Struct):
     images: int = 0
     bytes: int = 0
     declines: int = 0
+    weight: int = 0
+    """Of the images in work: their bytes, and 256 KiB for each."""
     stands_back: str = ""
     """Why it does not stand for election; empty if it does."""
 

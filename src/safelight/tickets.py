@@ -48,6 +48,8 @@ class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     expires: float
     """Unix seconds."""
     nonce: str
+    counter: int | None = None
+    """With `issuer` the epoch in which that leader assigned the job to the node; None: it only leads there."""
 
 
 def new_nonce() -> str:

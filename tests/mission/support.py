@@ -60,8 +60,8 @@ class Witness:
     def progress(self, done: int, total: int) -> None:
         self._tell("progress", done, total)
 
-    def processed(self, server: int) -> None:
-        self._tell("processed", server)
+    def processed(self, server: int, assigned_by: int | None = None) -> None:
+        self._tell("processed", server, *([] if assigned_by is None else [assigned_by]))
 
     def _tell(self, *told: object) -> None:
         self.told.append(told)

@@ -38,7 +38,8 @@ class Seat:
             save=self.save,
             unsaved=lambda error: self.watch.observe("epoch", False, "cannot save"),
             loads=list,
-            heard=lambda peer, loads: None,
+            begun=list,
+            heard=lambda peer, loads, begun: None,
             say=self.said.append,
         )
         self.watch = Watch(

@@ -102,8 +102,11 @@ class Transcript:
         """`done` of `total` bytes have come."""
         self._move("receiving", done, total)
 
-    def processed(self, server: int) -> None:
-        self.say(f"  ✓ Leader (server {server}) processed request", "green")
+    def processed(self, server: int, assigned_by: int | None = None) -> None:
+        if assigned_by is None:
+            self.say(f"  ✓ Leader (server {server}) processed request", "green")
+        else:
+            self.say(f"  ✓ Leader (server {assigned_by}) assigned server {server}, which processed request", "green")
 
     # -- what follows --
 

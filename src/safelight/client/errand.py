@@ -15,12 +15,14 @@ from contextlib import suppress
 from itertools import count
 from typing import NamedTuple
 
+import msgspec
+
 from safelight.client.account import ALL_DOWN, Account
 from safelight.client.feedback import Feedback
 from safelight.client.servers import Broken, Servers, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.protocol import Grant, Offer, Problem, Refusal
+from safelight.protocol import API, MAX_AVOIDED, Cluster, Grant, Offer, Problem, Refusal
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 """Seconds between two offers of one image, with jitter: an election is over in less, most of the time."""
@@ -61,17 +63,25 @@ class NoLeader(SafelightError):
 
 
 class Superseded(Exception):
-    """While a body stood still, another node was elected: it has granted the same offer."""
+    """While a body stood still, the same offer was granted to another node: there is a new leader, or the leader has
+    assigned another while the one that it had assigned hangs.
+    """
 
     def __init__(self, granted: Granted) -> None:
         self.granted = granted
 
 
 class Granted(NamedTuple):
-    """A grant, and which server gave it."""
+    """A grant, which server gave it, and which is to do the work: the same, or the one that it assigned."""
 
+    leader: int
     server: int
     grant: Grant
+
+    @property
+    def node(self) -> int:
+        """Who is to do it, as the cluster numbers its nodes."""
+        return self.grant.node if self.grant.assigned is None else self.grant.assigned
 
 
 class Errand:
@@ -83,6 +93,7 @@ class Errand:
         self._account = account
         self._offer = offer
         self._feedback = feedback
+        self._nodes: dict[int, int] = {}  # which server a node is, as far as they have said
         self._said: set[int] = set()
         self._asked: dict[asyncio.Task[Grant], int] = {}
         self._offered = 0.0  # when those were first asked, in seconds of time.monotonic()
@@ -102,7 +113,7 @@ class Errand:
                     break
                 except Superseded as superseded:
                     granted = superseded.granted
-                    self._feedback.waiting("another leader was elected: sending again")
+                    self._feedback.waiting("another node takes it: sending again")
                     continue
                 except Refusal as refusal:
                     if refusal.problem is Problem.VAULT_AWAY and time.monotonic() < give_up:
@@ -121,11 +132,12 @@ class Errand:
                     why = f"server {granted.server}: {reason(error)}"
                     if attempt - away >= ATTEMPTS:
                         raise NoLeader(f"the image broke off {attempt} times, last with {why}: try again") from None
+                self._spare(granted)
                 self._feedback.waiting(f"{why}: looking for the leader, then sending again")
                 granted = await self._find_leader()
             await self._hear_stragglers()
-            self._feedback.processed(granted.server)
-            return granted.grant.node
+            self._feedback.processed(granted.server, None if granted.grant.assigned is None else granted.leader)
+            return granted.node
         finally:
             await self._dismiss()
 
@@ -148,7 +160,7 @@ class Errand:
         while True:
             await asyncio.wait(self._asked, timeout=BLINK, return_when=asyncio.FIRST_COMPLETED)
             done = [task for task in self._asked if task.done()]
-            grants = [Granted(self._asked[task], task.result()) for task in done if task.exception() is None]
+            grants = [self._granted(self._asked[task], task.result()) for task in done if task.exception() is None]
             if grants:
                 self._asked = {task: server for task, server in self._asked.items() if not task.done()}
                 self._found.set()
@@ -174,6 +186,8 @@ class Errand:
                     return await self._account.offer(server, self._offer)
             except (Refusal, *Broken) as error:
                 answers[server] = error
+                if isinstance(error, Refusal) and error.node:
+                    self._nodes[error.node] = server
                 if len(answers) == len(self._servers.addresses):
                     self._heard_all.set()
                 if aloud:
@@ -189,6 +203,22 @@ class Errand:
                 if self._found.is_set():
                     raise
                 pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _granted(self, leader: int, grant: Grant) -> Granted:
+        """Raises NoLeader if this client cannot reach the node that was assigned."""
+        self._nodes[grant.node] = leader
+        if grant.assigned is None:
+            return Granted(leader, leader, grant)
+        server = self._servers.place(grant.url) or self._nodes.get(grant.assigned, grant.assigned)
+        if server not in self._servers.addresses:
+            raise NoLeader(f"the leader assigned node {grant.assigned}: name its address in --servers, too")
+        return Granted(leader, server, grant)
+
+    def _spare(self, granted: Granted) -> None:
+        """Ask for another node next time, if the one that was assigned did not do it."""
+        node, avoid = granted.grant.assigned, self._offer.avoid
+        if node is not None and node not in avoid and len(avoid) < MAX_AVOIDED:
+            self._offer = msgspec.structs.replace(self._offer, avoid=[*avoid, node])
 
     async def _hear_stragglers(self) -> None:
         """Let the workers finish their sentences, for the record of who declined. Who has said it needs no time."""
@@ -255,6 +285,18 @@ class Errand:
                         elsewhere = await self._find_leader(aloud=False)
                     if elsewhere.grant.epoch > granted.grant.epoch:
                         raise Superseded(elsewhere)
+                    if granted.server not in (granted.leader, elsewhere.server) and await self._hangs(granted.server):
+                        self._spare(granted)
+                        raise Superseded(elsewhere)
+
+    async def _hangs(self, server: int) -> bool:
+        """Whether a server does not even say who it is."""
+        try:
+            async with asyncio.timeout(ROUND):
+                await self._servers.ask(server, "GET", f"{API}/cluster", Cluster)
+        except (Refusal, *Broken):
+            return True
+        return False
 
     async def _send(self, granted: Granted) -> None:
         """Make the request where the grant says, once. Raises Refusal, `Broken`, and what a subclass says."""

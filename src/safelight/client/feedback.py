@@ -24,8 +24,8 @@ class Feedback(Protocol):
         Begins at 0 again when another attempt begins.
         """
 
-    def processed(self, server: int) -> None:
-        """This server led and has done the work."""
+    def processed(self, server: int, assigned_by: int | None = None) -> None:
+        """This server has done the work: as the leader, or because the leader assigned it."""
 
 
 class Silence:
@@ -46,5 +46,5 @@ class Silence:
     def progress(self, done: int, total: int) -> None:
         pass
 
-    def processed(self, server: int) -> None:
+    def processed(self, server: int, assigned_by: int | None = None) -> None:
         pass

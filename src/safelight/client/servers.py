@@ -52,9 +52,12 @@ class Servers:
     def reach(self, url: str, server: int) -> URL:
         """A node's URL as this client reaches it: the nodes may know themselves by another name than we do."""
         said = URL(url, encoded=True)
-        if any(str(said.origin()) == address.url for address in self.addresses.values()):
-            return said
-        return self.at(server, said.raw_path_qs)
+        return said if self.place(url) is not None else self.at(server, said.raw_path_qs)
+
+    def place(self, url: str) -> int | None:
+        """Which server a URL leads to; None if it is none that we know by that name."""
+        origin = str(URL(url, encoded=True).origin())
+        return next((server for server, address in self.addresses.items() if address.url == origin), None)
 
     def at(self, server: int, path: str) -> URL:
         """The address of a path (escaped already) at a server."""

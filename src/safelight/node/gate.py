@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from safelight import orders, tickets
+from safelight.bully import Epoch
 from safelight.config import Config
 from safelight.encryption import Scheme
 from safelight.encryption.keys import Keyring
 from safelight.http import web
 from safelight.names import check_image_name, check_user
+from safelight.node.balance import Balance
 from safelight.node.limits import check_size
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
@@ -46,6 +49,7 @@ class Gate:
         users: Users,
         member: Member,
         load: LoadBook,
+        balance: Balance,
     ) -> None:
         self._config = config
         self._addresses = config.addresses
@@ -53,6 +57,8 @@ class Gate:
         self._users = users
         self._member = member
         self._load = load
+        self._balance = balance
+        self._begun: list[str] = []  # assigned by a leader who has yet to hear of it
         self._cluster = keyring.cluster_id
         self._key = keyring.derive("tickets")
         self._hosts = _hosts(config, node)
@@ -109,14 +115,36 @@ class Gate:
             raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
         await self._leader_only(job)
         check_size(self._config, job)
-        ticket = self._ticket(job, self._node, self.book.life)
-        self.book.granted(ticket)
+        node, life = self._worker(job, offer.avoid)
+        counter = self._member.epoch.counter
+        ticket = self._ticket(job, node, life, None if node == self._node else counter)
+        if node == self._node:
+            self.book.granted(ticket)
         return Grant(
             node=self._node,
-            counter=self._member.epoch.counter,
-            url=self._url(job, self._node),
+            counter=counter,
+            url=self._url(job, node),
             ticket=tickets.write(ticket, self._key),
+            assigned=None if node == self._node else node,
         )
+
+    def _worker(self, job: Job, avoid: Sequence[int]) -> tuple[int, str]:
+        """Who is to do it, and which life of that node: this one, or the one with the least to do."""
+        if self._config.balance == "leader" or job.action is Action.REMOVE:
+            return self._node, self.book.life
+        lives, in_hand = {self._node: self.book.life}, {self._node: self._load.weight}
+        for load in self._load.known():
+            life = self._member.life_of(load.node)
+            if life is not None and load.leader == self._node and not load.stands_back:
+                lives[load.node], in_hand[load.node] = life, load.weight
+        spared = {node: weight for node, weight in in_hand.items() if node not in avoid}
+        node = self._balance.assign(job.upload, job.size, spared or in_hand, time.monotonic())
+        return node, lives[node]
+
+    def begun(self) -> list[str]:
+        """The uploads assigned to this node that have begun since this was last asked."""
+        begun, self._begun = self._begun, []
+        return begun
 
     # -- jobs ----------------------------------------------------------------------------------------
 
@@ -133,7 +161,7 @@ class Gate:
             if not UPLOAD_ID.fullmatch(upload):
                 raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
             job = Job(user, upload, name, size, action, scheme, keep is not False)
-            issuer = None
+            issuer, assigned = None, False
         else:
             ticket = self._redeem(text)
             said = ticket.job
@@ -144,12 +172,24 @@ class Gate:
             token = self.bearer(request)
             if upload != job.upload or (token is not None and await self._users.of_token(token) != job.user):
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another upload or user: ask for a new one")
-            issuer = ticket.issuer
-        # What this node granted, it does, whoever leads by now; and while it leaves, what others still sent here.
-        if issuer != self._node and not (self.leaving and issuer is not None):
+            issuer, assigned = ticket.issuer, self._assigned(ticket)
+        # What this node granted, or was assigned, it does, whoever leads by now; and while it leaves, what others
+        # still sent here.
+        if issuer != self._node and not assigned and not (self.leaving and issuer is not None):
             await self._leader_only(job, redirect=True)
         check_size(self._config, job)
+        self._balance.begun([job.upload])
+        if assigned:
+            self._begun.append(job.upload)
         return job
+
+    def _assigned(self, ticket: tickets.Ticket) -> bool:
+        """Whether a leader has assigned this node the job. Raises Refusal if another has been elected since."""
+        if ticket.counter is None or ticket.issuer == self._node:
+            return False
+        if Epoch(ticket.counter, ticket.issuer) < self._member.epoch:
+            raise Refusal(Problem.BAD_TICKET, "this ticket is from a leader that was replaced since: ask for a new one")
+        return True
 
     def _ticket_text(self, request: web.Request) -> str | None:
         kind, _, text = request.headers.get("Authorization", "").partition(" ")
@@ -186,7 +226,7 @@ class Gate:
         self._load.declines += 1
         raise Refusal(Problem.NOT_THE_LEADER, f"Node {self._node} is not the leader", node=self._node, leader=leader)
 
-    def _ticket(self, job: Job, node: int, life: str) -> tickets.Ticket:
+    def _ticket(self, job: Job, node: int, life: str, counter: int | None = None) -> tickets.Ticket:
         return tickets.Ticket(
             job=job,
             node=node,
@@ -194,6 +234,7 @@ class Gate:
             issuer=self._node,
             expires=time.time() + tickets.LIFETIME,
             nonce=tickets.new_nonce(),
+            counter=counter,
         )
 
     def _url(self, job: Job, node: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from safelight.bully import Epoch
+from safelight.node.balance import weight
 from safelight.protocol import Load
 
 
@@ -19,39 +20,48 @@ class LoadBook:
         state: Callable[[], tuple[str, Epoch, int | None]],
         stands_back: Callable[[], str],
         freshness: float,
+        changed: Callable[[], None],
     ) -> None:
         """`state` gives role, epoch and leader; `stands_back` why the node does not stand for election, if so. Others'
-        loads are forgotten after `freshness` seconds.
+        loads are forgotten after `freshness` seconds. `changed` is called when work begins or ends here.
         """
         self._node = node
         self._state, self._stands_back = state, stands_back
         self._freshness = freshness
+        self._changed = changed
         self._started = time.monotonic()
         self._heard: dict[int, tuple[float, Load]] = {}
         self.in_flight = 0
         self.images = 0
         self.bytes = 0
         self.declines = 0
+        self.weight = 0
 
     @contextmanager
     def work(self, size: int | None) -> Iterator[None]:
         """Count one image as in flight, and as done if nothing is raised."""
-        self.in_flight += 1
-        try:
+        with self._in_hand(weight(size)):
             yield
             self.images += 1
             self.bytes += size or 0
-        finally:
-            self.in_flight -= 1
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Count as in flight what only reads: a node that leaves finishes it."""
+        with self._in_hand(weight(0)):
+            yield
+
+    @contextmanager
+    def _in_hand(self, weight: int) -> Iterator[None]:
         self.in_flight += 1
+        self.weight += weight
+        self._changed()
         try:
             yield
         finally:
             self.in_flight -= 1
+            self.weight -= weight
+            self._changed()
 
     def own(self) -> Load:
         role, epoch, leader = self._state()
@@ -65,6 +75,7 @@ class LoadBook:
             images=self.images,
             bytes=self.bytes,
             declines=self.declines,
+            weight=self.weight,
             stands_back=self._stands_back(),
         )
 

@@ -43,6 +43,8 @@ class Wire(msgspec.Struct, omit_defaults=True):
     epoch_leader: int
     leader: int | None = None
     loads: list[Load] = []
+    begun: list[str] = []
+    """The uploads that a worker was assigned and has begun since it last told."""
 
 
 class Member:
@@ -56,13 +58,14 @@ class Member:
         save: Callable[[Epoch], None],
         unsaved: Callable[[OSError], None],
         loads: Callable[[], list[Load]],
-        heard: Callable[[int, list[Load]], None],
+        begun: Callable[[], list[str]],
+        heard: Callable[[int, list[Load], list[str]], None],
         say: Callable[[str], None],
     ) -> None:
         """`save` raises OSError if it fails; then `unsaved` has to make this node not `ready` before it returns."""
         self._election = election
         self._send, self._save, self._unsaved = send, save, unsaved
-        self._loads, self._heard, self._say = loads, heard, say
+        self._loads, self._begun, self._heard, self._say = loads, begun, heard, say
         self._lives: dict[int, str] = {}
         self._linked: set[int] = set()
         self._misunderstood: set[int] = set()  # peers of which this life has been complained of
@@ -144,7 +147,7 @@ class Member:
                 self._say(f"node {peer} says what this version does not understand")
             return
         if wire.loads:
-            self._heard(peer, wire.loads)
+            self._heard(peer, wire.loads, wire.begun)
         self.take(Received(peer, Message(wire.kind, Epoch(wire.counter, wire.epoch_leader), wire.leader)))
 
     def ready(self, ready: bool) -> None:
@@ -169,6 +172,12 @@ class Member:
         finally:
             self._schedule()
 
+    def report(self) -> None:
+        """Tell the leader of our load between two heartbeats, if it is another. It counts as a heartbeat."""
+        if self.leader is not None and not self.leads and self.leader in self._linked:
+            message = Message(Kind.HEARTBEAT, self.epoch, self.leader)
+            self._send(self.leader, self._encode(self.leader, message))
+
     # -- helpers -------------------------------------------------------------------------------------
 
     def _carry_out(self, effects: list[Effect]) -> None:
@@ -181,7 +190,7 @@ class Member:
                         self._unsaved(error)
                         return  # what is not saved must not be acted upon
                 case Send(peer, message):
-                    self._send(peer, self._encode(message))
+                    self._send(peer, self._encode(peer, message))
 
     def _announce(self) -> None:
         """Say who leads, if that is news; each new epoch of our own is."""
@@ -192,10 +201,12 @@ class Member:
             self._say(f"Node {leader} is the leader (epoch {epoch.counter})")
         self._announced = leader, epoch
 
-    def _encode(self, message: Message) -> bytes:
+    def _encode(self, peer: int, message: Message) -> bytes:
         wire = Wire(message.kind, message.epoch.counter, message.epoch.leader, message.leader)
         if message.kind is Kind.HEARTBEAT:
             wire.loads = self._loads()
+            if peer == self.leader:
+                wire.begun = self._begun()
         return msgspec.json.encode(wire)
 
     def _schedule(self) -> None:

@@ -23,6 +23,7 @@ from safelight.config import Address, Config
 from safelight.errors import SafelightError
 from safelight.http import web
 from safelight.node import datadir
+from safelight.node.balance import Balance
 from safelight.node.connection import Connection
 from safelight.node.gate import Gate
 from safelight.node.handshake import Hello, Party
@@ -38,6 +39,7 @@ from safelight.node.routes import Routes
 from safelight.node.users import Users
 from safelight.node.watch import Watch, unsaved
 from safelight.node.work import Workshop
+from safelight.protocol import Load
 from safelight.tls import check_plain_http, client_tls, server_tls
 from safelight.vault.opening import check_unused, directory_of, users_here
 
@@ -46,6 +48,9 @@ UNUSED_GRANTS = 0.5
 
 LAST_WORDS = 1.0
 """Seconds that whoever reads a stopping node's lines has to read the last of them."""
+
+REPORT = 0.01
+"""Seconds until the leader hears that work has begun or ended here."""
 
 BACKLOG = 1024
 """Connections that the operating system holds for us while we are busy: a crowd may come at once."""
@@ -98,7 +103,10 @@ class Node:
             lambda: (self._member.role, self._member.epoch, self._member.leader),
             lambda: self._watch.why_not,
             2 * timing.silence,
+            self._report_soon,
         )
+        self._balance = Balance()
+        self._reporting: asyncio.TimerHandle | None = None
         self._links = Links(
             Party(keys, node, life),
             config.addresses,
@@ -106,7 +114,7 @@ class Node:
             tls=client_tls(config),
             introduced=self._introduced,
             connected=lambda peer, life: self._member.connected(peer, life),
-            lost=lambda peer: self._member.lost(peer),
+            lost=self._lost,
             received=lambda peer, frame: self._member.received(peer, frame),
             say=say,
         )
@@ -122,7 +130,8 @@ class Node:
             save=lambda epoch: datadir.save_epoch(config.data_dir, node, epoch),
             unsaved=lambda error: self._watch.observe("epoch", False, unsaved(error)),
             loads=lambda: self._load.known() if self._member.leads else [self._load.own()],
-            heard=self._load.heard,
+            begun=lambda: self._gate.begun(),
+            heard=self._heard,
             say=say,
         )
         others, vault = config.addresses.keys() - {node}, directory_of(config)
@@ -137,7 +146,7 @@ class Node:
         self._keeper = Keeper(config, lambda: keys.ring, leads=lambda: self._member.leads, say=say)
         here = users_here(config, lambda: keys.ring)
         users = Users(lambda: self._keeper.vault or here)
-        self._gate = Gate(config, node, life, keys.ring, users, self._member, self._load)
+        self._gate = Gate(config, node, life, keys.ring, users, self._member, self._load, self._balance)
         workshop = Workshop(config, keys)
         self._routes = Routes(
             config,
@@ -182,6 +191,23 @@ class Node:
         await runner.cleanup()
         await self._keeper.stop()
         self._say("stopped")
+
+    def _lost(self, peer: int) -> None:
+        self._balance.lost(peer)
+        self._member.lost(peer)
+
+    def _heard(self, peer: int, loads: list[Load], begun: list[str]) -> None:
+        self._load.heard(peer, loads)
+        self._balance.begun(begun)
+
+    def _report_soon(self) -> None:
+        """Tell the leader that our load has changed, where it matters: once for all changes of the next moment."""
+        if self._config.balance == "least-loaded" and self._reporting is None:
+            self._reporting = asyncio.get_running_loop().call_later(REPORT, self._report)
+
+    def _report(self) -> None:
+        self._reporting = None
+        self._member.report()
 
     def _introduced(self, peer: Hello) -> None:
         """Compare keys with a peer: it may have been told to use a key while this node was away, or the reverse."""

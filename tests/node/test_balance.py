@@ -1,0 +1,94 @@
+"""Whom a leader gives an image to: the rule itself, without nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safelight.node.balance import FIXED, UNUSED, Balance, weight
+
+IDLE = {1: 0, 2: 0, 3: 0}
+MEBIBYTE = 1 << 20
+
+
+def test_idle_nodes_take_turns() -> None:
+    balance = Balance()
+    chosen = [balance.assign(f"{number}", 100, IDLE, now=number * (UNUSED + 1)) for number in range(9)]
+    assert chosen[:3] == chosen[3:6] == chosen[6:]
+    assert {*chosen[:3]} == {*IDLE}
+
+
+def test_what_was_granted_weighs_until_it_has_begun() -> None:
+    balance = Balance()
+    first = balance.assign("large", 100 * MEBIBYTE, IDLE, now=0)
+    assert first not in [balance.assign(f"{number}", 100, IDLE, now=0) for number in range(20)]
+    balance.begun(["large"])
+    assert first == balance.assign("next", 100, IDLE, now=0)
+
+
+def test_who_has_much_in_hand_gets_less() -> None:
+    balance = Balance()
+    in_hand = {1: 10 * weight(MEBIBYTE), 2: 0, 3: 0}
+    chosen = Counter(balance.assign(f"{number}", MEBIBYTE, in_hand, now=0) for number in range(33))
+    assert chosen[1] < chosen[2]
+    assert abs(chosen[2] - chosen[3]) <= 1
+
+
+def test_a_grant_that_nobody_uses_is_forgotten() -> None:
+    balance = Balance()
+    node = balance.assign("lost", 100 * MEBIBYTE, IDLE, now=0)
+    assert balance.promised(node) == weight(100 * MEBIBYTE)
+    balance.assign("next", 0, IDLE, now=UNUSED)
+    assert sum(map(balance.promised, IDLE)) == FIXED
+
+
+def test_a_lost_node_owes_nothing() -> None:
+    balance = Balance()
+    node = balance.assign("upload", MEBIBYTE, IDLE, now=0)
+    balance.lost(node)
+    assert balance.promised(node) == 0
+
+
+def test_an_upload_that_is_offered_again_counts_once() -> None:
+    balance = Balance()
+    for _ in range(5):
+        balance.assign("upload", MEBIBYTE, IDLE, now=0)
+    assert sum(map(balance.promised, IDLE)) == weight(MEBIBYTE)
+
+
+UPLOADS = st.sampled_from("abcdefgh")
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("assign"), UPLOADS, st.integers(0, 50 * MEBIBYTE)),
+        st.tuples(st.just("begun"), UPLOADS, st.just(0)),
+        st.tuples(st.just("lost"), st.just(""), st.integers(1, 3)),
+        st.tuples(st.just("wait"), st.just(""), st.integers(0, 3)),
+    )
+)
+
+
+@given(EVENTS)
+def test_promises_are_what_was_assigned_and_neither_begun_nor_lost_nor_old(events: list[tuple[str, str, int]]) -> None:
+    balance, now = Balance(), 0.0
+    open_: dict[str, tuple[int, int, float]] = {}
+    for kind, upload, number in events:
+        match kind:
+            case "assign":
+                open_ = {key: grant for key, grant in open_.items() if grant[2] > now and key != upload}
+                sums = {node: sum(grant[1] for grant in open_.values() if grant[0] == node) for node in IDLE}
+                node = balance.assign(upload, number, IDLE, now)
+                assert sums[node] == min(sums.values())
+                open_[upload] = (node, weight(number), now + UNUSED)
+            case "begun":
+                balance.begun([upload])
+                open_.pop(upload, None)
+            case "lost":
+                balance.lost(number)
+                open_ = {key: grant for key, grant in open_.items() if grant[0] != number}
+            case _:
+                now += number
+        if kind == "assign":
+            for each in IDLE:
+                assert balance.promised(each) == sum(grant[1] for grant in open_.values() if grant[0] == each)
