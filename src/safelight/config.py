@@ -110,6 +110,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_image_size: Annotated[int, msgspec.Meta(gt=0)] = 16 << 30
     """Bytes; larger images are refused. The file may also say "16 GiB"."""
 
+    max_in_flight: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
+    """Images that a node has in work at a time, and as many that it hands out; who comes beyond waits outside."""
+
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     """PEM files of a node: its certificate (with the chain) and its private key."""

@@ -24,7 +24,7 @@ CROWD = SPOOLS_IN_MEMORY + 6
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("crowd"), 1, body_timeout=3.0) as it:
+    with running(tmp_path_factory.mktemp("crowd"), 1, body_timeout=3.0, max_in_flight=2 * CROWD) as it:
         yield it
 
 

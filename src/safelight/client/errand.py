@@ -27,6 +27,12 @@ from safelight.protocol import API, MAX_AVOIDED, Cluster, Grant, Offer, Problem,
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 """Seconds between two offers of one image, with jitter: an election is over in less, most of the time."""
 
+LONGEST_BUSY_PAUSE = 1.0
+"""The same, where the leader has as much in work as it takes."""
+
+CROWDED = 20
+"""So many times longer than for an election a client waits while servers say that they are busy."""
+
 ROUND = 1.5
 """Seconds that a server has for its answer to an offer: it may wait in there for an election's end."""
 
@@ -45,8 +51,8 @@ AWAY = 1.0
 QUIET = 1.0
 """Seconds without a moving byte after which a client looks whether somebody else leads by now."""
 
-PASSING = {Problem.NOT_THE_LEADER, Problem.NO_LEADER, Problem.LEAVING}
-"""Refusals that an election's end makes good."""
+PASSING = {Problem.NOT_THE_LEADER, Problem.NO_LEADER, Problem.LEAVING, Problem.BUSY}
+"""Refusals that an election's end makes good, or other images' end."""
 
 STRANGE = {Problem.INTERNAL, Problem.OTHER_CLUSTER}
 """Refusals by what is as good as no server of ours."""
@@ -96,6 +102,7 @@ class Errand:
         self._nodes: dict[int, int] = {}  # which server a node is, as far as they have said
         self._said: set[int] = set()
         self._asked: dict[asyncio.Task[Grant], int] = {}
+        self._busy = 0.0  # when a server last said that it was, in the same seconds
         self._offered = 0.0  # when those were first asked, in seconds of time.monotonic()
         self._found = asyncio.Event()  # somebody has granted: ask nobody again
         self._heard_all = asyncio.Event()  # everybody has answered once
@@ -105,6 +112,7 @@ class Errand:
         """Offer and send until it is done. Returns the node that did it. Raises SafelightError."""
         self._feedback.broadcasting()
         give_up = time.monotonic() + self._config.timeout
+        crowded = time.monotonic() + CROWDED * self._config.timeout
         try:
             granted, full, away = await self._find_leader(), set[int](), 0
             for attempt in count(1):
@@ -116,6 +124,10 @@ class Errand:
                     self._feedback.waiting("another node takes it: sending again")
                     continue
                 except Refusal as refusal:
+                    if refusal.problem is Problem.BUSY and time.monotonic() < crowded:  # it took others in between
+                        await asyncio.sleep(LONGEST_PAUSE * random.uniform(0.5, 1.5))
+                        granted, away = await self._find_leader(), away + 1
+                        continue
                     if refusal.problem is Problem.VAULT_AWAY and time.monotonic() < give_up:
                         self._feedback.waiting(f"{refusal}: trying again")
                         await asyncio.sleep(AWAY)
@@ -150,7 +162,7 @@ class Errand:
         answering: see `_hear_stragglers`. Raises NoLeader after the time limit, or what no leader would mend.
         """
         await self._dismiss()
-        self._offered = time.monotonic()
+        self._offered = self._busy = time.monotonic()
         answers: dict[int, BaseException] = {}
         self._found.clear()
         self._heard_all.clear()
@@ -166,7 +178,8 @@ class Errand:
                 self._found.set()
                 self._heard_all.set()
                 return max(grants, key=lambda granted: granted.grant.epoch)
-            waited = time.monotonic() - self._offered
+            now = time.monotonic()
+            waited = now - self._offered if now - self._offered >= CROWDED * self._config.timeout else now - self._busy
             if done and (waited >= ROUND or len(answers) == len(self._asked)):
                 raise done[0].exception() or AssertionError
             if done:
@@ -174,8 +187,12 @@ class Errand:
             nobody = len(answers) == len(self._asked) and all(map(_absent, answers.values()))
             if waited >= (min(ALL_DOWN, self._config.timeout) if nobody else self._config.timeout):
                 raise self._no_leader(answers, waited)
-            if waited >= BLINK and aloud:
-                self._feedback.waiting("no server can be reached" if nobody else "the servers are electing a leader")
+            if now - self._offered >= BLINK and aloud:
+                self._feedback.waiting(
+                    "no server can be reached" if nobody
+                    else "the servers have as much in work as they take" if self._busy > self._offered
+                    else "the servers are electing a leader"
+                )  # fmt: skip
 
     async def _court(self, server: int, answers: dict[int, BaseException], *, aloud: bool) -> Grant:
         """Offer to one server until it grants. Raises what an election's end would not make good."""
@@ -186,6 +203,9 @@ class Errand:
                     return await self._account.offer(server, self._offer)
             except (Refusal, *Broken) as error:
                 answers[server] = error
+                busy = isinstance(error, Refusal) and error.problem is Problem.BUSY
+                if busy:
+                    self._busy = time.monotonic()
                 if isinstance(error, Refusal) and error.node:
                     self._nodes[error.node] = server
                 if len(answers) == len(self._servers.addresses):
@@ -202,7 +222,7 @@ class Errand:
                         await self._found.wait()
                 if self._found.is_set():
                     raise
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, LONGEST_BUSY_PAUSE if busy else LONGEST_PAUSE)
 
     def _granted(self, leader: int, grant: Grant) -> Granted:
         """Raises NoLeader if this client cannot reach the node that was assigned."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import glob
 import math
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ import msgspec
 from multidict import CIMultiDictProxy
 
 from safelight.client.account import ALL_DOWN, Account
-from safelight.client.errand import NoLeader
+from safelight.client.errand import CROWDED, NoLeader
 from safelight.client.outputs import Reservation
 from safelight.client.servers import Broken, Servers, read_small, reason
 from safelight.config import Config
@@ -48,7 +49,7 @@ PATIENCE = 2.0
 PAUSE = 0.25
 """Seconds between two rounds."""
 
-AWAY = {Problem.INTERNAL, Problem.OTHER_CLUSTER, Problem.LEAVING, Problem.NO_LEADER, Problem.VAULT_AWAY}
+AWAY = {Problem.BUSY, Problem.INTERNAL, Problem.OTHER_CLUSTER, Problem.LEAVING, Problem.NO_LEADER, Problem.VAULT_AWAY}
 """Refusals that another node, or the same one later, would perhaps not give."""
 
 _T = TypeVar("_T")
@@ -161,7 +162,7 @@ class Images:
         """
         addresses = self._servers.addresses
         patience, got = PATIENCE, 0
-        started = time.monotonic()
+        began = started = time.monotonic()
         while True:
             problems: dict[int, BaseException] = {}
             order = sorted(addresses, key=lambda server: (server != self._preferred, -server))
@@ -173,6 +174,8 @@ class Images:
                     if isinstance(error, Refusal) and error.problem not in AWAY:
                         raise
                     problems[server] = error
+                    if isinstance(error, Refusal) and error.problem is Problem.BUSY:
+                        started = max(started, min(time.monotonic(), began + CROWDED * self._config.timeout))
                 else:
                     self._preferred = server
                     return answer
@@ -185,7 +188,7 @@ class Images:
             if waited >= (min(ALL_DOWN, self._config.timeout) if nobody else self._config.timeout):
                 why = "; ".join(f"server {server}: {reason(error)}" for server, error in sorted(problems.items()))
                 raise NoLeader(f"no server answered within {waited:.0f} s ({why})")
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
             patience = min(2 * patience, self._config.body_timeout)
 
 

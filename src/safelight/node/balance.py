@@ -39,6 +39,7 @@ class Balance:
     def __init__(self) -> None:
         self._granted: OrderedDict[str, _Granted] = OrderedDict()  # by upload, the oldest first
         self._promised: Counter[int] = Counter()  # the sum of their weights, by node
+        self._waiting: Counter[int] = Counter()  # how many they are, by node
         self._turns = count(1)
         self._last: Counter[int] = Counter()  # the turn in which a node was chosen last
 
@@ -48,11 +49,11 @@ class Balance:
         Of equals, the one that has waited longest. An upload that is assigned anew counts once.
         """
         self.begun([upload])
-        while self._granted and (oldest := next(iter(self._granted.items())))[1].until <= now:
-            self.begun([oldest[0]])
+        self.forget(now)
         node = min(in_hand, key=lambda each: (in_hand[each] + self._promised[each], self._last[each], each))
         self._granted[upload] = _Granted(node, weight(size), now + UNUSED)
         self._promised[node] += weight(size)
+        self._waiting[node] += 1
         self._last[node] = next(self._turns)
         return node
 
@@ -61,10 +62,20 @@ class Balance:
         for upload in uploads:
             if (granted := self._granted.pop(upload, None)) is not None:
                 self._promised[granted.node] -= granted.weight
+                self._waiting[granted.node] -= 1
 
     def lost(self, node: int) -> None:
         """A node has gone, and what was granted to it: its clients will ask again."""
         self.begun([upload for upload, granted in self._granted.items() if granted.node == node])
+
+    def forget(self, now: float) -> None:
+        """Forget what nobody has taken up in time."""
+        while self._granted and (oldest := next(iter(self._granted.items())))[1].until <= now:
+            self.begun([oldest[0]])
+
+    def waiting(self, node: int) -> int:
+        """How many images were granted to a node and have not begun."""
+        return self._waiting[node]
 
     def promised(self, node: int) -> int:
         """What was granted to a node and has not begun: the sum of the weights."""

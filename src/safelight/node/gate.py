@@ -129,16 +129,27 @@ class Gate:
         )
 
     def _worker(self, job: Job, avoid: Sequence[int]) -> tuple[int, str]:
-        """Who is to do it, and which life of that node: this one, or the one with the least to do."""
-        if self._config.balance == "leader" or job.action is Action.REMOVE:
+        """Who is to do it, and which life of that node: this one, or the one with the least to do.
+
+        Raises Refusal (BUSY) if there is nobody who takes more.
+        """
+        if job.action is Action.REMOVE:
             return self._node, self.book.life
-        lives, in_hand = {self._node: self.book.life}, {self._node: self._load.weight}
-        for load in self._load.known():
+        now = time.monotonic()
+        self._balance.begun([job.upload])  # it is offered again
+        self._balance.forget(now)
+        lives, in_hand = {self._node: self.book.life}, dict[int, int]()
+        if self._load.has_room(self._balance.waiting(self._node)):
+            in_hand[self._node] = self._load.weight
+        for load in self._load.known() if self._config.balance == "least-loaded" else ():
             life = self._member.life_of(load.node)
-            if life is not None and load.leader == self._node and not load.stands_back:
+            room = load.in_flight + self._balance.waiting(load.node) < self._config.max_in_flight
+            if life is not None and load.leader == self._node and room and not load.stands_back:
                 lives[load.node], in_hand[load.node] = life, load.weight
+        if not in_hand:
+            raise self._load.busy()
         spared = {node: weight for node, weight in in_hand.items() if node not in avoid}
-        node = self._balance.assign(job.upload, job.size, spared or in_hand, time.monotonic())
+        node = self._balance.assign(job.upload, job.size, spared or in_hand, now)
         return node, lives[node]
 
     def begun(self) -> list[str]:
@@ -179,6 +190,9 @@ class Gate:
             await self._leader_only(job, redirect=True)
         check_size(self._config, job)
         self._balance.begun([job.upload])
+        promised = 0 if issuer is not None else self._balance.waiting(self._node)  # whose places are not to be taken
+        if action is not Action.REMOVE and not self._load.has_room(promised):
+            raise self._load.busy()
         if assigned:
             self._begun.append(job.upload)
         return job

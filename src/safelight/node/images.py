@@ -114,7 +114,7 @@ class Images:
             status, (start, end) = 206, part
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{answer.size}"
         headers["Content-Length"] = str(end - start)
-        with self._load.reading():
+        with self._load.answering() if request.method == "HEAD" else self._load.reading():
             try:
                 response = web.StreamResponse(status=status, headers=headers)
                 if answer.read is None:

@@ -12,9 +12,11 @@ from safelight.encryption.stream import Bytes
 from safelight.http import HttpVersion11, web
 from safelight.names import check_image_name
 from safelight.node.answers import send, send_sealed, send_whole
+from safelight.node.bodies import Body
 from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
-from safelight.node.load import LoadBook
+from safelight.node.limits import largest_body
+from safelight.node.load import LoadBook, Work
 from safelight.node.work import Workshop
 from safelight.protocol import SEALED_TYPE, Action, Problem, Refusal
 from safelight.sizes import human_size
@@ -53,16 +55,17 @@ class Jobs:
         vault = self._keeper.vault if job.keep and job.scheme is Scheme.SEALED else None
         if vault is not None:
             return await self._keep(request, job, vault)
-        with self._load.work(job.size):
+        with self._load.work(job.size) as work:
             async with self._workshop.spool() as spool:
-                size = await self._workshop.seal(job, request.content, spool)
+                size = await self._workshop.seal(job, self._body(request, job, work), spool)
                 self._say(f"Encrypted an image for {job.user} ({human_size(size)})")
                 return await self._send(request, job, spool.size, spool.chunks(), status=201)
 
     async def _keep(self, request: web.Request, job: Job, vault: Vault) -> web.StreamResponse:
         original, modified = _original(request, job), _modified(request)
-        with self._load.work(job.size):
-            image, sealed = await self._workshop.keep(job, request.content, vault, original, modified)
+        with self._load.work(job.size) as work:
+            body = self._body(request, job, work)
+            image, sealed = await self._workshop.keep(job, body, vault, original, modified)
         self._say(f"Encrypted an image for {job.user} ({human_size(image.size)})")
         if _wants_a_receipt(request):
             headers = {**self._headers(job, kept=True), "Preference-Applied": "return=minimal"}
@@ -70,16 +73,16 @@ class Jobs:
         if sealed:
             response = web.StreamResponse(status=201, headers=self._file(job, len(sealed), kept=True))
             return await send_whole(request, response, sealed, self._config.body_timeout)
-        with self._load.reading():
+        with self._load.answering():
             response = web.StreamResponse(status=201, headers=self._file(job, sealed_size_of(image), kept=True))
             return await send_sealed(request, response, vault, image, self._config.body_timeout)
 
     async def open(self, request: web.Request) -> web.StreamResponse:
         """PUT /v1/opened/NAME: a sealed file in, its image out."""
         job = await self._job(request, Action.OPEN)
-        with self._load.work(job.size):
+        with self._load.work(job.size) as work:
             async with self._workshop.spool() as spool:
-                size = await self._workshop.verify(job, request.content, spool)
+                size = await self._workshop.verify(job, self._body(request, job, work), spool)
                 self._say(f"Opened an image for {job.user} ({human_size(size)})")
                 return await self._send(request, job, size, self._workshop.opened(job, spool), status=200)
 
@@ -89,12 +92,21 @@ class Jobs:
         vault = self._keeper.vault
         if vault is None:
             raise Refusal(Problem.NO_VAULT, "this cluster has no vault: there is nothing to remove")
-        with self._load.reading():
+        with self._load.answering():
             await vault.remove(job.user, job.name)
         self._say(f"Removed an image of {job.user}")
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
     # -- admission -----------------------------------------------------------------------------------
+
+    def _body(self, request: web.Request, job: Job, work: Work) -> Body:
+        return Body(
+            request.content,
+            announced=job.size,
+            limit=largest_body(self._config, job),
+            patience=self._config.body_timeout,
+            crawls=work.crawls,
+        )
 
     async def _job(self, request: web.Request, action: Action) -> Job:
         return request.get(JOB) or await self._gate.admit(request, action)

@@ -8,7 +8,23 @@ from contextlib import contextmanager
 
 from safelight.bully import Epoch
 from safelight.node.balance import weight
-from safelight.protocol import Load
+from safelight.protocol import Load, Problem, Refusal
+
+CRAWLERS = 4
+"""So many times the images that a node takes may be in work if all but those crawl."""
+
+
+class Work:
+    """One image in work."""
+
+    def __init__(self, book: LoadBook) -> None:
+        self._book = book
+        self._crawls = False
+
+    def crawls(self, so: bool) -> None:
+        """Whether its client lets us wait."""
+        self._book.crawling += so - self._crawls
+        self._crawls = so
 
 
 class LoadBook:
@@ -21,14 +37,17 @@ class LoadBook:
         stands_back: Callable[[], str],
         freshness: float,
         changed: Callable[[], None],
+        most: int,
     ) -> None:
         """`state` gives role, epoch and leader; `stands_back` why the node does not stand for election, if so. Others'
-        loads are forgotten after `freshness` seconds. `changed` is called when work begins or ends here.
+        loads are forgotten after `freshness` seconds. `changed` is called when work begins or ends here. At most
+        `most` images are taken at a time.
         """
         self._node = node
         self._state, self._stands_back = state, stands_back
         self._freshness = freshness
         self._changed = changed
+        self._most = most
         self._started = time.monotonic()
         self._heard: dict[int, tuple[float, Load]] = {}
         self.in_flight = 0
@@ -36,23 +55,43 @@ class LoadBook:
         self.bytes = 0
         self.declines = 0
         self.weight = 0
+        self.crawling = 0
+        self._working = self._reading = 0
 
     @contextmanager
-    def work(self, size: int | None) -> Iterator[None]:
-        """Count one image as in flight, and as done if nothing is raised."""
-        with self._in_hand(weight(size)):
-            yield
-            self.images += 1
-            self.bytes += size or 0
+    def work(self, size: int | None) -> Iterator[Work]:
+        """Count one image as in work, and as done if nothing is raised."""
+        work = Work(self)
+        self._working += 1
+        try:
+            with self._in_flight(weight(size)):
+                yield work
+                self.images += 1
+                self.bytes += size or 0
+        finally:
+            self._working -= 1
+            work.crawls(False)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Count as in flight what only reads: a node that leaves finishes it."""
-        with self._in_hand(weight(0)):
+        """Count one image as being read. Raises Refusal (BUSY)."""
+        if self._reading >= self._most:
+            raise self.busy("is reading", self._reading)
+        self._reading += 1
+        try:
+            with self._in_flight(weight(0)):
+                yield
+        finally:
+            self._reading -= 1
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count what is neither as in flight: a node that leaves finishes it."""
+        with self._in_flight(weight(0)):
             yield
 
     @contextmanager
-    def _in_hand(self, weight: int) -> Iterator[None]:
+    def _in_flight(self, weight: int) -> Iterator[None]:
         self.in_flight += 1
         self.weight += weight
         self._changed()
@@ -62,6 +101,18 @@ class LoadBook:
             self.in_flight -= 1
             self.weight -= weight
             self._changed()
+
+    def has_room(self, waiting: int) -> bool:
+        """Whether this node takes another image, where `waiting` have been granted and not begun.
+
+        Crawling bodies take nobody's place, up to a bound: they cost memory.
+        """
+        return self._working - self.crawling + waiting < self._most and self._working < CRAWLERS * self._most
+
+    def busy(self, what: str = "has in work", many: int | None = None) -> Refusal:
+        """What to tell whoever comes now."""
+        many = self._working if many is None else many
+        return Refusal(Problem.BUSY, f"Node {self._node} {what} {many} images, as many as it takes: try again")
 
     def own(self) -> Load:
         role, epoch, leader = self._state()

@@ -104,6 +104,7 @@ class Node:
             lambda: self._watch.why_not,
             2 * timing.silence,
             self._report_soon,
+            config.max_in_flight,
         )
         self._balance = Balance()
         self._reporting: asyncio.TimerHandle | None = None

@@ -17,10 +17,9 @@ from typing import Self
 
 from safelight.config import Config
 from safelight.encryption import Scheme, Sealer, open_, seal, sealed
-from safelight.http import StreamReader
 from safelight.imagetypes import HEAD, sniff
+from safelight.node.bodies import Body
 from safelight.node.keyfile import Keys
-from safelight.node.limits import largest_body
 from safelight.protocol import Problem, Refusal
 from safelight.tickets import Job
 from safelight.vault.records import Image
@@ -165,7 +164,7 @@ class Workshop:
         return spool
 
     async def keep(
-        self, job: Job, body: StreamReader, vault: Vault, original: str, modified: float | None
+        self, job: Job, body: Body, vault: Vault, original: str, modified: float | None
     ) -> tuple[Image, bytes]:
         """Seal the body into the vault. If this very upload succeeded before, compare it with what is kept.
 
@@ -187,38 +186,38 @@ class Workshop:
             raise
 
     async def _fill(
-        self, draft: _Small, job: Job, body: StreamReader, original: str, modified: float | None
+        self, draft: _Small, job: Job, body: Body, original: str, modified: float | None
     ) -> tuple[bytes, Details]:
         """Put the sealed file of the body into the draft. Its header, and what else is to be known of it."""
         sealer, seen = sealed.Sealer(job.user, self._keys.ring), _Seen()
         try:
-            await _push(seen.of(self._read(job, body)), sealer, draft.write)
+            await _push(seen.of(body.chunks()), sealer, draft.write)
             header = sealer.header.encode()
         finally:
             del sealer  # an error keeps this frame alive for a while, and its buffers would stay with it
         image_type = sniff(seen.head)
         return header, Details(seen.size, image_type.media_type if image_type else UNKNOWN_TYPE, original, modified)
 
-    async def _compare(self, job: Job, body: StreamReader, vault: Vault, image: Image) -> None:
+    async def _compare(self, job: Job, body: Body, vault: Vault, image: Image) -> None:
         """Raises NameTaken if the body is not the image."""
         digest, size = hashlib.sha256(), 0
         if job.size in (None, image.size):
-            async for chunk in self._read(job, body):
+            async for chunk in body.chunks():
                 digest.update(chunk)
                 size += len(chunk)
         if size != image.size or digest.digest() != await vault.digest(image):
             raise NameTaken("this upload id was used for another image: use a new one")
 
-    async def seal(self, job: Job, body: StreamReader, spool: Spool) -> int:
+    async def seal(self, job: Job, body: Body, spool: Spool) -> int:
         """Put the sealed file of the body into the spool. The body's size in bytes. Raises Refusal."""
         sealer, seen = seal(job.scheme, job.user, self._keys.ring), _Seen()
         try:
-            await _push(seen.of(self._read(job, body)), sealer, spool.write)
+            await _push(seen.of(body.chunks()), sealer, spool.write)
         finally:
             del sealer  # as above
         return seen.size
 
-    async def verify(self, job: Job, body: StreamReader, spool: Spool) -> int:
+    async def verify(self, job: Job, body: Body, spool: Spool) -> int:
         """Put the sealed file as it came into the spool; when all of it has proved genuine, its image's size
         in bytes. Raises CannotOpen, Refusal.
 
@@ -228,7 +227,7 @@ class Workshop:
         opener = open_(job.scheme, job.user, self._keys.ring)
         size = 0
         try:
-            async for chunk in self._read(job, body):
+            async for chunk in body.chunks():
                 if job.scheme is Scheme.CLASSIC and size == 0 and (plain := sniff(chunk[:HEAD])):
                     # It would lie in the spool as it is.
                     raise Refusal(Problem.CANNOT_OPEN, f"this is an image ({plain.name}), not a classic file")
@@ -245,27 +244,3 @@ class Workshop:
             for piece in opener.update(chunk):
                 yield piece
         yield opener.finish()
-
-    async def _read(self, job: Job, body: StreamReader) -> AsyncIterator[bytes]:
-        """The body, as long as it moves, and as long as announced."""
-        limit, received = largest_body(self._config, job), 0
-        while True:
-            try:
-                async with asyncio.timeout(self._config.body_timeout):
-                    chunk, _ = await body.readchunk()  # as the socket gave it: `readany` would join, and copy
-            except TimeoutError:
-                raise Refusal(
-                    Problem.STALLED, f"no byte came for {self._config.body_timeout:g} s: send the image again"
-                ) from None
-            if not chunk:
-                if body.at_eof():
-                    break
-                continue  # the end of a chunk of Transfer-Encoding: chunked
-            received += len(chunk)
-            if received > limit:
-                raise Refusal(Problem.TOO_LARGE, f"the body is larger than the {limit} bytes taken here")
-            yield chunk
-        if received == 0:
-            raise Refusal(Problem.BAD_REQUEST, "the body is empty: there is nothing to encrypt or to open")
-        if job.size is not None and received != job.size:
-            raise Refusal(Problem.BAD_LENGTH, f"{job.size} bytes were announced, {received} came")

@@ -1,0 +1,91 @@
+"""A request's body, as its client sends it: no longer than announced, and not for ever.
+
+Whoever sends nothing for `body_timeout`, or in that time less than a phone with one bar would, is given up. Until then
+a crawling body takes nobody's place: it costs a little memory, and no work (`LoadBook.has_room`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+from safelight.http import StreamReader
+from safelight.protocol import Problem, Refusal
+
+PACE = 1024
+"""Bytes a second; who sends less than that while we wait is given up."""
+
+CRAWL = 1.0
+"""Seconds of waiting after which a body counts as crawling."""
+
+
+class Body:
+    """One body. Only the time counts that we wait for the client: who is held up by our disk is not slow."""
+
+    def __init__(
+        self,
+        reader: StreamReader,
+        *,
+        announced: int | None,
+        limit: int,
+        patience: float,
+        crawls: Callable[[bool], None],
+    ) -> None:
+        """`announced` and `limit` in bytes. `crawls` is told when it begins to crawl, and when that is over."""
+        self._reader, self._announced, self._limit = reader, announced, limit
+        self._patience, self._crawls = patience, crawls
+        self._waited, self._came = 0.0, 0  # seconds and bytes since the pace was last looked at
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """All of it, as it comes. Raises Refusal."""
+        received = 0
+        while chunk := await self._next():
+            received += len(chunk)
+            if received > self._limit:
+                raise Refusal(Problem.TOO_LARGE, f"the body is larger than the {self._limit} bytes taken here")
+            yield chunk
+        if received == 0:
+            raise Refusal(Problem.BAD_REQUEST, "the body is empty: there is nothing to encrypt or to open")
+        if self._announced is not None and received != self._announced:
+            raise Refusal(Problem.BAD_LENGTH, f"{self._announced} bytes were announced, {received} came")
+
+    async def _next(self) -> bytes:
+        """Some of it; nothing at its end."""
+        while True:
+            started = time.monotonic()
+            try:
+                chunk = await self._within(min(CRAWL, self._patience))
+            except TimeoutError:
+                self._crawls(True)
+                try:
+                    chunk = await self._within(self._patience - CRAWL)
+                except TimeoutError:
+                    raise Refusal(
+                        Problem.STALLED, f"no byte came for {self._patience:g} s: send the image again"
+                    ) from None
+            if not chunk and self._reader.at_eof():
+                self._crawls(False)
+                return b""
+            self._keep_pace(time.monotonic() - started, len(chunk))
+            if chunk:  # else a chunk of Transfer-Encoding: chunked has ended
+                return chunk
+
+    async def _within(self, seconds: float) -> bytes:
+        async with asyncio.timeout(seconds):
+            chunk, _ = await self._reader.readchunk()  # as the socket gave it: `readany` would join, and copy
+            return chunk
+
+    def _keep_pace(self, waited: float, came: int) -> None:
+        self._waited += waited
+        self._came += came
+        slow = self._came < PACE * self._waited
+        self._crawls(slow and self._waited >= CRAWL)
+        if self._waited < self._patience:
+            return
+        if slow:
+            raise Refusal(
+                Problem.STALLED,
+                f"{self._came} bytes came within {self._waited:.0f} s, {PACE} a second are the least: send it again",
+            )
+        self._waited, self._came = 0.0, 0
