@@ -8,7 +8,7 @@ BIN := .venv/bin
 SEEDS ?= 10000
 FROM ?= 0
 
-.PHONY: help install run test check simulate lock
+.PHONY: help install run test check simulate bench lock
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ check: .venv/installed-dev ## format check, lint and types
 
 simulate: .venv/installed-dev ## run SEEDS elections through a simulated, hostile network (FROM=K: from seed K)
 	$(BIN)/python -m tests.election.simulate --seeds $(SEEDS) --from $(FROM)
+
+bench: .venv/installed-dev ## measure all speeds beside their peers, into bench/RESULTS.md (OPTIONS=--quick to try it out)
+	$(BIN)/python -m bench $(OPTIONS)
 
 lock: .venv/installed-dev ## resolve requirements*.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv

@@ -1,0 +1,218 @@
+"""`make bench`, which is `python -m bench`: all speeds in one run, beside their peers, into bench/RESULTS.md.
+
+Rounds are interleaved, so that a machine that is busy elsewhere is so for all; each figure is the median of the rounds,
+each ratio the median of the rounds' ratios. `--quick` is for trying it out: small sizes, one round, nothing written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import peers
+from bench.picture import bars
+from bench.speed import ALONE, AT_A_PLACE, QUICK, WHOLE, Figure, placed
+
+HERE = Path(__file__).parent
+RESULTS, PICTURE = HERE / "RESULTS.md", HERE / "speed.svg"
+BEGIN, END = "<!-- make bench: from here -->\n", "<!-- make bench: to here -->\n"
+MEMORY_DISK = Path("/dev/shm")
+
+
+class Goal(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    what: str
+    unit: str
+    peer: str
+    """Whose figure stands beside it."""
+    ratio: float | None = None
+    """Of ours to the peer's, at least."""
+    least: float | None = None
+    most: float | None = None
+    limit: str = ""
+    """What keeps it from being better."""
+
+
+GOALS = [
+    Goal("seal in memory", "seal 64 MiB in memory", "MB/s", "openssl", 0.9,
+         limit="the cipher itself; each segment comes in memory of its own"),
+    Goal("open in memory", "open it again", "MB/s", "openssl", 0.9, limit="the same"),
+    Goal("kept and handed back", "a large image, sealed, kept and handed back", "MB/s", "nginx + curl, PUT + GET", 1.0,
+         limit="three processes on two cores, one of them encrypting"),
+    Goal("kept", "the same, kept only, sent by curl", "MB/s", "nginx + curl, PUT", 1.0,
+         limit="a copy into segments, the cipher, and Python's parser of HTTP"),
+    Goal("get", "`get` of that image, decrypted", "MB/s", "nginx + curl, GET", 0.8,
+         limit="the same; nginx pours its file"),
+    Goal("one after the other", "100 KB images, one after the other", "images/s", "", least=400,
+         limit="Python, in turn in client and leader: no call of it takes a twentieth"),
+    Goal("upload DIR", "100 KB images, `upload DIR`", "images/s", "", least=800,
+         limit="Python in the client; two cores"),
+    Goal("eight at once", "100 KB images, eight at once by wrk", "images/s", "nginx, PUT", 0.4,
+         limit="Python in the leader, one core of it; `least-loaded` uses others"),
+    Goal("memory of the leader", "a huge image adds to the leader's memory", "MiB", "", most=32),
+    Goal("memory of the client", "and to the client's", "MiB", "", most=32),
+    Goal("safelight --help", "`safelight --help`", "s", "python -c pass", most=0.15, limit="click"),
+    Goal("safelight upload", "`safelight upload` of a small image, the whole process", "s", "", most=0.5,
+         limit="imports"),
+    Goal("safelight up, until an upload is done", "`safelight up`, until an upload is done", "s", "", most=1.5,
+         limit="four times the imports, on two cores"),
+    Goal("curl to a sink of bare aiohttp", "curl to a sink of bare aiohttp, which forgets it", "MB/s", ""),
+    Goal("openssl enc, file to file", "`openssl enc -aes-128-ctr`, file to file", "MB/s", ""),
+    Goal("age, file to file", "`age -r`, file to file", "MB/s", ""),
+]  # fmt: skip
+
+
+def main() -> None:
+    options = _options()
+    scale = QUICK if options.quick else WHOLE
+    only = options.only or [*ALONE, *AT_A_PLACE]
+    figures: dict[str, dict[str, list[Figure]]] = defaultdict(lambda: defaultdict(list))
+    skipped: list[str] = []
+    for _ in range(options.rounds):
+        for name in ALONE.keys() & {*only}:
+            _collect(name, ALONE[name](scale), figures["anywhere"], skipped)
+    places = {_kind(place): place for place in options.dir}
+    if AT_A_PLACE.keys() & {*only}:
+        for kind, parent in places.items():
+            with placed(parent, scale) as place:
+                for _ in range(options.rounds):
+                    for name in [name for name in AT_A_PLACE if name in only]:
+                        _collect(f"{name}, {kind}", AT_A_PLACE[name](place), figures[kind], skipped)
+    text = "\n".join([*_machine(options), "", *_table(figures), "", *_notes(skipped)])
+    print(text)
+    if not options.quick:
+        _write(text)
+        PICTURE.write_text(bars(_ratios(figures), "Ours against the peer's, in one run: the goal is the mark"))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, metavar="N", help="default 5; 1 with --quick")
+    parser.add_argument("--quick", action="store_true", help="small sizes, and nothing is written")
+    parser.add_argument("--only", action="append", choices=[*ALONE, *AT_A_PLACE], help="may be given several times")
+    parser.add_argument("--dir", action="append", metavar="DIR", help="where; by default in memory and on the disk")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    memory = [str(MEMORY_DISK)] if os.access(MEMORY_DISK, os.W_OK) else []
+    places = [*memory, tempfile.gettempdir()]
+    options.dir = options.dir or (places[:1] if options.quick else places)
+    return options
+
+
+def _collect(name: str, rounds: Iterable[Figure], figures: dict[str, list[Figure]], skipped: list[str]) -> None:
+    print(f"... {name}", file=sys.stderr, flush=True)
+    try:
+        for figure in rounds:
+            figures[figure.name].append(figure)
+    except peers.Absent as absent:
+        line = f"Not measured: {name} ({absent})."
+        if line not in skipped:
+            skipped.append(line)
+
+
+def _table(figures: dict[str, dict[str, list[Figure]]]) -> list[str]:
+    rows = ["| what | where | measured | peer | ratio | goal | what limits it |", "|---|---|---|---|---|---|---|"]
+    for goal in GOALS:
+        for where, found in figures.items():
+            if not (rounds := found.get(goal.name)):
+                continue
+            ours, ratio = statistics.median(each.ours for each in rounds), _ratio(rounds)
+            theirs = [each.peer for each in rounds if each.peer is not None]
+            peer = f"{_said(statistics.median(theirs), goal.unit)} ({goal.peer})" if theirs else ""
+            times = "" if ratio is None or goal.ratio is None else f"{ratio:.2f}"
+            cells = [goal.what, where, _said(ours, goal.unit), peer, times, _goal(goal, ours, ratio), goal.limit]
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _goal(goal: Goal, ours: float, ratio: float | None) -> str:
+    """What was to be reached, and whether it is."""
+    if goal.ratio is not None and ratio is not None:
+        return f"≥ {goal.ratio} × {_met(ratio >= goal.ratio)}"
+    if goal.least is not None:
+        return f"≥ {goal.least:g} {_met(ours >= goal.least)}"
+    if goal.most is not None:
+        return f"≤ {goal.most:g} {_met(ours <= goal.most)}"
+    return ""
+
+
+def _met(so: bool) -> str:
+    return "✓" if so else "**missed**"
+
+
+def _ratio(rounds: list[Figure]) -> float | None:
+    ratios = [each.ours / each.peer for each in rounds if each.peer]
+    return statistics.median(ratios) if ratios else None
+
+
+def _ratios(figures: dict[str, dict[str, list[Figure]]]) -> list[tuple[str, float, float]]:
+    """For the picture: of each goal that is a ratio what it is called, the ratio, and the goal."""
+    found = []
+    for goal in GOALS:
+        for where, by_name in figures.items():
+            if goal.ratio is not None and (ratio := _ratio(by_name.get(goal.name, []))) is not None:
+                found.append((f"{goal.what.replace('`', '')} ({where})", ratio, goal.ratio))
+    return found
+
+
+def _said(value: float, unit: str) -> str:
+    return f"{value:.{3 if unit == 's' else 0}f} {unit}"
+
+
+def _machine(options: argparse.Namespace) -> list[str]:
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "?")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop", "cryptography"))
+    command = f"python -m bench --rounds {options.rounds}{' --quick' if options.quick else ''}"
+    return [
+        f"`{command}` on {time.strftime('%Y-%m-%d')}: {os.cpu_count()} cores of {cpu}, {platform.system()} "
+        f"{platform.release().split('-')[0]}, Python {platform.python_version()}, {versions}. "
+        f"Medians of {options.rounds} rounds.",
+    ]
+
+
+def _notes(skipped: list[str]) -> list[str]:
+    return [
+        *skipped,
+        "A large image has 512 MiB, a huge one 2 GiB, a directory 1,000 images. nginx does not sync what it keeps; we "
+        "sync four times before we acknowledge. With wrk and curl our answer is a receipt (`Prefer: return=minimal`), "
+        "as nginx's is.",
+    ]
+
+
+def _kind(place: str) -> str:
+    """What a directory is on: "tmpfs", or another file system's type."""
+    try:
+        return peers.run("stat", "-f", "-c", "%T", place).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return place
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        return Path(file).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _write(text: str) -> None:
+    whole = RESULTS.read_text()
+    before, _, rest = whole.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    RESULTS.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
