@@ -104,12 +104,12 @@ class Account:
 
     async def cluster(self) -> str:
         """The id of the cluster that the servers are of. Raises Unreachable, and Disagreement."""
-        give_up = time.monotonic() + min(ALL_DOWN, self._config.timeout)
+        started = time.monotonic()
         while self._cluster is None:
-            self._cluster = await self._ask_around(give_up)
+            self._cluster = await self._ask_around(started)
         return self._cluster
 
-    async def _ask_around(self, give_up: float) -> str | None:
+    async def _ask_around(self, started: float) -> str | None:
         """The cluster of the first server where this user has been before; else what most servers say, or all
         that answer. One alone might be a stranger, who has taken the port of a node that is down.
         """
@@ -119,12 +119,14 @@ class Account:
         }
         for task in self._asked:
             task.add_done_callback(_observe)
-        said, reasons = Counter[str](), set[str]()
+        said, reasons, patience = Counter[str](), set[str](), min(ALL_DOWN, self._config.timeout)
         for answer in asyncio.as_completed(self._asked, timeout=ROUND):
             try:
                 cluster = (await answer).cluster
             except (Refusal, *Broken) as error:
                 reasons.add(reason(error))
+                if isinstance(error, TimeoutError):  # there is somebody, who has much to do
+                    patience = self._config.timeout
                 continue
             said[cluster] += 1
             known = tokens.load(self._config.client_dir, cluster, self.user) is not None
@@ -135,7 +137,7 @@ class Account:
         addresses = ", ".join(address.netloc for address in servers.values())
         if said:
             raise Disagreement(f"the servers at {addresses} are of {len(said)} clusters: name those of one")
-        if time.monotonic() >= give_up:
+        if time.monotonic() - started >= patience:
             why = "; ".join(sorted(reasons))
             raise Unreachable(f"no server answers at {addresses} ({why}): start them with `safelight up`")
         await asyncio.sleep(AGAIN)

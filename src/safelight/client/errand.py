@@ -28,7 +28,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 """Seconds between two offers of one image, with jitter: an election is over in less, most of the time."""
 
 LONGEST_BUSY_PAUSE = 1.0
-"""The same, where the leader has as much in work as it takes."""
+"""The same, as long as the leader has as much in work as it takes: a crowd that asks is work, too."""
 
 CROWDED = 20
 """So many times longer than for an election a client waits while servers say that they are busy."""
@@ -203,8 +203,7 @@ class Errand:
                     return await self._account.offer(server, self._offer)
             except (Refusal, *Broken) as error:
                 answers[server] = error
-                busy = isinstance(error, Refusal) and error.problem is Problem.BUSY
-                if busy:
+                if isinstance(error, Refusal) and error.problem is Problem.BUSY:
                     self._busy = time.monotonic()
                 if isinstance(error, Refusal) and error.node:
                     self._nodes[error.node] = server
@@ -222,7 +221,7 @@ class Errand:
                         await self._found.wait()
                 if self._found.is_set():
                     raise
-                pause = min(2 * pause, LONGEST_BUSY_PAUSE if busy else LONGEST_PAUSE)
+                pause = min(2 * pause, LONGEST_BUSY_PAUSE if self._busy > self._offered else LONGEST_PAUSE)
 
     def _granted(self, leader: int, grant: Grant) -> Granted:
         """Raises NoLeader if this client cannot reach the node that was assigned."""

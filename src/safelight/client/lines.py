@@ -22,6 +22,9 @@ PATH = f"{API}/offers"
 PATIENCE = 2.0
 """Seconds that a server may take to open a line."""
 
+GOODBYE = 0.2
+"""Seconds that a server has to answer when it is hung up on."""
+
 LATER = 5.0
 """Seconds until a line is tried again that could not be had."""
 
@@ -55,7 +58,10 @@ class Lines:
                     headers={"Authorization": bearer},
                     max_msg_size=MAX_JSON,
                     compress=0,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE),
                 )
+            if (old := self._lines.get(server)) is not None:
+                await old.close()
             self._lines[server] = _Line(socket)
         except Broken:
             self._not_before[server] = time.monotonic() + LATER
@@ -63,11 +69,11 @@ class Lines:
             del self._dialing[server]
 
     async def close(self) -> None:
-        """Hang up, without waiting for anybody."""
-        tasks = [*self._dialing.values(), *(line.reading for line in self._lines.values())]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Hang up. Who does not answer to that is waited for no longer than `GOODBYE`."""
+        for dialing in self._dialing.values():
+            dialing.cancel()
+        await asyncio.gather(*self._dialing.values(), return_exceptions=True)
+        await asyncio.gather(*(line.close() for line in self._lines.values()))
 
 
 class _Line:
@@ -78,7 +84,7 @@ class _Line:
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[NumberedAnswer]] = {}
         self.broken = False
-        self.reading = asyncio.create_task(self._read())
+        self._reading = asyncio.create_task(self._read())
 
     async def offer(self, offer: Offer) -> Grant:
         number, answer = next(self._numbers), asyncio.get_running_loop().create_future()
@@ -93,6 +99,11 @@ class _Line:
         if said.status != 201:
             raise read_problem(said.status, bytes(said.body))
         return msgspec.json.decode(said.body, type=Grant)
+
+    async def close(self) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._socket.close()
 
     async def _read(self) -> None:
         try:
