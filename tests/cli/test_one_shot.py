@@ -30,7 +30,8 @@ def test_an_upload_decrypts_to_what_it_was(shared_cluster: Running, tmp_path: Pa
 
 
 def test_the_feedback_is_the_missions(shared_cluster: Running, tmp_path: Path, photos: list[Path]) -> None:
-    done = safelight("upload", photos[0], "--user", "alice", config=shared_cluster.config, cwd=tmp_path)
+    newcomer = ("--user", "dora")  # whose names nobody has had: one that is taken is offered again, under the next
+    done = safelight("upload", photos[0], *newcomer, config=shared_cluster.config, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     *feedback, saved = done.stdout.splitlines()
     assert feedback[0] == "Broadcasting..."

@@ -16,13 +16,10 @@ from safelight.client.session import Session
 from safelight.config import Config
 from safelight.protocol import Offer
 from tests.mission.support import Witness, enrolled, image_of, opens_to, request
-from tests.mission.wire import Wire, watched
+from tests.mission.wire import ENOUGH, watched
 from tests.running import Running, as_user, running
 
 LEADER, WORKER = 3, 1
-ENOUGH = 100
-"""Uploads within which a line stands, however slow the machine is."""
-
 IMAGE = b"\x89PNG\r\n\x1a\n"
 _T = TypeVar("_T")
 
@@ -83,10 +80,6 @@ def test_a_stranger_gets_no_line(shared_cluster: Running) -> None:
     assert refused.value.status == 401
 
 
-def posts(wire: Wire) -> int:
-    return sum(wire.sent_to(node).count(b"POST /v1/offers") for node in wire.config.addresses)
-
-
 def test_a_session_with_many_images_posts_few_offers_and_survives_the_end_of_its_lines(
     tmp_path: Path, photograph: Path
 ) -> None:
@@ -100,9 +93,9 @@ def test_a_session_with_many_images_posts_few_offers_and_survives_the_end_of_its
                 made.append((await session.seal(image, to=tmp_path / "images", feedback=Witness())).path)
 
             for _ in range(ENOUGH):
-                before = posts(wire)
+                before = wire.posts()
                 await upload()
-                if len(made) > 2 and posts(wire) == before:
+                if len(made) > 2 and wire.posts() == before:
                     break
             else:
                 raise AssertionError("every offer was POSTed")

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from safelight import signed
+from safelight.client.errand import QUIET
 from safelight.encryption.keys import Keyring
 from safelight.node.datadir import load_keyring
 from safelight.orders import KEY, LIFETIME, Order, StepDown
@@ -94,6 +95,9 @@ def test_what_the_leader_granted_it_finishes(cluster: Running, tmp_path: Path, p
 
     def step_down() -> None:
         told.append(safelight("step-down", config=cluster.config, cwd=tmp_path))
+        time.sleep(
+            1.5 * QUIET
+        )  # the client stands still all this time, and is not to take that for the leader's silence
 
     witness = Witness().at_progress(0.2, step_down)
     saved = seal(cluster.config, image, tmp_path / "out", feedback=witness)

@@ -291,10 +291,17 @@ class Errand:
             await asyncio.gather(sending, watching, return_exceptions=True)
 
     async def _watch(self, granted: Granted) -> None:
-        """End only if it has stopped moving and another node would take it, or for too long."""
+        """End only if it has stopped moving and another node would take it, or for too long.
+
+        Time in which this process itself stood still (a suspended machine, a stopped job) is nobody else's silence.
+        """
         while True:
+            looked = time.monotonic()
             await asyncio.sleep(QUIET / 4)
-            quiet = time.monotonic() - self._moved
+            now = time.monotonic()
+            if now - looked >= QUIET:
+                self._moved = now
+            quiet = now - self._moved
             if quiet >= self._config.body_timeout:
                 raise TimeoutError
             if quiet >= QUIET:
