@@ -10,7 +10,9 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from safelight import samples
@@ -36,6 +38,20 @@ def image_of(path: Path, size: int) -> Path:
         for _ in range(size):
             file.write(photograph)
     return path
+
+
+_numbers = count(1)
+
+
+@contextmanager
+def under_another_name(image: Path) -> Iterator[Path]:
+    """The same image under a name that it never had, as people's images have: one that is taken is counted on."""
+    path = image.with_name(f"{image.stem}-{next(_numbers)}{image.suffix}")
+    path.hardlink_to(image)
+    try:
+        yield path
+    finally:
+        path.unlink()
 
 
 Journey = Callable[[Session, Path, Path], AsyncIterator[tuple[str, Path]]]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import uvloop
 
 from bench import peers
-from bench.memory import MIB, image_of, peak, travel
+from bench.memory import MIB, image_of, peak, travel, under_another_name
 from bench.vault import keep_and_fetch
 from safelight.allocator import keep_segments
 from safelight.client import tokens
@@ -253,11 +253,9 @@ def one_after_the_other(place: Place) -> Iterator[Figure]:
             for _ in range(5):
                 (await session.seal(place.small, to=place.out, feedback=Silence())).path.unlink()
             began = time.perf_counter()
-            for number in range(images):
-                path = place.directory / f"small-{next(_names)}-{number}.png"
-                os.link(place.small, path)  # names that differ, as people's do
-                await session.seal(path, to=place.out, feedback=Silence())
-                path.unlink()
+            for _ in range(images):
+                with under_another_name(place.small) as path:
+                    await session.seal(path, to=place.out, feedback=Silence())
             return images / (time.perf_counter() - began)
 
     yield Figure("one after the other", run(ours()))

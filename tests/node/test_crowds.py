@@ -20,11 +20,12 @@ from tests.node.rude import ask, enrolled, image, line, new_image, refused
 from tests.running import Running, eventually, running
 
 CROWD = SPOOLS_IN_MEMORY + 6
+LARGER_CROWD = 200
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("crowd"), 1, body_timeout=3.0, max_in_flight=2 * CROWD) as it:
+    with running(tmp_path_factory.mktemp("crowd"), 1, body_timeout=3.0, max_in_flight=LARGER_CROWD) as it:
         yield it
 
 
@@ -41,12 +42,12 @@ def test_two_hundred_at_once_are_all_sealed(one: Running) -> None:
     def upload() -> None:
         statuses.append(ask(address, new_image(), token, body=image(20_000)).status)
 
-    crowd = [threading.Thread(target=upload) for _ in range(200)]
+    crowd = [threading.Thread(target=upload) for _ in range(LARGER_CROWD)]
     for each in crowd:
         each.start()
     for each in crowd:
         each.join()
-    assert Counter(statuses) == {201: 200}
+    assert Counter(statuses) == {201: LARGER_CROWD}
     eventually(lambda: in_flight(one) == 0, "nothing is in flight")
 
 

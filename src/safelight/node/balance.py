@@ -21,6 +21,16 @@ FIXED = 256 << 10
 UNUSED = 2.0
 """Seconds within which a client takes up a grant, or has died, or uses another: then it weighs nothing any more."""
 
+REPORT, REPORTS = 0.01, 400
+"""Seconds until a worker whose work has changed tells the leader; and how many such reports a second a leader is to
+hear at most, from all workers together: each costs it, too.
+"""
+
+
+def report_pause(nodes: int) -> float:
+    """Seconds that a worker gathers changes for one report, in a cluster of so many nodes."""
+    return max(REPORT, (nodes - 1) / REPORTS)
+
 
 def weight(size: int | None) -> int:
     """What an image of so many bytes weighs; None if nobody knows."""

@@ -23,7 +23,7 @@ from safelight.config import Address, Config
 from safelight.errors import SafelightError
 from safelight.http import web
 from safelight.node import datadir
-from safelight.node.balance import Balance
+from safelight.node.balance import Balance, report_pause
 from safelight.node.connection import Connection
 from safelight.node.gate import Gate
 from safelight.node.handshake import Hello, Party
@@ -48,9 +48,6 @@ UNUSED_GRANTS = 0.5
 
 LAST_WORDS = 1.0
 """Seconds that whoever reads a stopping node's lines has to read the last of them."""
-
-REPORT = 0.01
-"""Seconds until the leader hears that work has begun or ended here."""
 
 BACKLOG = 1024
 """Connections that the operating system holds for us while we are busy: a crowd may come at once."""
@@ -204,7 +201,8 @@ class Node:
     def _report_soon(self) -> None:
         """Tell the leader that our load has changed, where it matters: once for all changes of the next moment."""
         if self._config.balance == "least-loaded" and self._reporting is None:
-            self._reporting = asyncio.get_running_loop().call_later(REPORT, self._report)
+            pause = report_pause(len(self._config.addresses))
+            self._reporting = asyncio.get_running_loop().call_later(pause, self._report)
 
     def _report(self) -> None:
         self._reporting = None
