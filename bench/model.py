@@ -273,7 +273,7 @@ def picture(found: Results) -> str:
             )
             parts.append(text(left - 8, level + 4, f"{10**exponent:,}", anchor="end"))
     parts += [text(x(nodes), bottom + 22, f"{nodes}", anchor="middle") for nodes in SIZES]
-    legend = 60
+    key, legend = width - legend_wide + 15, 60
     for mix in MIXES:
         for policy in POLICIES:
             points = " ".join(f"{x(nodes):.1f},{y(rates[mix.name, nodes][policy]):.1f}" for nodes in SIZES)
@@ -281,8 +281,8 @@ def picture(found: Results) -> str:
             style = f'fill="none" stroke="{colours[policy]}" stroke-width="2.5"{dashes}'
             parts += [
                 f'<polyline points="{points}" {style}/>',
-                f'<line x1="{width - legend_wide + 15}" x2="{width - legend_wide + 45}" y1="{legend}" y2="{legend}" {style}/>',
-                text(width - legend_wide + 52, legend + 4, f"{policy}, {mix.name}"),
+                f'<line x1="{key}" x2="{key + 30}" y1="{legend}" y2="{legend}" {style}/>',
+                text(key + 37, legend + 4, f"{policy}, {mix.name}"),
             ]
             legend += 24
     return svg(width, height, parts, "Images a second against the number of nodes")

@@ -81,7 +81,7 @@ def link_if_absent(temporary: Path, final: Path) -> None:
         temporary.unlink()
 
 
-def sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path | str) -> None:
     """Make the names in `directory` durable: fsync(2) of a file does not."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -179,6 +179,20 @@ async def an_abandoned_body_leaves_nothing_in_the_listing(store: Store) -> None:
 
 
 @law
+async def a_published_body_is_there_and_so_is_what_names_it_unless_another_has_that_key(store: Store) -> None:
+    for size in 1000, 3 * MEBIBYTE:
+        first, second = await store.body(f"{BODY}{size}"), await store.body(f"{BODY}{size}.2")
+        for body in first, second:
+            await body.write([bytes(size)])
+        assert await first.publish(f"{RECORD}{size}", b"the first")
+        assert not await second.publish(f"{RECORD}{size}", b"the second")
+        for body in first, second:
+            await body.abandon()
+        assert await store.get(f"{RECORD}{size}") == b"the first"
+        assert await store.size(f"{BODY}{size}") == await store.size(f"{BODY}{size}.2") == size
+
+
+@law
 async def a_finished_body_cannot_be_abandoned(store: Store) -> None:
     for size in 1000, 3 * MEBIBYTE:
         body = await store.body(f"{BODY}{size}")

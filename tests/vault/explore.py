@@ -115,7 +115,7 @@ class ModelStore:
         return [await self.get(key) for key in keys]
 
     async def body(self, key: str) -> Body:
-        return ModelBody(key)
+        return ModelBody(self, key)
 
     async def size(self, key: str) -> int:
         return len(await self.get(key))
@@ -148,8 +148,8 @@ class ModelStore:
 
 
 class ModelBody:
-    def __init__(self, key: str) -> None:
-        self._key = key
+    def __init__(self, store: ModelStore, key: str) -> None:
+        self._store, self._key = store, key
         self._pieces: list[Bytes] = []
 
     async def write(self, pieces: Sequence[Bytes]) -> None:
@@ -159,6 +159,10 @@ class ModelBody:
         if not await ask(Request("link", self._key, b"".join(self._pieces))):
             raise StoreError("a random key came twice")
         await ask(Request("sync", self._key))
+
+    async def publish(self, key: str, data: bytes) -> bool:
+        await self.finish()
+        return await self._store.create(key, data)
 
     async def abandon(self) -> None:
         pass
@@ -218,11 +222,11 @@ class Actor(NamedTuple):
     content: bytes = b""
 
 
-async def _write(vault: Vault, actor: Actor) -> str:
+async def _write(vault: Vault, actor: Actor, *, blindly: bool = False) -> str:
     """As a node does: what `begin` finds is compared with what comes in; who is overtaken begins again, once."""
     for _ in range(2):
         try:
-            draft = await vault.begin(USER, NAME, actor.upload)
+            draft = await vault.begin(USER, NAME, actor.upload, blindly=blindly)
             if isinstance(draft, Image):
                 same = await vault.digest(draft) == hashlib.sha256(actor.content).digest()
                 return "image" if same else "taken"
@@ -240,6 +244,11 @@ async def _write(vault: Vault, actor: Actor) -> str:
             if isinstance(error, NoSuchImage) and not isinstance(draft, Image):
                 raise  # commit does not say so
     return "overtaken"
+
+
+async def _write_blindly(vault: Vault, actor: Actor) -> str:
+    """As a node does with what is small."""
+    return await _write(vault, actor, blindly=True)
 
 
 async def _remove(vault: Vault, actor: Actor) -> str:
@@ -272,6 +281,12 @@ OTHER = Actor("4", _write, "b" * 32, RED)
 REMOVER, SECOND_REMOVER = Actor("5", _remove), Actor("6", _remove)
 REWRAPPER, SECOND_REWRAPPER = Actor("7", _rewrap), Actor("8", _rewrap)
 SWEEPER, SECOND_SWEEPER = Actor("9", _sweep), Actor("a", _sweep)
+
+
+def blind(cast: Cast) -> Cast:
+    """The same, but that whoever writes does not look first."""
+    blinded = (each._replace(play=_write_blindly) if each.play is _write else each for each in cast.actors)
+    return cast._replace(actors=tuple(blinded))
 
 
 class _Curtain(BaseException):
@@ -323,7 +338,7 @@ CASTS = {
     "an image, a remover, a rewrap, a sweeper": Cast((REMOVER, REWRAPPER, SWEEPER), KEPT),
     "the same, 1 fault": Cast((REMOVER, REWRAPPER, SWEEPER), KEPT, faults=1),
 }
-"""The suite explores these, in seconds."""
+"""The suite explores these, in seconds; and again with writers who do not look."""
 LARGE = {
     "an upload, a remover, a rewrap, a sweeper": Cast((FIRST, REMOVER, REWRAPPER, SWEEPER)),
     "the same, read slowly": Cast((FIRST, REMOVER, REWRAPPER, SWEEPER), paged=False),
@@ -609,7 +624,7 @@ def _again(actor: Actor) -> Actor:
 
 def main() -> None:
     print(f"{'who meets':55}{'states':>10}{'longest':>9}  interleavings")
-    for name, cast in (CASTS | LARGE).items():
+    for name, cast in (CASTS | {f"{name} (blindly)": blind(cast) for name, cast in CASTS.items()} | LARGE).items():
         states, interleavings, steps = Explorer(cast).explore()
         print(f"{name:55}{states:>10,}{steps:>9}  {interleavings:,}", flush=True)
 

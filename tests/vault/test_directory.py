@@ -365,9 +365,10 @@ asyncio.run(die(Directory(Path(sys.argv[1]))))
 
 
 class Gate:
-    """Holds the first call of a function of `os` on a descriptor until it is opened."""
+    """Holds the first call of a function of `os` on a descriptor, after some that pass, until it is opened."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, *, passing: int = 0) -> None:
+        self._passing = passing
         self.reached, self.opened, self.passed = threading.Event(), threading.Event(), threading.Event()
         self.same = False
         """Whether the descriptor was the same file before and after the wait."""
@@ -375,7 +376,8 @@ class Gate:
         monkeypatch.setattr(os, name, self._call)
 
     def _call(self, descriptor: int, *arguments: Any) -> Any:
-        if self.reached.is_set():
+        if self.reached.is_set() or self._passing > 0:
+            self._passing -= 1
             return self._real(descriptor, *arguments)
         before = os.fstat(descriptor)
         self.reached.set()
@@ -420,6 +422,31 @@ def test_a_cancelled_write_ends_before_its_file_is_closed(
 
     with_store(root, use)
     assert {name for name in below(root) if not name.startswith(".other")} == {BODY + "0"}
+
+
+def test_who_is_cancelled_while_a_record_is_made_leaves_what_it_names(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is made is settled by then: only the thread that makes it knows."""
+
+    async def use(store: Directory) -> None:
+        await put(store, BODY + "0", b"makes the directories")
+        await store.create(RECORD + "0", b"makes others")
+        body = await store.body(BODY)
+        await body.write([b"a body"])
+        gate = Gate(monkeypatch, "fsync", passing=2)  # the body's own, and its directory's
+        publishing = asyncio.create_task(body.publish(RECORD, b"a record"))
+        assert await asyncio.to_thread(gate.reached.wait, GENEROUS)
+        publishing.cancel()
+        await asyncio.wait([publishing])
+        abandoning = asyncio.create_task(body.abandon())
+        await let_threads_run(root)
+        gate.opened.set()
+        await abandoning
+        assert await store.get(RECORD) == b"a record"
+        assert await store.size(BODY) == len(b"a body")
+
+    with_store(root, use)
 
 
 def test_a_cancelled_read_ends_before_its_file_is_closed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -595,6 +622,16 @@ def test_a_large_body_is_durable_when_it_is_finished(root: Path) -> None:
         root, "body = await store.body('bodies/u/a')\nawait body.write([bytes(1 << 20)])\nawait body.finish()"
     )
     assert calls == FIRST_IN_ITS_DIRECTORY.format(kind="bodies").splitlines()
+
+
+def test_a_body_is_durable_before_anything_names_it(root: Path) -> None:
+    calls = disk_work(
+        root,
+        "body = await store.body('bodies/u/a')\nawait body.write([b'header', b'segment'])\n"
+        "assert await body.publish('records/u/a', b'a record')",
+    )
+    body, record = (FIRST_IN_ITS_DIRECTORY.format(kind=kind).splitlines() for kind in ("bodies", "records"))
+    assert calls == [*body[:-1], *record]
 
 
 def test_a_directory_that_another_process_made_is_made_durable_once(root: Path) -> None:

@@ -13,6 +13,7 @@ from safelight.encryption.sealed import read_header, rewrapped
 from safelight.vault import upkeep
 from safelight.vault.chain import Chains, Generation, key_of
 from safelight.vault.records import Aborted, Image, Removed, aim_of
+from safelight.vault.store import Body
 from safelight.vault.vault import Details, Draft, Overtaken, Vault
 
 from .explore import (
@@ -31,12 +32,18 @@ from .explore import (
     Explorer,
     Request,
     ask,
+    blind,
 )
 
 
 @pytest.mark.parametrize("who", CASTS)
 def test_no_order_of_steps_breaks_a_promise(who: str) -> None:
     Explorer(CASTS[who]).explore()
+
+
+@pytest.mark.parametrize("who", [who for who, cast in CASTS.items() if blind(cast) != cast])
+def test_nor_does_who_writes_without_looking(who: str) -> None:
+    Explorer(blind(CASTS[who])).explore()
 
 
 # -- bugs, to show that the exploration would notice them --------------------------------------------
@@ -81,13 +88,19 @@ async def sweeps_images(vault: Vault, body: str) -> bool:
     return True
 
 
-async def overwrites(chains: Chains, name: str, number: int, data: bytes) -> bool:
+async def overwrites(chains: Chains, name: str, number: int, data: bytes, *, after: Body | None = None) -> bool:
+    if after is not None:
+        await after.finish()
     await ask(Request("overwrite", key_of(name, number), data))
     await ask(Request("sync", key_of(name, number)))
     return True
 
 
-async def appends_to_what_is_not_durable(chains: Chains, name: str, number: int, data: bytes) -> bool:
+async def appends_to_what_is_not_durable(
+    chains: Chains, name: str, number: int, data: bytes, *, after: Body | None = None
+) -> bool:
+    if after is not None:
+        await after.finish()
     return await chains._store.create(key_of(name, number), data)
 
 
@@ -164,7 +177,9 @@ async def takes_what_it_finds(vault: Vault, draft: Draft, header: bytes, details
     return there
 
 
-async def ignores_upload_ids(vault: Vault, user: str, name: str, upload: str) -> Draft | Image:
+async def ignores_upload_ids(
+    vault: Vault, user: str, name: str, upload: str, *, blindly: bool = False
+) -> Draft | Image:
     record, _ = await vault.look(vault.records.chain(user, name))
     return record if isinstance(record, Image) else await _begin(vault, user, name, upload)
 

@@ -172,7 +172,8 @@ class Workshop:
 
         Raises Refusal, and as `Vault.begin`, `Vault.commit` and `Vault.digest`.
         """
-        draft = await vault.begin(job.user, job.name, job.upload)
+        blindly = job.size is not None and job.size <= SMALL
+        draft = await vault.begin(job.user, job.name, job.upload, blindly=blindly)
         if isinstance(draft, Image):
             await self._compare(job, body, vault, draft)
             return draft, b""

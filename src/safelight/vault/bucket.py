@@ -317,6 +317,10 @@ class BucketBody:
                 raise
         self._over = True
 
+    async def publish(self, key: str, data: bytes) -> bool:
+        await self.finish()
+        return await self._bucket.create(key, data)
+
     async def abandon(self) -> None:
         if not self._over:
             self._over = True

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from itertools import islice
 from typing import NamedTuple
 
-from safelight.vault.store import Missing, Store
+from safelight.vault.store import Body, Missing, Store
 
 BATCH = 500
 """Generations that are read at a time."""
@@ -55,11 +55,20 @@ class Chains:
             except Missing:
                 return self._remembered(latest) if latest else None
 
-    async def append(self, name: str, number: int, data: bytes) -> bool:
-        """Make generation `number`, durably, the one after the highest that the caller saw. False if another did."""
+    def knows(self, name: str) -> bool:
+        """Whether anything of a chain is remembered here."""
+        return name in self._known
+
+    async def append(self, name: str, number: int, data: bytes, *, after: Body | None = None) -> bool:
+        """Make generation `number`, durably, the one after the highest that the caller saw. False if another did.
+
+        `after`: a body that it names, and that is to be finished first.
+        """
         if number > 1:  # or a power failure could take what was only seen, and leave what we make behind a gap
             await self._store.settle(key_of(name, number - 1))
-        if not await self._store.create(key_of(name, number), data):
+        key = key_of(name, number)
+        made = await self._store.create(key, data) if after is None else await after.publish(key, data)
+        if not made:
             return False
         self._remembered(Generation(name, number, data))
         return True

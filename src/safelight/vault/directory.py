@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -186,9 +187,15 @@ class _Body:
 
     async def finish(self) -> None:
         await self._written()
-        if not await self._hand_over(self._part.publish):
-            raise StoreError(f"{self._part.path} exists already, and was left as it is: try again")
+        await self._hand_over(self._part.finish)
         self._finished = True
+
+    async def publish(self, key: str, data: bytes) -> bool:
+        """In one go: each time that a thread begins costs more than what it does."""
+        await self._written()
+        made = await self._hand_over(partial(self._part.finish, naming=(_checked(key), data)))
+        self._finished = True
+        return bool(made)
 
     async def _written(self) -> None:
         """Wait for what is being written while the next mebibyte is gathered. Raises why that failed."""
@@ -223,8 +230,11 @@ class _Files:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._durable: set[Path] = set()
+        self._durable: set[str] = set()
         """Directories whose own names are known to be durable: two for each user."""
+
+    def path(self, key: str) -> str:
+        return f"{self.root}/{key}"
 
     def create(self, key: str, data: bytes) -> bool:
         part = _Part(self, key)
@@ -243,7 +253,7 @@ class _Files:
     def open(self, key: str) -> int:
         """A descriptor for reading. Raises Missing."""
         try:
-            descriptor = os.open(self.root / key, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
+            descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
         except _NO_OBJECT:
             raise self._missing(key) from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -253,7 +263,7 @@ class _Files:
 
     def size(self, key: str) -> int:
         try:
-            state = os.stat(self.root / key)
+            state = os.stat(self.path(key))
         except _NO_OBJECT:
             raise self._missing(key) from None
         if not stat.S_ISREG(state.st_mode):
@@ -261,30 +271,30 @@ class _Files:
         return state.st_size
 
     def delete(self, key: str) -> None:
-        path = self.root / key
+        path = self.path(key)
         with suppress(*_NO_OBJECT):
-            path.unlink()
+            os.unlink(path)
         try:
-            sync_directory(path.parent)  # in any case: whoever else deleted it may not have come so far
+            sync_directory(_parent(path))  # in any case: whoever else deleted it may not have come so far
         except _NO_OBJECT:
             self.check_root()
 
     def settle(self, key: str) -> None:
-        directory = (self.root / key).parent
+        directory = _parent(self.path(key))
         self.make_directory(directory)
         sync_directory(directory)
 
-    def make_directory(self, directory: Path, *, anew: bool = False) -> None:
+    def make_directory(self, directory: str, *, anew: bool = False) -> None:
         """Make a directory, and those between it and the root, and make their names durable.
 
         Also if they are there: whoever made them may not have come so far. Once is enough, but for `anew`.
         """
-        if directory == self.root or (directory in self._durable and not anew):
+        if (directory in self._durable and not anew) or directory == str(self.root):
             return
-        self.make_directory(directory.parent, anew=anew)
+        self.make_directory(_parent(directory), anew=anew)
         with suppress(FileExistsError):
-            directory.mkdir(0o700)
-        sync_directory(directory.parent)
+            os.mkdir(directory, 0o700)
+        sync_directory(_parent(directory))
         self._durable.add(directory)
 
     def walk(self, prefix: str, names: re.Pattern[str]) -> Iterator[tuple[str, os.stat_result]]:
@@ -317,7 +327,7 @@ class _Files:
 
     def check_root(self) -> None:
         """Where there is no root, nobody can say what is in it."""
-        os.scandir(self.root).close()
+        os.stat(self.path(""))  # with a slash at its end: a directory
 
     def _missing(self, key: str) -> Missing:
         self.check_root()
@@ -330,12 +340,13 @@ class _Part:
     """
 
     def __init__(self, files: _Files, key: str) -> None:
-        self.path = files.root / key
+        self.path = files.path(key)
         self._files = files
-        self._hidden = self.path.with_name(f".{secrets.token_hex(8)}.part")
+        self._directory = _parent(self.path)
+        self._hidden = f"{self._directory}/.{secrets.token_hex(8)}.part"
         self._lock = threading.Lock()
         self._descriptor = -1
-        self._linked = self._over = False
+        self._linked = self._named = self._over = False
 
     def write(self, pieces: Sequence[Bytes]) -> None:
         with self._lock:
@@ -344,13 +355,26 @@ class _Part:
     def publish(self, pieces: Sequence[Bytes]) -> bool:
         """Write the last pieces and give the file its name, durably; False if the name is taken, durably as well."""
         with self._lock:
-            descriptor = self._opened()
-            _write(descriptor, pieces)
-            os.fsync(descriptor)
-            self._linked = self._link()
-            self._discard()
-            sync_directory(self.path.parent)
-            return self._linked
+            return self._publish(pieces)
+
+    def finish(self, pieces: Sequence[Bytes], *, naming: tuple[str, bytes] | None = None) -> bool:
+        """As `publish`, of a name that nobody else has. Then, if `naming`, make that object; as `_Files.create`."""
+        with self._lock:
+            if not self._publish(pieces):
+                raise StoreError(f"{self.path} exists already, and was left as it is: try again")
+            if naming is None:
+                return True
+            self._named = True  # from now on it may have a record, whatever becomes of this call
+            return self._files.create(*naming)
+
+    def _publish(self, pieces: Sequence[Bytes]) -> bool:
+        descriptor = self._opened()
+        _write(descriptor, pieces)
+        os.fsync(descriptor)
+        self._linked = self._link()
+        self._discard()
+        sync_directory(self._directory)
+        return self._linked
 
     def discard(self) -> None:
         """Leave no hidden file. Harmless after `publish`."""
@@ -358,21 +382,21 @@ class _Part:
             self._discard()
 
     def take_back(self) -> None:
-        """Leave nothing at all."""
+        """Leave nothing at all, unless something may name it."""
         with self._lock, suppress(OSError):
             self._discard()
-            if self._linked:
-                self.path.unlink()
+            if self._linked and not self._named:
+                os.unlink(self.path)
 
     def _opened(self) -> int:
         if self._over:
             raise OSError(errno.EBADF, "abandoned")
         if self._descriptor < 0:
-            self._files.make_directory(self.path.parent)
+            self._files.make_directory(self._directory)
             try:
                 self._descriptor = self._open()
             except FileNotFoundError:  # somebody removed the directory since it was made
-                self._files.make_directory(self.path.parent, anew=True)
+                self._files.make_directory(self._directory, anew=True)
                 self._descriptor = self._open()
         return self._descriptor
 
@@ -402,7 +426,8 @@ class _Part:
             try:
                 os.close(descriptor)  # first: NFS keeps open files under another hidden name
             finally:
-                self._hidden.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(self._hidden)
 
 
 class _Reader:
@@ -436,6 +461,10 @@ def _checked(key: str) -> str:
     if not KEY.fullmatch(key):
         raise ValueError(f"{key!r} is no key of an object")
     return key
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _next_of(found: Iterator[_T]) -> Sequence[_T]:

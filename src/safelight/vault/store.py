@@ -58,6 +58,9 @@ class Body(Protocol):
     async def finish(self) -> None:
         """Make it an object, durable when this returns. Raises StoreError."""
 
+    async def publish(self, key: str, data: bytes) -> bool:
+        """`finish`, and then `Store.create` the object that names it. Raises as both."""
+
     async def abandon(self) -> None:
         """Leave nothing behind, as far as that is possible. Never raises; harmless after `finish`."""
 

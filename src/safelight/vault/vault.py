@@ -151,22 +151,25 @@ class Vault:
 
     # -- an upload -----------------------------------------------------------------------------------
 
-    async def begin(self, user: str, name: str, upload: str) -> Draft | Image:
+    async def begin(self, user: str, name: str, upload: str, *, blindly: bool = False) -> Draft | Image:
         """A draft to write the sealed file to; or the image, if this very upload has succeeded before.
+
+        `blindly`: where nothing is known here of the name, do not look, and take it for free: `commit` will see. Good
+        for what is small, and so is not lost if it was not.
 
         Raises NameTaken and AlreadyRemoved.
         """
-        chain = self.records.chain(user, name)
-        record, number = await self.look(chain)
-        await self.settle(chain, number)
-        if isinstance(record, Image | Removed):
-            return _found(record, upload)
+        chain, number = self.records.chain(user, name), 0
+        if not blindly or self.chains.knows(chain):
+            record, number = await self.look(chain)
+            await self.settle(chain, number)
+            if isinstance(record, Image | Removed):
+                return _found(record, upload)
         body = new_body(chain, number + 1)
         return Draft(self, user, name, upload, chain, number + 1, body, await self.store.body(body))
 
     async def commit(self, draft: Draft, header: bytes, details: Details) -> Image:
         """Make a draft, which is complete, an image. Raises NameTaken, AlreadyRemoved and Overtaken."""
-        await draft.body.finish()
         keyring = self.keyring()
         if read_header(header).key_id != keyring.current_id:  # a rotation came while it was sealed
             header = rewrapped(read_header(header), keyring).encode()
@@ -174,7 +177,7 @@ class Vault:
             draft.user, draft.name, draft.upload, draft.key, header, details.size, self.clock(),
             details.type, details.original, details.modified,
         )  # fmt: skip
-        if await self.append(draft.chain, draft.number, image):
+        if await self.append(draft.chain, draft.number, image, after=draft.body):
             return image
         record, number = await self.look(draft.chain)
         await self.settle(draft.chain, number)
@@ -241,9 +244,9 @@ class Vault:
             self.chains.forget(chain)
             raise
 
-    async def append(self, chain: str, number: int, record: Record) -> bool:
+    async def append(self, chain: str, number: int, record: Record, *, after: Body | None = None) -> bool:
         """As `Chains.append`."""
-        return await self.chains.append(chain, number, self.records.write(record, key_of(chain, number)))
+        return await self.chains.append(chain, number, self.records.write(record, key_of(chain, number)), after=after)
 
     async def settle(self, chain: str, number: int) -> None:
         """Make sure that what was found in a chain is durable: its maker may still be about it.
