@@ -5,12 +5,13 @@ from itertools import pairwise
 from typing import Protocol
 
 from safelight.encryption.errors import CannotOpen
+from safelight.encryption.stream import Bytes
 
 
 class Pushed(Protocol):
-    def update(self, chunk: bytes, /) -> list[bytes]: ...
+    def update(self, chunk: bytes, /) -> list[Bytes]: ...
 
-    def finish(self) -> bytes: ...
+    def finish(self) -> Bytes: ...
 
 
 def push(stream: Pushed, *chunks: bytes) -> bytes:

@@ -1,11 +1,13 @@
 """The payload: the same as Tink's, whatever the chunks, and nothing unverified ever comes out."""
 
 import hashlib
+import tracemalloc
 from itertools import permutations
 from random import Random
 
 import pytest
 import tink
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
@@ -182,11 +184,37 @@ def test_another_key_or_other_associated_data_does_not_open() -> None:
 def test_an_empty_segment_after_a_full_one_is_not_the_format() -> None:
     """Only a holder of the key can make one; then the size of a file would not give that of its image."""
     sealer = Sealer(KEY, ASSOCIATED, layout=SMALL)
-    full = sealer._next(memoryview(image(24)), last=False)
+    full = sealer._next([memoryview(image(24))], last=False)
     payload = sealer.header + full + sealer.finish()
     assert_does_not_open(payload, image(24))
     with pytest.raises(Damaged):
         SMALL.plain_size(len(payload))
+
+
+def test_a_chunk_may_be_written_to_after_it_was_pushed_in() -> None:
+    plaintext, buffer = image(1000), bytearray(7)
+    sealer = Sealer(KEY, ASSOCIATED, layout=SMALL)
+    payload = bytearray(sealer.header)
+    for piece in cut(plaintext, range(7, 1000, 7)):
+        buffer[: len(piece)] = piece
+        for out in sealer.update(memoryview(buffer)[: len(piece)]):
+            payload += out
+    payload += sealer.finish()
+    assert Tink(KEY, 64).decrypt(bytes(payload), ASSOCIATED) == plaintext
+
+
+def test_byte_by_byte_is_the_same_and_takes_no_more_memory() -> None:
+    plaintext = image(300_000)
+    sealer = Sealer(KEY, ASSOCIATED)
+    tracemalloc.start()
+    for at in range(len(plaintext)):
+        assert not sealer.update(plaintext[at : at + 1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * len(plaintext)  # a view for each byte would be a hundred times
+    payload = sealer.header + sealer.finish()
+    opened = push(opener(payload, LAYOUT), *(payload[at : at + 1] for at in range(HEADER_SIZE, len(payload))))
+    assert opened == plaintext
 
 
 def test_nothing_comes_out_after_a_failure_or_the_end() -> None:
@@ -236,7 +264,7 @@ def test_each_segment_opens_alone_where_the_layout_says_it_lies(size: int) -> No
         except IndexError:
             break
         nonce = segment_nonce(payload[17:HEADER_SIZE], number, segment.last)
-        cipher = stream._cipher(KEY, payload[1:17], ASSOCIATED)
+        cipher = AESGCM(stream._derived(KEY, payload[1:17], ASSOCIATED))
         assert segment.plain_offset == len(plaintext)
         plaintext += cipher.decrypt(nonce, payload[segment.offset : segment.offset + segment.size], None)
     assert plaintext == image(size)

@@ -166,8 +166,9 @@ class Errand:
         answers: dict[int, BaseException] = {}
         self._found.clear()
         self._heard_all.clear()
+        likely_first = sorted(self._servers.addresses, key=lambda server: server != self._servers.led)
         self._asked = {
-            asyncio.create_task(self._court(server, answers, aloud=aloud)): server for server in self._servers.addresses
+            asyncio.create_task(self._court(server, answers, aloud=aloud)): server for server in likely_first
         }
         while True:
             await asyncio.wait(self._asked, timeout=BLINK, return_when=asyncio.FIRST_COMPLETED)
@@ -225,7 +226,7 @@ class Errand:
 
     def _granted(self, leader: int, grant: Grant) -> Granted:
         """Raises NoLeader if this client cannot reach the node that was assigned."""
-        self._nodes[grant.node] = leader
+        self._nodes[grant.node] = self._servers.led = leader
         if grant.assigned is None:
             return Granted(leader, leader, grant)
         server = self._servers.place(grant.url) or self._nodes.get(grant.assigned, grant.assigned)

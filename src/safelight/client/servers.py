@@ -32,6 +32,8 @@ class Servers:
 
     def __init__(self, config: Config) -> None:
         self.addresses: dict[int, Address] = config.addresses
+        self.led = max(self.addresses)
+        """The server that granted last, and so is likely to grant next; at first, the one that Bully prefers."""
         self._tls = client_tls(config)
 
     async def __aenter__(self) -> Self:

@@ -31,12 +31,12 @@ class Sealer:
         self._counter = random(COUNTER_SIZE)  # until it is released
         self._cipher = Cipher(AES128(classic_key(user)), CTR(self._counter)).encryptor()
 
-    def update(self, chunk: Bytes) -> list[bytes]:
+    def update(self, chunk: Bytes) -> list[Bytes]:
         pieces = [self._counter, self._cipher.update(chunk)]
         self._counter = b""
         return [piece for piece in pieces if piece]
 
-    def finish(self) -> bytes:
+    def finish(self) -> Bytes:
         return self._counter + self._cipher.finalize()
 
 
@@ -57,7 +57,7 @@ class Opener:
             raise ClassicTooShort
         return file_size - COUNTER_SIZE
 
-    def update(self, chunk: Bytes) -> list[bytes]:
+    def update(self, chunk: Bytes) -> list[Bytes]:
         data = memoryview(chunk)
         if self._cipher is None:
             taken = COUNTER_SIZE - len(self._beginning)
@@ -70,7 +70,7 @@ class Opener:
             self._cipher = Cipher(self._key, CTR(bytes(self._beginning))).decryptor()
         return [self._cipher.update(data)] if data else []
 
-    def finish(self) -> bytes:
+    def finish(self) -> Bytes:
         if self._cipher is None:
             raise ClassicTooShort
         return self._cipher.finalize()

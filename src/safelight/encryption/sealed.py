@@ -105,7 +105,7 @@ class Sealer:
         self._stream = stream.Sealer(data_key, fixed, random=random)
         self._beginning = self.header.encode() + self._stream.header  # until it is released
 
-    def update(self, chunk: Bytes) -> list[bytes]:
+    def update(self, chunk: Bytes) -> list[Bytes]:
         """Push in some of the image; get out what is ready of the file, in order. Raises TooLarge."""
         pieces = self._stream.update(chunk)
         if self._beginning:
@@ -113,7 +113,7 @@ class Sealer:
             self._beginning = b""
         return pieces
 
-    def finish(self) -> bytes:
+    def finish(self) -> Bytes:
         """Say that the image is complete; get the rest of the file."""
         return self._beginning + self._stream.finish()
 
@@ -138,7 +138,7 @@ class Opener:
         """The size of the image in a file of so many bytes; None before the header is in. Raises Damaged."""
         return self.header.plain_size(file_size) if self.header else None
 
-    def update(self, chunk: Bytes) -> list[bytes]:
+    def update(self, chunk: Bytes) -> list[Bytes]:
         """Push in some of the file; get out what is verified of the image, in order."""
         if self._stream:
             return self._stream.update(chunk)
@@ -153,7 +153,7 @@ class Opener:
         self.header = header
         return self._stream.update(beginning[segments:]) + self._stream.update(memoryview(chunk)[taken:])
 
-    def finish(self) -> bytes:
+    def finish(self) -> Bytes:
         """Say that the file is complete; get the rest of the image, or an error if the file is not whole."""
         if self._stream:
             return self._stream.finish()

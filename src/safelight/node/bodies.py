@@ -53,6 +53,9 @@ class Body:
     async def _next(self) -> bytes:
         """Some of it; nothing at its end."""
         while True:
+            if chunk := self._reader.read_nowait():  # most of the time it is there already, and needs no timer
+                self._keep_pace(0.0, len(chunk))
+                return chunk
             started = time.monotonic()
             try:
                 chunk = await self._within(min(CRAWL, self._patience))

@@ -17,6 +17,7 @@ from typing import Self
 
 from safelight.config import Config
 from safelight.encryption import Scheme, Sealer, open_, seal, sealed
+from safelight.encryption.stream import Bytes
 from safelight.imagetypes import HEAD, sniff
 from safelight.node.bodies import Body
 from safelight.node.keyfile import Keys
@@ -50,7 +51,7 @@ class Spool:
         self._closed = closed
         self.size = 0
 
-    async def write(self, pieces: Iterable[bytes]) -> None:
+    async def write(self, pieces: Iterable[Bytes]) -> None:
         pieces = list(pieces)
         added = sum(map(len, pieces))
         if not added:
@@ -86,10 +87,10 @@ class _Small:
 
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
-        self._pieces: list[bytes] = []
+        self._pieces: list[Bytes] = []
         self._left = SMALL
 
-    async def write(self, pieces: list[bytes]) -> None:
+    async def write(self, pieces: list[Bytes]) -> None:
         self._left -= sum(map(len, pieces))
         if self._left >= 0:
             self._pieces += pieces
@@ -115,7 +116,7 @@ class _Seen:
             yield chunk
 
 
-async def _push(chunks: AsyncIterator[bytes], cipher: Sealer, write: Callable[[list[bytes]], Awaitable[None]]) -> None:
+async def _push(chunks: AsyncIterator[bytes], cipher: Sealer, write: Callable[[list[Bytes]], Awaitable[None]]) -> None:
     """Push all of the chunks through the cipher, and write what comes out.
 
     While one batch is received, a thread has the one before in work. What is small is done here and now.
@@ -144,7 +145,7 @@ async def _push(chunks: AsyncIterator[bytes], cipher: Sealer, write: Callable[[l
             await asyncio.gather(behind, return_exceptions=True)
 
 
-def _transformed(cipher: Sealer, batch: list[bytes]) -> list[bytes]:
+def _transformed(cipher: Sealer, batch: list[bytes]) -> list[Bytes]:
     return [piece for chunk in batch for piece in cipher.update(chunk)]
 
 
@@ -238,7 +239,7 @@ class Workshop:
         finally:
             del opener  # as above
 
-    async def opened(self, job: Job, spool: Spool) -> AsyncGenerator[bytes]:
+    async def opened(self, job: Job, spool: Spool) -> AsyncGenerator[Bytes]:
         """The image in a sealed file. Raises CannotOpen."""
         opener = open_(job.scheme, job.user, self._keys.ring)
         async for chunk in spool.chunks():
