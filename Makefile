@@ -29,8 +29,10 @@ check: .venv/installed-dev ## format check, lint and types
 simulate: .venv/installed-dev ## run SEEDS elections through a simulated, hostile network (FROM=K: from seed K)
 	$(BIN)/python -m tests.election.simulate --seeds $(SEEDS) --from $(FROM)
 
-bench: .venv/installed-dev ## measure all speeds beside their peers, into bench/RESULTS.md (OPTIONS=--quick to try it out)
+bench: .venv/installed-dev ## measure speed beside peers, balance and a crowd, into bench/RESULTS.md (some ten minutes)
 	$(BIN)/python -m bench $(OPTIONS)
+	$(BIN)/python -m bench.balance
+	$(BIN)/python -m bench.overload
 
 lock: .venv/installed-dev ## resolve requirements*.lock anew from pyproject.toml
 	$(BIN)/pip install --quiet uv

@@ -3,7 +3,7 @@
 Each of three nodes gets that share of one core, by a control group. Clients that are not the bottleneck upload small
 and large images, first to a cluster in which the leader does all, then to one with `least-loaded`, and once
 more with node 1 slowed to half its share. Work is weighed as the leader weighs it: bytes, and 256 KiB for each image.
-Prints a table for bench/RESULTS.md and draws bench/balance.svg.
+Writes its table into bench/RESULTS.md and draws bench/balance.svg.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import os
 import random
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import results
 from bench.memory import image_of, under_another_name
 from bench.picture import svg, text
 from bench.speed import SMALL, run
@@ -189,17 +189,23 @@ def main() -> None:
             "least-loaded, node 1 at half": measure("least-loaded", {**equal, 1: options.share / 2}, options.seconds),
         }
     except OSError as error:
-        sys.exit(f"Not measured: control groups for processors cannot be made here ({error}). Run it as root.")
-    alone = sum(each.weight for each in runs["leader"])
-    print("| run | images/s | work, MB/s | against the leader alone | node 1 | node 2 | node 3 |")
-    print("|---|---|---|---|---|---|---|")
-    for name, done in runs.items():
-        total = sum(each.weight for each in done)
-        shares = parts(done)
-        cells = [f"{100 * shares.get(node, 0):.0f} %" for node in equal]
-        rate, speed = len(done) / options.seconds, total / 1e6 / options.seconds
-        print(f"| {name} | {rate:.0f} | {speed:.0f} | {total / alone:.2f} × | {' | '.join(cells)} |")
+        print(f"Not measured: control groups for processors cannot be made here ({error}). Run it as root.")
+        return
+    table = "\n".join(_table(runs, equal, options.seconds))
+    print(table)
+    results.write("balance", table)
     PICTURE.write_text(picture(runs, options.seconds))
+
+
+def _table(runs: dict[str, list[Done]], shares: dict[int, float], seconds: float) -> Iterator[str]:
+    alone = sum(each.weight for each in runs["leader"])
+    yield "| run | images/s | work, MB/s | against the leader alone | node 1 | node 2 | node 3 |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for name, done in runs.items():
+        total, by_node = sum(each.weight for each in done), parts(done)
+        cells = [f"{100 * by_node.get(node, 0):.0f} %" for node in shares]
+        rate, speed = len(done) / seconds, total / 1e6 / seconds
+        yield f"| {name} | {rate:.0f} | {speed:.0f} | {total / alone:.2f} × | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

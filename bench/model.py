@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import results
 from bench.costs import LARGE, Costs, load
 from bench.picture import svg, text
 from bench.speed import SMALL
@@ -25,7 +26,6 @@ from safelight.node.balance import Balance, report_pause, weight
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "balance.md"
 PICTURE = DOCUMENT.with_name("balance-model.svg")
-BEGIN, END = "<!-- model: begin -->\n", "<!-- model: end -->\n"
 
 SIZES = [3, 10, 30, 100]
 LATENCY = 0.0002
@@ -206,7 +206,7 @@ class _Run:
         self._at(sent + LATENCY, arrive)
 
 
-def result(nodes: int, policy: str, mix: Mix, costs: Costs) -> Result:
+def result_of(nodes: int, policy: str, mix: Mix, costs: Costs) -> Result:
     images = IMAGES * nodes
     full = _Run(nodes, policy, mix, costs, images)
     full.closed(CLIENTS * nodes)
@@ -220,9 +220,9 @@ Results = dict[tuple[str, int], dict[str, Result]]
 """By mix and number of nodes, then by policy."""
 
 
-def results(costs: Costs) -> Results:
+def results_of(costs: Costs) -> Results:
     return {
-        (mix.name, nodes): {policy: result(nodes, policy, mix, costs) for policy in POLICIES}
+        (mix.name, nodes): {policy: result_of(nodes, policy, mix, costs) for policy in POLICIES}
         for mix in MIXES
         for nodes in SIZES
     }
@@ -289,11 +289,10 @@ def picture(found: Results) -> str:
 
 
 def main() -> None:
-    found = results(load())
+    found = results_of(load())
     table = HEAD + "".join(row(mix, nodes, by) for (mix, nodes), by in found.items())
     print(table)
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    DOCUMENT.write_text(f"{before}{BEGIN}{table}{END}{rest.partition(END)[2]}")
+    results.write("model", table, DOCUMENT)
     PICTURE.write_text(picture(found))
 
 

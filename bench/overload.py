@@ -1,7 +1,8 @@
 """A crowd at once: `python -m bench.overload [--clients 200]`.
 
-So many clients, each a session of its own, upload an image of 1 MB in the same moment to three nodes. Printed are how
-many failed, how long an upload took, what they added to each node's memory, and how long others wait for `status`.
+So many clients, each a session of its own, upload an image of 1 MB in the same moment to three nodes. Written into
+bench/RESULTS.md are how many failed, how long an upload took, what they added to each node's memory, and how long
+others wait for `status`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench import results
 from bench.memory import image_of, peak
 from bench.speed import run
 from safelight.client.feedback import Silence
@@ -85,15 +87,19 @@ def main() -> None:
             times, failures, looks = run(crowd(config, image, Path(directory), clients))
             took = time.perf_counter() - began
             times.sort()
-            print(f"{clients} clients at once, 1 MiB each: {len(failures)} failed; all done after {took:.1f} s")
-            for failure in failures[:3]:
-                print(f"  {failure}")
+            said = [f"{clients} clients at once, 1 MiB each: {len(failures)} failed; all done after {took:.1f} s"]
+            said += [f"  {failure}" for failure in failures[:3]]
             median, last = statistics.median(times), times[-1]
-            print(f"an upload: median {median:.2f} s, p99 {times[int(0.99 * len(times))]:.2f} s, worst {last:.2f} s")
-            print(f"status, asked by a new process meanwhile: {', '.join(f'{look:.2f} s' for look in looks)}")
+            said += [
+                f"an upload: median {median:.2f} s, p99 {times[int(0.99 * len(times))]:.2f} s, worst {last:.2f} s",
+                f"status, asked by a new process meanwhile: {', '.join(f'{look:.2f} s' for look in looks)}",
+            ]
             for node, was in before.items():
                 role = "leader" if node == leader else "worker"
-                print(f"node {node} ({role}): {was:.0f} MiB before, at most {peak(cluster.pid(node)):.0f} MiB")
+                said.append(f"node {node} ({role}): {was:.0f} MiB before, at most {peak(cluster.pid(node)):.0f} MiB")
+    text = "\n".join(said)
+    print(text)
+    results.write("overload", f"```\n{text}\n```")
 
 
 if __name__ == "__main__":

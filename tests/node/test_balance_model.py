@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 from bench.costs import load
-from bench.model import DOCUMENT, MIXES, POLICIES, Mix, result, row
+from bench.model import DOCUMENT, MIXES, POLICIES, Mix, result_of, row
 
 from safelight.node.balance import report_pause
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: mix.name)
 def test_the_table_is_the_models(mix: Mix) -> None:
-    found = {policy: result(3, policy, mix, load()) for policy in POLICIES}
+    found = {policy: result_of(3, policy, mix, load()) for policy in POLICIES}
     assert row(mix.name, 3, found) in DOCUMENT.read_text(), "measure anew: python -m bench.model"
 
 
