@@ -35,6 +35,9 @@ class Epoch(NamedTuple):
     counter: int
     leader: int
 
+    def __str__(self) -> str:
+        return f"{self.counter}.{self.leader}"
+
 
 NEVER = Epoch(0, 0)  # before the first
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -164,6 +165,18 @@ def _on_command_line(name: str) -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
+def _of_a_node_said_here() -> str:
+    """The options of this command line that one node's would need, too; with a space before each."""
+    context, of_a_node = click.get_current_context(), {each.name for each in server.params}
+    said = [
+        each
+        for each in context.command.params
+        if isinstance(each, click.Option) and each.name in of_a_node and _on_command_line(each.name or "")
+    ]
+    values = ("" if each.is_flag else f" {shlex.quote(str(context.params[each.name or '']))}" for each in said)
+    return "".join(f" {each.opts[0]}{value}" for each, value in zip(said, values, strict=True))
+
+
 # -- commands --
 
 
@@ -194,7 +207,7 @@ def up(config: Config) -> None:
     """All nodes in one terminal; Ctrl-C stops them."""
     from safelight.launch import up
 
-    up(config)
+    up(config, _of_a_node_said_here())
 
 
 @safelight.command()
@@ -208,7 +221,7 @@ def run(config: Config) -> None:
     with _much_that_stays():
         from safelight.launch import run
 
-    _finish(run(config, _user_of(config)))
+    _finish(run(config, _user_of(config), _of_a_node_said_here()))
 
 
 @safelight.command()

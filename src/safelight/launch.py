@@ -21,14 +21,17 @@ from safelight.names import check_user
 _NOBODY = "no node is running any more; the lines above say why"
 
 
-def up(config: Config) -> None:
-    """All nodes until Ctrl-C or SIGTERM, their lines named and coloured. Raises SafelightError if none is left."""
+def up(config: Config, options: str = "") -> None:
+    """All nodes until Ctrl-C or SIGTERM, their lines named and coloured. Raises SafelightError if none is left.
+
+    `options`: how a command line says what is special about the configuration; empty, or with a space before it.
+    """
     lines = console()
     notes = console(stderr=True)
     notes.print(f"Starting {_described(config)}. Ctrl-C stops them.", style="dim")
     with (
         signals.unwinding(),
-        _started(config, lambda node, line: lines.print(node_line(node, line)), "safelight status") as cluster,
+        _started(config, options, lambda node, line: lines.print(node_line(node, line)), "safelight status") as cluster,
     ):
         try:
             cluster.wait()
@@ -38,15 +41,17 @@ def up(config: Config) -> None:
     raise SafelightError(_NOBODY)
 
 
-def run(config: Config, user: str) -> bool:
+def run(config: Config, user: str, options: str = "") -> bool:
     """All nodes, and `user`'s REPL; the nodes stop with it. False if a command that came through a pipe failed.
+
+    `options` as for `up`.
 
     Raises SafelightError if a node cannot start, or if none leads in time.
     """
     check_user(user)
     board = _Board()
     board.note(f"Starting {_described(config)} ...")
-    with signals.unwinding(), _started(config, board.line, f"safelight client {user}"):
+    with signals.unwinding(), _started(config, options, board.line, f"safelight client {user}"):
         return signals.run(_run(config, user, board))
 
 
@@ -60,7 +65,7 @@ async def _run(config: Config, user: str, board: "_Board") -> bool:
 
 
 @contextmanager
-def _started(config: Config, show: Callable[[int, str], None], otherwise: str) -> Iterator[Cluster]:
+def _started(config: Config, options: str, show: Callable[[int, str], None], otherwise: str) -> Iterator[Cluster]:
     """A cluster whose nodes all listen. `show` gets no line before that is certain.
 
     Raises CannotStart; `otherwise` is the command of somebody who has forgotten that the nodes are running already.
@@ -68,7 +73,7 @@ def _started(config: Config, show: Callable[[int, str], None], otherwise: str) -
     curtain = _Curtain(show)
 
     def ended(node: int, how: str) -> None:
-        curtain.line(node, f"{how}; to bring it back, type in another terminal: safelight server {node}")
+        curtain.line(node, f"{how}; to bring it back, type in another terminal: safelight server {node}{options}")
 
     with Cluster(config, curtain.line, ended) as cluster:
         cluster.start()

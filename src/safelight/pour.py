@@ -120,6 +120,7 @@ async def pour(
             await asyncio.sleep(0)  # it takes from the transport first
         while start < end:
             stepping = loop.run_in_executor(file.threads, connection.step, file, start, min(STEP, end - start))
+            stepping.add_done_callback(_look_at)
             try:
                 sent = await asyncio.shield(stepping)
             except BlockingIOError:
@@ -131,6 +132,12 @@ async def pour(
             moved(start)
     finally:
         connection.close(file.threads)
+
+
+def _look_at(done: asyncio.Future[int]) -> None:
+    """At its error: whoever waited for it may have gone, and then asyncio would report it as forgotten."""
+    if not done.cancelled():
+        done.exception()
 
 
 class _Socket:

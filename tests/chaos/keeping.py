@@ -34,7 +34,7 @@ USER = ("--user", "alice")
 
 
 def photographs(directory: Path, count: int, dice: random.Random) -> dict[str, bytes]:
-    """So many different photographs, by name: crops of ours, re-encoded."""
+    """So many different photographs, by name: crops of ours, re-encoded, with EXIF and a colour profile in them."""
     directory.mkdir(parents=True)
     with Image.open(samples.path("lighthouse.png")) as picture:
         whole = picture.convert("RGB")
@@ -42,7 +42,11 @@ def photographs(directory: Path, count: int, dice: random.Random) -> dict[str, b
         width, height = (dice.randrange(side // 4, side) for side in whole.size)
         left, top = dice.randrange(whole.width - width), dice.randrange(whole.height - height)
         path = directory / f"Urlaub in Köln ({number}).{dice.choice(['jpg', 'png'])}"
-        whole.crop((left, top, left + width, top + height)).save(path, quality=dice.randrange(60, 96))
+        exif = Image.Exif()
+        exif[0x010E] = f"Dom, von Süden, Nr. {number}"  # ImageDescription
+        exif.get_ifd(0x8825)[1] = "N"  # GPSLatitudeRef
+        crop, profile = whole.crop((left, top, left + width, top + height)), dice.randbytes(500)
+        crop.save(path, quality=dice.randrange(60, 96), exif=exif, icc_profile=profile)
     found = {path.name: path.read_bytes() for path in directory.iterdir()}
     assert len(set(found.values())) == count
     return found

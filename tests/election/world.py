@@ -131,14 +131,12 @@ class World:
         machine.inbox.clear()
         machine.lost.clear()
         machine.phase = machine.leader = None
-        self._log(f"{node} starts" + (f", saved {_epoch(machine.disk)}" if machine.disk != NEVER else ""))
+        self._log(f"{node} starts" + (f", saved {machine.disk}" if machine.disk != NEVER else ""))
         machine.election = self._core(
             node, self.machines, self.timing, saved=machine.disk, now=machine.clock(self.time)
         )
         if machine.election.epoch < machine.highest:
-            raise Violation(
-                f"{node} was in {_epoch(machine.highest)}, and restarts in {_epoch(machine.election.epoch)}"
-            )
+            raise Violation(f"{node} was in {machine.highest}, and restarts in {machine.election.epoch}")
         if not machine.ready:
             self._step(machine, Readiness(False))
         else:
@@ -383,7 +381,7 @@ class World:
         for (message, fate), receivers in sent.items():
             if message.kind is not Kind.HEARTBEAT:
                 word = message.leader if message.kind in (Kind.ANSWER, Kind.RESIGN) else None
-                text = f"{message.kind.name} {_epoch(message.epoch)}" + (f', "I hear {word}"' if word else "")
+                text = f"{message.kind.name} {message.epoch}" + (f', "I hear {word}"' if word else "")
                 text += f"  ({fate})" if fate else ""
                 self._log(f"  {machine.node} -> {' '.join(map(str, receivers))}  {text}")
 
@@ -391,7 +389,7 @@ class World:
         node, why = machine.node, f" ({machine.leader}: {machine.cause.value})" if machine.cause else ""
         match core.phase:
             case Phase.LEADER:
-                text = f"leads in {_epoch(core.epoch)}"
+                text = f"leads in {core.epoch}"
             case Phase.WORKER:
                 text = f"follows {core.leader}"
             case Phase.QUEUED:
@@ -444,13 +442,13 @@ class World:
     def _check(self, machine: Machine, core: Election, now: float, led: Epoch | None, reading: bool) -> None:
         node = machine.node
         if core.epoch < machine.highest:
-            raise Violation(f"{node} falls from {_epoch(machine.highest)} to {_epoch(core.epoch)}")
+            raise Violation(f"{node} falls from {machine.highest} to {core.epoch}")
         machine.highest = core.epoch
         if core.leads:
             if core.epoch.leader != node or core.leader != node or not core.ready:
-                raise Violation(f"{node} leads in {_epoch(core.epoch)}, which is not for it to lead")
+                raise Violation(f"{node} leads in {core.epoch}, which is not for it to lead")
             if core.epoch != led and core.epoch in self._terms:
-                raise Violation(f"{node} begins {_epoch(core.epoch)}, which has been led before")
+                raise Violation(f"{node} begins {core.epoch}, which has been led before")
             self._terms[core.epoch] = node
             if led is None and not reading:  # while it reads what was waiting it lives in the past
                 self._check_usurper(node)
@@ -471,7 +469,3 @@ class World:
 
 def _by_word(core: Election) -> bool:
     return core.leader is not None and core.phase in (Phase.CANDIDATE, Phase.DEFERRING)
-
-
-def _epoch(epoch: Epoch) -> str:
-    return f"{epoch.counter}.{epoch.leader}"

@@ -78,7 +78,7 @@ def test_a_leader_that_could_not_be_dialed_yet_is_missed_at_once_too(tmp_path: P
                 theirs = msgspec.json.decode(await link.receive_bytes(timeout=GENEROUS), type=Hello)
                 await link.send_bytes(msgspec.json.encode(Proof(party.proof("dialer", ours, theirs))))
                 await link.send_bytes(b'{"kind":"coordinator","counter":9,"epoch_leader":3,"leader":3}')
-                await asyncio.to_thread(cluster.wait_for_line, 2, "Node 3 is the leader (epoch 9)")
+                await asyncio.to_thread(cluster.wait_for_line, 2, "Node 3 is the leader (epoch 9.3)")
             await asyncio.to_thread(cluster.wait_for_line, 2, DOWN)
 
     with running(tmp_path, start=False, heartbeat=20.0) as cluster:

@@ -464,6 +464,9 @@ def test_what_nobody_will_ever_name_is_swept_while_a_node_leads(tmp_path: Path) 
         leads = True
         await asyncio.to_thread(eventually, lambda: len(said) == 2, "it has swept the body, and says so")
         assert not body.exists()
+        hidden.write_bytes(b"what a crash leaves while this node runs on")
+        os.utime(hidden, (0, 0))
+        await asyncio.to_thread(eventually, lambda: not hidden.exists(), "that is gone, too")
         await keeper.stop()
 
     asyncio.run(go())

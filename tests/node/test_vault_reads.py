@@ -392,6 +392,25 @@ def test_damage_at_the_beginning_is_said(alone: Running, damage: str) -> None:
     assert str(alone.config.data_dir).encode() not in answer.body
 
 
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "longer", "another image's"])
+def test_a_sealed_file_that_is_not_the_one_that_was_kept_is_not_given_out(alone: Running, damage: str) -> None:
+    name = quote(f"sealed {damage}.png")
+    reader = Reader(alone, "alice")
+    other = {*(alone.config.data_dir / "vault" / "bodies").rglob("*.*")}
+    reader.put(f"/v1/images/{quote(f'other of {damage}.png')}", CONTENT)
+    (swapped,) = {*(alone.config.data_dir / "vault" / "bodies").rglob("*.*")} - other
+    damages: dict[str, Callable[[Path], None]] = {
+        "gone": Path.unlink,
+        "empty": cut(0),
+        "cut": cut(-1),
+        "longer": lambda body: os.truncate(body, body.stat().st_size + 1),
+        "another image's": lambda body: os.replace(swapped, body),
+    }
+    reader = damaged(alone, name, damages[damage])
+    answer = reader.ask("GET", f"/v1/images/{name}", Accept=ACCEPT_SEALED)
+    assert (answer.status, answer.problem) == (500, "damaged")
+
+
 @pytest.mark.parametrize("damage", LATE)
 def test_damage_further_on_breaks_the_answer_off(alone: Running, damage: str, tmp_path: Path) -> None:
     name = quote(damage)

@@ -333,6 +333,8 @@ CASTS = {
     "an upload, a remover, a sweeper, 2 faults": Cast((FIRST, REMOVER, SWEEPER), faults=2),
     "one upload at two leaders, a remover": Cast((FIRST, LEADER, REMOVER)),
     "one upload at two leaders, a sweeper": Cast((FIRST, LEADER, SWEEPER)),
+    "an upload, a rewrap, a sweeper": Cast((FIRST, REWRAPPER, SWEEPER)),
+    "two uploads, a rewrap": Cast((FIRST, OTHER, REWRAPPER)),
     "an image, two removers, a sweeper": Cast((REMOVER, SECOND_REMOVER, SWEEPER), KEPT),
     "an image, two rewraps, a sweeper": Cast((REWRAPPER, SECOND_REWRAPPER, SWEEPER), KEPT),
     "an image, a remover, a rewrap, a sweeper": Cast((REMOVER, REWRAPPER, SWEEPER), KEPT),

@@ -118,6 +118,8 @@ class Images:
             try:
                 response = web.StreamResponse(status=status, headers=headers)
                 if answer.read is None:
+                    if request.method != "HEAD":
+                        await vault.check(image)
                     return await send_sealed(request, response, vault, image, self._config.body_timeout)
                 return await send(request, response, answer.read(start, end), self._config.body_timeout)
             except CannotOpen as error:

@@ -83,9 +83,9 @@ class Keeper:
                 self._tell(error)
                 await asyncio.sleep(RETRY)
                 opening = asyncio.create_task(self._open())
-        if isinstance(self._vault.store, Directory):
-            await self._tend(self._vault.store.tidy(), "half-written files of an earlier crash")
         while True:
+            if isinstance(self._vault.store, Directory):
+                await self._tend(self._vault.store.tidy(), "half-written files of an earlier crash")
             await asyncio.sleep(self._interval)
             if self._leads():
                 await self._tend(sweep(self._vault), "bodies that belonged to no image")

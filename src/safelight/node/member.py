@@ -196,9 +196,9 @@ class Member:
         """Say who leads, if that is news; each new epoch of our own is."""
         leader, epoch = self.leader, self.epoch
         if self.leads and epoch != self._announced[1]:
-            self._say(f"I am the new leader! (epoch {epoch.counter})")
+            self._say(f"I am the new leader! (epoch {epoch})")
         elif leader not in (None, self._announced[0]):
-            self._say(f"Node {leader} is the leader (epoch {epoch.counter})")
+            self._say(f"Node {leader} is the leader (epoch {epoch})")
         self._announced = leader, epoch
 
     def _encode(self, peer: int, message: Message) -> bytes:

@@ -112,6 +112,20 @@ class Vault:
         except Missing:
             raise await self._gone(image) from None
 
+    async def check(self, image: Image) -> None:
+        """Make sure, without opening it, that the body is the one that was sealed for this image, and is whole.
+
+        Raises as `part`.
+        """
+        header = read_header(image.header)
+        try:
+            size = await self.store.size(image.body)
+            beginning = await self._bytes(image.body, 0, header.length)
+        except Missing:
+            raise await self._gone(image) from None
+        if size != sealed_size_of(image) or read_header(beginning).fixed != header.fixed:
+            raise Damaged
+
     async def sealed(self, image: Image) -> AsyncGenerator[Bytes]:
         """The sealed file as it is now, `sealed_size_of` bytes; nothing of it is verified. Raises as `part`."""
         header = image.header

@@ -1,0 +1,53 @@
+"""Pouring a file into a connection, where what goes wrong goes wrong late."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from safelight.pour import File, pour
+from tests.running import GENEROUS
+
+
+class Hanging(File):
+    """Takes a step that ends badly, when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: -1)
+        self.stepping, self.end, self.ended = threading.Event(), threading.Event(), threading.Event()
+
+    def step(self, connection: int, offset: int, count: int) -> int:
+        self.stepping.set()
+        assert self.end.wait(GENEROUS)
+        self.ended.set()
+        raise BrokenPipeError
+
+
+def test_a_step_that_fails_when_nobody_waits_for_it_any_more_is_not_reported(tmp_path: Path) -> None:
+    reported: list[dict[str, Any]] = []
+
+    async def go() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context))
+        here, there = socket.socketpair()
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=here)
+        file = Hanging()
+        pouring = asyncio.create_task(pour(transport, file, 0, 1000, patience=GENEROUS))
+        assert await asyncio.to_thread(file.stepping.wait, GENEROUS)
+        pouring.cancel()
+        await asyncio.wait([pouring])
+        file.end.set()
+        assert await asyncio.to_thread(file.ended.wait, GENEROUS)
+        await asyncio.sleep(0.1)
+        del pouring
+        gc.collect()
+        await asyncio.sleep(0)
+        transport.close()
+        there.close()
+
+    asyncio.run(go())
+    assert reported == []
