@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from safelight.bully import Election, Epoch, Kind, Phase, Timing
 
+from .rest import check_resigned, check_rest
 from .world import Link, Violation, Weather, World
 
 HEARTBEAT = 1.0  # seconds: so the scenarios' times read as heartbeats
@@ -34,6 +35,7 @@ class Scenario:
     def run(self, command: str) -> None:
         name, *words = command.split()
         getattr(self, "do_" + name)(*words)
+        check_resigned(self.world)
 
     def _note(self, time: float, line: str) -> None:
         self.lines.append(f"{time:7.3f}  {line}")
@@ -131,6 +133,10 @@ class Scenario:
 
     def do_advance(self, seconds: str) -> None:
         self.world.advance(_seconds(seconds))
+
+    def do_rest(self) -> None:
+        """Leave it alone in a timely network: within the bound all is as it should be, and stays so."""
+        check_rest(self.world)
 
     def do_stabilize(self) -> None:
         """Let time pass until nobody has changed its leader for a while, and sum up."""

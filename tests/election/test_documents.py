@@ -9,7 +9,8 @@ from safelight.bully import PROFILES
 
 from .costs import DOCUMENT, PICTURE, SIZES, measure, picture, read
 from .draw import DIAGRAMS, PICTURES, draw
-from .simulate import DRIFT, bound
+from .rest import DRIFT, bound
+from .scenario import TIMING
 
 TEXT = DOCUMENT.read_text(encoding="utf-8")
 
@@ -51,7 +52,7 @@ def test_stated_bound_is_what_the_simulation_demands() -> None:
     """The scenarios' heartbeat is a second, so seconds are heartbeats."""
     first, each = map(float, re.findall(r"\*\*(\d+) \+ ([\d.]+)n heartbeats\*\*", TEXT)[0])
     for nodes in (1, 3, 7):
-        messages = bound(nodes) - (first + each * nodes) * (1 + 2 * DRIFT)
+        messages = bound(nodes, TIMING) - (first + each * nodes) * (1 + 2 * DRIFT)
         assert 0 <= messages <= 0.3
 
 

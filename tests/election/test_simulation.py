@@ -1,11 +1,14 @@
 """Random stories end well; and a bug in the election does not go unnoticed."""
 
+from pathlib import Path
+
 import pytest
 
 from safelight.bully import Election
 
 from .mutations import MUTATIONS
-from .simulate import fails, generate, minimise
+from .scenario import commands, rewrite
+from .simulate import fails, generate, minimise, search
 
 
 @pytest.mark.parametrize("first", range(0, 2400, 100))
@@ -19,10 +22,22 @@ def test_simulation_notices(mutation: type[Election]) -> None:
     assert any(fails(generate(seed), mutation) for seed in range(500))
 
 
+def test_what_fails_is_written_down_as_a_scenario_that_shows_it(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = search(0, 500, tmp_path, MUTATIONS[0], said.append)
+    assert path is not None
+    text = path.read_text()
+    assert "VIOLATION: " in text
+    assert rewrite(text, MUTATIONS[0]) == text
+    assert "VIOLATION" not in rewrite(text)
+    assert len(commands(text)) < 15
+    assert str(path) in said[-1]
+
+
 def test_failing_scenario_is_cut_down_to_what_matters() -> None:
-    commands = ["nodes 1 2 3", "drift 1 1.01", "start 1 2 3", "advance 5s", "break 1->2", "kill 1", "advance 1s"]
+    story = ["nodes 1 2 3", "drift 1 1.01", "start 1 2 3", "advance 5s", "break 1->2", "kill 1", "advance 1s"]
 
     def loses_one(fewer: list[str]) -> bool:
         return "start 1 2 3" in fewer and "kill 1" in fewer
 
-    assert minimise(commands, loses_one) == ["nodes 1 2 3", "start 1 2 3", "kill 1"]
+    assert minimise(story, loses_one) == ["nodes 1 2 3", "start 1 2 3", "kill 1"]
