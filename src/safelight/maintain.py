@@ -17,6 +17,7 @@ from safelight.operate import keyring_file
 from safelight.sizes import human_size
 from safelight.vault import upkeep
 from safelight.vault.opening import open_users
+from safelight.vault.records import RECORDS, USERS
 from safelight.vault.vault import Vault
 from safelight.vault.verify import Checked
 from safelight.vault.verify import verify as look_at_everything
@@ -75,7 +76,7 @@ async def rewrap(config: Config) -> None:
     vault = await _open(config)
     current, counts, lines = vault.keyring().current_id, Counter[str](), console()
     with _progress(lines) as progress:
-        task = progress.add_task("rewrapping", total=None)
+        task = progress.add_task("rewrapping", total=await _chains(vault) if lines.is_terminal else None)
         async for counts in upkeep.rewrap(vault):
             progress.update(task, completed=counts.total())
     await vault.store.close()
@@ -96,6 +97,15 @@ async def _open(config: Config) -> Vault:
     """The vault; for a cluster without one, where its users are."""
     keyring = keyring_file(config).read()
     return await open_users(config, lambda: keyring)
+
+
+async def _chains(vault: Vault) -> int:
+    """How many there are, of images and of users: about what `upkeep.rewrap` will count."""
+    count = 0
+    for prefix in (RECORDS, USERS):
+        async for entry in vault.store.list(prefix):
+            count += entry.key.endswith(".1")
+    return count
 
 
 async def _objects(vault: Vault) -> int:

@@ -141,11 +141,11 @@ def test_up_starts_all_nodes_or_says_in_one_line_why_not(config: Config, tmp_pat
 
 
 def test_up_goes_on_without_a_node_that_dies_and_says_how_to_bring_it_back(config: Config, tmp_path: Path) -> None:
-    with started("up", config=config, cwd=tmp_path) as up:
+    with started("up", "--balance", "least-loaded", config=config, cwd=tmp_path) as up:
         for node in (1, 2):
             up.wait_for(f"Node {node}: Node 3 is the leader")
         os.kill(process_of(3, parent=up.process.pid), signal.SIGKILL)
-        assert up.wait_for("Node 3: was killed").endswith("safelight server 3")
+        assert up.wait_for("Node 3: was killed").endswith("safelight server 3 --balance least-loaded")
         up.wait_for("Node 2: I am the new leader!")
         up.wait_for("Node 1: Node 2 is the leader")
         before = len(up.lines)

@@ -78,6 +78,8 @@ def test_an_error_of_the_cluster_names_the_file(shared_cluster: Running, tmp_pat
 def test_a_classic_file_opens_only_as_one(shared_cluster: Running, tmp_path: Path, photos: list[Path]) -> None:
     config = shared_cluster.config
     classic = ("--user", "alice", "--scheme", "classic", "--quiet")
+    told = safelight("upload", photos[0], *classic[:-1], config=config, cwd=tmp_path).stdout
+    assert "Not kept in the vault: a classic file protects nothing" in told
     [made] = safelight("upload", photos[0], *classic, config=config, cwd=tmp_path).stdout.splitlines()
     assert (tmp_path / made).stat().st_size == 16 + photos[0].stat().st_size
     assert safelight("decrypt", made, "--user", "alice", config=config, cwd=tmp_path).returncode == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from safelight.config import Config
 from safelight.vault.opening import open_vault
 from safelight.vault.records import Image
-from tests.cli.commandline import safelight
+from tests.cli.commandline import safelight, started
 from tests.mission.support import MEBIBYTE, image_of, seal
 from tests.running import SETTLED, Running, running
 
@@ -117,6 +119,26 @@ def test_after_a_rotation_the_old_key_is_given_up(kept: tuple[Running, list[Imag
     for number in range(IMAGES):
         assert (tmp_path / "got" / f"{number}.png").read_bytes() == (tmp_path / f"{number}.png").read_bytes()
     assert bodies == {name: (cluster.config.data_dir / "vault" / name).stat().st_mtime_ns for name in bodies}
+
+
+def test_a_rewrap_that_is_killed_loses_nothing_and_goes_on_the_next_time(
+    kept: tuple[Running, list[Image]], tmp_path: Path
+) -> None:
+    cluster, _ = kept
+    for delay in (0.2, 0.25, 0.3, 0.35, 0.4, 0.45):  # wherever that is, on this machine
+        assert safelight("keys", "rotate", config=cluster.config, cwd=tmp_path).returncode == 0
+        with started("rewrap", config=cluster.config, cwd=tmp_path) as rewrap:
+            time.sleep(delay)
+            rewrap.send(signal.SIGKILL)
+            rewrap.process.wait()
+        assert safelight("verify", config=cluster.config, cwd=tmp_path).returncode == 0
+    done = safelight("rewrap", config=cluster.config, cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"All {IMAGES + 1} records are under the current key" in done.stdout
+    got = safelight("get", "*", "--user", "alice", "--to", "got", config=cluster.config, cwd=tmp_path)
+    assert got.returncode == 0, got.stderr
+    for number in range(IMAGES):
+        assert (tmp_path / "got" / f"{number}.png").read_bytes() == (tmp_path / f"{number}.png").read_bytes()
 
 
 def test_a_record_that_does_not_open_keeps_the_others_from_nothing(

@@ -111,7 +111,7 @@ def test_what_is_not_to_be_kept_is_not(shared_cluster: Running, tmp_path: Path, 
     for options in (["--no-keep"], ["--scheme", "classic"]):
         done = safelight("upload", photo, *options, *user, config=config, cwd=tmp_path)
         assert done.returncode == 0
-        assert "vault" not in done.stdout
+        assert "✓ Kept" not in done.stdout
     assert listed(shared_cluster, "discreet") == []
 
 

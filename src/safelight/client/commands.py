@@ -46,9 +46,12 @@ class Commands:
         if len(batch) == 1 and not is_directory(batch[0]):
 
             async def seal(path: str) -> Saved:
-                return await self._session.seal(
+                saved = await self._session.seal(
                     path, to=to, scheme=scheme, any_type=any_type, keep=not no_keep, feedback=self._transcript
                 )
+                if scheme is Scheme.CLASSIC:
+                    self._transcript.say("  - Not kept in the vault: a classic file protects nothing", "yellow")
+                return saved
 
             return await self._each(batch, seal, "Encrypted")
         return await Upload(self._session, self._transcript, to, scheme, any_type, keep=not no_keep).run(batch)

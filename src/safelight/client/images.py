@@ -96,7 +96,9 @@ class Images:
         if pattern and found:
             return
         if len(found) > 1:
-            raise NoSuchImage(f"several images were made from {shown(word)}: name one as `ls {glob.escape(word)}` does")
+            raise NoSuchImage(
+                f"several images were made from {shown(word)}: say which, by a name that `ls {glob.escape(word)}` shows"
+            )
         if not found:
             raise NoSuchImage(f"no image {'matches' if pattern else 'is called'} {shown(word)}: see `ls`")
         yield only
@@ -187,7 +189,8 @@ class Images:
             )
             if waited >= (min(ALL_DOWN, self._config.timeout) if nobody else self._config.timeout):
                 why = "; ".join(f"server {server}: {reason(error)}" for server, error in sorted(problems.items()))
-                raise NoLeader(f"no server answered within {waited:.0f} s ({why})")
+                said = all(isinstance(error, Refusal) for error in problems.values())
+                raise NoLeader(f"no server {'could do it' if said else 'answered'} within {waited:.0f} s ({why})")
             await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
             patience = min(2 * patience, self._config.body_timeout)
 

@@ -122,7 +122,10 @@ class Upload(_Run[File]):
         self._lacking = False  # the vault has not kept every image
 
     async def items(self, words: Iterable[str]) -> AsyncIterator[File]:
+        words = list(words)
         found = await asyncio.to_thread(files, words)
+        if not found:
+            self._many.line(f"nothing to upload: no visible file is in {' or '.join(map(shown, words))}", "yellow")
         self._many.expect(len(found), sum(file.size for file in found))
         for file in found:
             yield file
