@@ -141,7 +141,7 @@ def _choice() -> float:
     balance = Balance()
     began = time.process_time()
     for number in range(OFFERS):
-        in_hand = {load.node: load.weight for load in book.known() if load.in_flight + balance.waiting(load.node) < 256}
+        in_hand = {load.node: load.weight for load in book.known() if load.room > balance.waiting(load.node)}
         balance.assign(f"{number}", SMALL, in_hand, number / 1000)
     return (time.process_time() - began) / OFFERS / MANY
 

@@ -261,6 +261,8 @@ class Load(msgspec.Struct):
     """Of the images in work: their bytes, and 256 KiB for each."""
     stands_back: str = ""
     """Why it does not stand for election; empty if it does."""
+    room: int = 0
+    """How many more images it takes."""
 
 
 class Status(msgspec.Struct):

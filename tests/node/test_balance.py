@@ -58,6 +58,18 @@ def test_an_upload_that_is_offered_again_counts_once() -> None:
     assert sum(map(balance.promised, IDLE)) == weight(MEBIBYTE)
 
 
+def test_what_a_user_was_granted_and_does_not_use_is_known() -> None:
+    balance = Balance()
+    for number in range(3):
+        balance.assign(f"{number}", 100, IDLE, now=0, user="alice")
+    balance.assign("another's", 100, IDLE, now=0, user="bob")
+    assert (balance.unused("alice"), balance.unused("bob"), balance.unused("carol")) == (3, 1, 0)
+    balance.begun(["0"])
+    assert balance.unused("alice") == 2
+    balance.forget(UNUSED)
+    assert balance.unused("alice") == 0
+
+
 UPLOADS = st.sampled_from("abcdefgh")
 EVENTS = st.lists(
     st.one_of(

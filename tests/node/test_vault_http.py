@@ -21,8 +21,10 @@ from safelight.config import Config
 from safelight.encryption.keys import Keyring
 from safelight.node.datadir import create_cluster, load_keyring
 from safelight.node.keeper import Keeper
+from safelight.operate import keyring_file
 from safelight.protocol import Action, Grant, Listing, Offer, Scheme
 from safelight.vault.opening import open_vault
+from safelight.vault.records import Aborted
 from safelight.vault.vault import Draft
 from tests.mission.support import MEBIBYTE, Answer, enrolled, request, wait_until_all_follow
 from tests.mounts import small_disk
@@ -437,6 +439,26 @@ def test_a_node_whose_vault_cannot_be_opened_yet_serves_and_opens_it_when_it_can
         )
         eventually(lambda: ask(it.config, "PUT", "/v1/images/a.png", image(100)).status == 201, "it is open")
         assert names(it.config) == ["a.png"]
+
+
+def test_a_small_image_takes_a_name_at_which_an_upload_was_given_up_before(tmp_path: Path) -> None:
+    with running(tmp_path / "cluster", 1) as cluster:
+        token = enrolled(cluster.config, "alice")
+
+        async def leave_traces() -> None:
+            ring = keyring_file(cluster.config).read()
+            vault = await open_vault(cluster.config, lambda: ring)
+            assert vault is not None
+            assert await vault.append(vault.records.chain("alice", "a.png"), 1, Aborted(0.0))
+
+        asyncio.run(leave_traces())
+        headers = {"Authorization": f"Bearer {token}", "Safelight-Upload": UPLOAD}
+        body = b"\x89PNG\r\n\x1a\n" + b"small"
+        sealed = request(cluster.config, 1, "PUT", "/v1/images/a.png", body, headers)
+        assert sealed.status == 201
+        assert request(cluster.config, 1, "GET", "/v1/images/a.png", headers=headers).body == body
+        again = request(cluster.config, 1, "PUT", "/v1/images/a.png", body, headers)
+        assert (again.status, again.body) == (201, sealed.body)
 
 
 def test_what_nobody_will_ever_name_is_swept_while_a_node_leads(tmp_path: Path) -> None:

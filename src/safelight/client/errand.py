@@ -138,13 +138,15 @@ class Errand:
                     if refusal.problem is Problem.DISK_FULL:
                         full.add(granted.server)
                     why = str(refusal)
+                    if refusal.problem is not Problem.OVERTAKEN:  # that is nobody's fault
+                        self._spare(granted)
                     if refusal.problem in ELSEWHERE:
                         await asyncio.sleep(LONGEST_PAUSE)  # it needs a moment to step down
                 except Broken as error:
                     why = f"server {granted.server}: {reason(error)}"
                     if attempt - away >= ATTEMPTS:
                         raise NoLeader(f"the image broke off {attempt} times, last with {why}: try again") from None
-                self._spare(granted)
+                    self._spare(granted)
                 self._feedback.waiting(f"{why}: looking for the leader, then sending again")
                 granted = await self._find_leader()
             await self._hear_stragglers()

@@ -22,6 +22,11 @@ PATH = f"{API}/offers"
 PATIENCE = 2.0
 """Seconds that a server may take to open a line."""
 
+ALIVE = 6.0
+"""Seconds between two pings; a line whose other end says nothing for half of that is given up, as what lies between may
+have forgotten it (NAT, a machine that slept).
+"""
+
 GOODBYE = 0.2
 """Seconds that a server has to answer when it is hung up on."""
 
@@ -58,6 +63,7 @@ class Lines:
                     headers={"Authorization": bearer},
                     max_msg_size=MAX_JSON,
                     compress=0,
+                    heartbeat=ALIVE,
                     timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE),
                 )
             if (old := self._lines.get(server)) is not None:

@@ -41,6 +41,7 @@ class _Granted(NamedTuple):
     node: int
     weight: int
     until: float
+    user: str
 
 
 class Balance:
@@ -50,20 +51,22 @@ class Balance:
         self._granted: OrderedDict[str, _Granted] = OrderedDict()  # by upload, the oldest first
         self._promised: Counter[int] = Counter()  # the sum of their weights, by node
         self._waiting: Counter[int] = Counter()  # how many they are, by node
+        self._unused: Counter[str] = Counter()  # the same, by user
         self._turns = count(1)
         self._last: Counter[int] = Counter()  # the turn in which a node was chosen last
 
-    def assign(self, upload: str, size: int | None, in_hand: Mapping[int, int], now: float) -> int:
-        """The node for an upload, out of those whose work `in_hand` is given: the sum of their images' weights.
+    def assign(self, upload: str, size: int | None, in_hand: Mapping[int, int], now: float, user: str = "") -> int:
+        """The node for a user's upload, out of those whose work `in_hand` is given: the sum of their images' weights.
 
         Of equals, the one that has waited longest. An upload that is assigned anew counts once.
         """
         self.begun([upload])
         self.forget(now)
         node = min(in_hand, key=lambda each: (in_hand[each] + self._promised[each], self._last[each], each))
-        self._granted[upload] = _Granted(node, weight(size), now + UNUSED)
+        self._granted[upload] = _Granted(node, weight(size), now + UNUSED, user)
         self._promised[node] += weight(size)
         self._waiting[node] += 1
+        self._unused[user] += 1
         self._last[node] = next(self._turns)
         return node
 
@@ -73,6 +76,9 @@ class Balance:
             if (granted := self._granted.pop(upload, None)) is not None:
                 self._promised[granted.node] -= granted.weight
                 self._waiting[granted.node] -= 1
+                self._unused[granted.user] -= 1
+                if not self._unused[granted.user]:
+                    del self._unused[granted.user]
 
     def lost(self, node: int) -> None:
         """A node has gone, and what was granted to it: its clients will ask again."""
@@ -86,6 +92,10 @@ class Balance:
     def waiting(self, node: int) -> int:
         """How many images were granted to a node and have not begun."""
         return self._waiting[node]
+
+    def unused(self, user: str) -> int:
+        """How many images were granted to a user and have not begun."""
+        return self._unused[user]
 
     def promised(self, node: int) -> int:
         """What was granted to a node and has not begun: the sum of the weights."""

@@ -1,7 +1,7 @@
 """A request's body, as its client sends it: no longer than announced, and not for ever.
 
 Whoever sends nothing for `body_timeout`, or in that time less than a phone with one bar would, is given up. Until then
-a crawling body takes nobody's place: it costs a little memory, and no work (`LoadBook.has_room`).
+a crawling body takes nobody's place: it costs a little memory, and no work (`LoadBook.room`).
 """
 
 from __future__ import annotations

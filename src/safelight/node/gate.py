@@ -138,18 +138,21 @@ class Gate:
         now = time.monotonic()
         self._balance.begun([job.upload])  # it is offered again
         self._balance.forget(now)
+        if self._balance.unused(job.user) >= max(1, self._config.max_in_flight // 2):
+            # Whoever asks for places and does not take them is not to keep them from others.
+            raise Refusal(Problem.BUSY, f"{job.user} was granted many images that have not come yet: try again")
         lives, in_hand = {self._node: self.book.life}, dict[int, int]()
-        if self._load.has_room(self._balance.waiting(self._node)):
+        if self._load.room > self._balance.waiting(self._node):
             in_hand[self._node] = self._load.weight
         for load in self._load.known() if self._config.balance == "least-loaded" else ():
             life = self._member.life_of(load.node)
-            room = load.in_flight + self._balance.waiting(load.node) < self._config.max_in_flight
+            room = load.room > self._balance.waiting(load.node)
             if life is not None and load.leader == self._node and room and not load.stands_back:
                 lives[load.node], in_hand[load.node] = life, load.weight
         if not in_hand:
             raise self._load.busy()
         spared = {node: weight for node, weight in in_hand.items() if node not in avoid}
-        node = self._balance.assign(job.upload, job.size, spared or in_hand, now)
+        node = self._balance.assign(job.upload, job.size, spared or in_hand, now, job.user)
         return node, lives[node]
 
     def begun(self) -> list[str]:
@@ -191,7 +194,7 @@ class Gate:
         check_size(self._config, job)
         self._balance.begun([job.upload])
         promised = 0 if issuer is not None else self._balance.waiting(self._node)  # whose places are not to be taken
-        if action is not Action.REMOVE and not self._load.has_room(promised):
+        if action is not Action.REMOVE and self._load.room <= promised:
             raise self._load.busy()
         if assigned:
             self._begun.append(job.upload)

@@ -55,10 +55,11 @@ class Jobs:
         vault = self._keeper.vault if job.keep and job.scheme is Scheme.SEALED else None
         if vault is not None:
             return await self._keep(request, job, vault)
-        with self._load.work(job.size) as work:
-            async with self._workshop.spool() as spool:
+        async with self._workshop.spool() as spool:
+            with self._load.work(job.size) as work:
                 size = await self._workshop.seal(job, self._body(request, job, work), spool)
-                self._say(f"Encrypted an image for {job.user} ({human_size(size)})")
+            self._say(f"Encrypted an image for {job.user} ({human_size(size)})")
+            with self._load.answering():
                 return await self._send(request, job, spool.size, spool.chunks(), status=201)
 
     async def _keep(self, request: web.Request, job: Job, vault: Vault) -> web.StreamResponse:
@@ -80,10 +81,11 @@ class Jobs:
     async def open(self, request: web.Request) -> web.StreamResponse:
         """PUT /v1/opened/NAME: a sealed file in, its image out."""
         job = await self._job(request, Action.OPEN)
-        with self._load.work(job.size) as work:
-            async with self._workshop.spool() as spool:
+        async with self._workshop.spool() as spool:
+            with self._load.work(job.size) as work:
                 size = await self._workshop.verify(job, self._body(request, job, work), spool)
-                self._say(f"Opened an image for {job.user} ({human_size(size)})")
+            self._say(f"Opened an image for {job.user} ({human_size(size)})")
+            with self._load.answering():
                 return await self._send(request, job, size, self._workshop.opened(job, spool), status=200)
 
     async def remove(self, request: web.Request) -> web.StreamResponse:

@@ -11,7 +11,7 @@ from safelight.node.balance import weight
 from safelight.protocol import Load, Problem, Refusal
 
 CRAWLERS = 4
-"""So many times the images that a node takes may be in work if all but those crawl."""
+"""So many times the images that a node takes may be there if all but those crawl, or are being answered."""
 
 
 class Work:
@@ -56,7 +56,7 @@ class LoadBook:
         self.declines = 0
         self.weight = 0
         self.crawling = 0
-        self._working = self._reading = 0
+        self._working = self._reading = self._answering = 0
 
     @contextmanager
     def work(self, size: int | None) -> Iterator[Work]:
@@ -87,8 +87,12 @@ class LoadBook:
     @contextmanager
     def answering(self) -> Iterator[None]:
         """Count what is neither as in flight: a node that leaves finishes it."""
-        with self._in_flight(weight(0)):
-            yield
+        self._answering += 1
+        try:
+            with self._in_flight(weight(0)):
+                yield
+        finally:
+            self._answering -= 1
 
     @contextmanager
     def _in_flight(self, weight: int) -> Iterator[None]:
@@ -102,12 +106,14 @@ class LoadBook:
             self.weight -= weight
             self._changed()
 
-    def has_room(self, waiting: int) -> bool:
-        """Whether this node takes another image, where `waiting` have been granted and not begun.
+    @property
+    def room(self) -> int:
+        """How many more images this node takes.
 
-        Crawling bodies take nobody's place, up to a bound: they cost memory.
+        Crawling bodies, and answers that are on their way, take nobody's place, up to a bound: they cost memory.
         """
-        return self._working - self.crawling + waiting < self._most and self._working < CRAWLERS * self._most
+        in_work, all_told = self._working - self.crawling, self._working + self._answering
+        return max(0, min(self._most - in_work, CRAWLERS * self._most - all_told))
 
     def busy(self, what: str = "has in work", many: int | None = None) -> Refusal:
         """What to tell whoever comes now."""
@@ -128,6 +134,7 @@ class LoadBook:
             declines=self.declines,
             weight=self.weight,
             stands_back=self._stands_back(),
+            room=self.room,
         )
 
     def heard(self, peer: int, loads: list[Load]) -> None:

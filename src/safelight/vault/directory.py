@@ -95,9 +95,7 @@ class Directory:
             raise _trouble(path, error) from error
 
     async def create(self, key: str, data: bytes) -> bool:
-        if len(data) > MAX_SMALL:
-            raise ValueError(f"{len(data)} bytes are too many to be made in one call")
-        return await self._run(self._files.create, _checked(key), data)
+        return await self._run(self._files.create, *_small(key, data))
 
     async def get(self, key: str) -> bytes:
         return await self._run(self._files.get, _checked(key))
@@ -192,8 +190,9 @@ class _Body:
 
     async def publish(self, key: str, data: bytes) -> bool:
         """In one go: each time that a thread begins costs more than what it does."""
+        naming = _small(key, data)
         await self._written()
-        made = await self._hand_over(partial(self._part.finish, naming=(_checked(key), data)))
+        made = await self._hand_over(partial(self._part.finish, naming=naming))
         self._finished = True
         return bool(made)
 
@@ -461,6 +460,12 @@ def _checked(key: str) -> str:
     if not KEY.fullmatch(key):
         raise ValueError(f"{key!r} is no key of an object")
     return key
+
+
+def _small(key: str, data: bytes) -> tuple[str, bytes]:
+    if len(data) > MAX_SMALL:
+        raise ValueError(f"{len(data)} bytes are too many to be made in one call")
+    return _checked(key), data
 
 
 def _parent(path: str) -> str:

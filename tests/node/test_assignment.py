@@ -1,0 +1,91 @@
+"""Which nodes a leader takes into account at all: the gate's conditions, one by one, without nodes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from safelight.bully import Epoch
+from safelight.config import Config
+from safelight.encryption import Scheme
+from safelight.encryption.keys import Keyring
+from safelight.node.balance import Balance
+from safelight.node.gate import Gate
+from safelight.node.load import LoadBook
+from safelight.protocol import Action, Load, Problem, Refusal
+from safelight.tickets import Job
+
+LEADER, WORKER, MOST = 3, 1, 4
+FIT = Load(WORKER, "worker", 1, LEADER, room=MOST)
+
+
+def gate(worker: Load, life: str | None = "a life") -> tuple[Gate, LoadBook]:
+    """The leader's, which has heard this of one worker."""
+    book = LoadBook(LEADER, lambda: ("leader", Epoch(1, LEADER), LEADER), str, 60.0, lambda: None, MOST)
+    book.heard(WORKER, [worker])
+    config = Config(servers=("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), balance="least-loaded", max_in_flight=MOST)
+    member: Any = SimpleNamespace(life_of=lambda node: life)
+    users: Any = None
+    return Gate(config, LEADER, "our life", Keyring.new(), users, member, book, Balance()), book
+
+
+def chosen(gate: Gate, number: int = 0, user: str = "alice", avoid: list[int] | None = None) -> int:
+    job = Job(user, f"{number:032x}", "a.png", 100, Action.SEAL, Scheme.SEALED)
+    return gate._worker(job, [LEADER] if avoid is None else avoid)[0]
+
+
+def test_a_worker_that_can_is_taken() -> None:
+    assert chosen(gate(FIT)[0]) == WORKER
+
+
+@pytest.mark.parametrize(
+    ("changes", "life"),
+    [
+        ({"room": 0}, "a life"),
+        ({"stands_back": "its disk is full"}, "a life"),
+        ({"leader": 2}, "a life"),
+        ({"leader": None}, "a life"),
+        ({}, None),
+    ],
+    ids=["full", "stands back", "follows another", "follows nobody", "is not linked"],
+)
+def test_a_worker_that_cannot_is_spared(changes: dict[str, Any], life: str | None) -> None:
+    load = msgspec.structs.replace(FIT, **changes)
+    assert chosen(gate(load, life)[0]) == LEADER
+
+
+def test_what_was_granted_takes_room_at_once() -> None:
+    it, _ = gate(Load(WORKER, "worker", 1, LEADER, room=1))
+    assert [chosen(it, number, f"user {number}") for number in range(3)] == [WORKER, LEADER, LEADER]
+
+
+def test_who_is_full_on_all_nodes_says_so() -> None:
+    it, book = gate(Load(WORKER, "worker", 1, LEADER, room=0))
+    works = [book.work(100) for _ in range(MOST)]
+    for work in works:
+        work.__enter__()
+    with pytest.raises(Refusal) as refusal:
+        chosen(it)
+    assert refusal.value.problem is Problem.BUSY
+
+
+def test_crawling_bodies_and_answers_take_no_place() -> None:
+    _, book = gate(FIT)
+    with book.work(100) as work, book.answering():
+        assert book.own().room == MOST - 1
+        work.crawls(True)
+        assert book.own().room == MOST
+
+
+def test_one_user_cannot_take_all_places_without_using_them() -> None:
+    it, _ = gate(FIT)
+    for number in range(MOST // 2):
+        chosen(it, number)
+    with pytest.raises(Refusal) as refusal:
+        chosen(it, 99)
+    assert refusal.value.problem is Problem.BUSY
+    assert chosen(it, 100, "bob") in (LEADER, WORKER)
+    assert chosen(it, 0) in (LEADER, WORKER)  # one that is offered again counts once
