@@ -42,6 +42,7 @@ def test_when_the_leader_dies_the_next_highest_leads_down_to_the_last(
         assert cluster.wait_for_line(2, VICTORY).startswith(f"Node 2: {VICTORY}")
         assert seal(cluster.config, photograph, images).node == 2
 
+        cluster.wait_for_line(1, "Node 2 is the leader")  # it leads before the last worker hears of it
         cluster.cluster.kill(2, how)
         cluster.wait_for_line(1, "Leader 2 is DOWN! Starting new election...")
         cluster.wait_for_line(1, VICTORY)

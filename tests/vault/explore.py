@@ -283,12 +283,6 @@ REWRAPPER, SECOND_REWRAPPER = Actor("7", _rewrap), Actor("8", _rewrap)
 SWEEPER, SECOND_SWEEPER = Actor("9", _sweep), Actor("a", _sweep)
 
 
-def blind(cast: Cast) -> Cast:
-    """The same, but that whoever writes does not look first."""
-    blinded = (each._replace(play=_write_blindly) if each.play is _write else each for each in cast.actors)
-    return cast._replace(actors=tuple(blinded))
-
-
 class _Curtain(BaseException):
     """Ends a coroutine that is not needed any more."""
 
@@ -318,6 +312,12 @@ class Cast(NamedTuple):
     before: tuple[Actor, ...] = ()
     faults: int = 0
     paged: bool = True
+
+
+def blind(cast: Cast) -> Cast:
+    """The same, but that whoever writes does not look first."""
+    blinded = (each._replace(play=_write_blindly) if each.play is _write else each for each in cast.actors)
+    return cast._replace(actors=tuple(blinded))
 
 
 KEPT = (FIRST,)
@@ -350,8 +350,9 @@ LARGE = {
     "two uploads under one id, a remover, a sweeper": Cast((FIRST, FORGER, REMOVER, SWEEPER)),
     "two uploads, a remover, a sweeper": Cast((FIRST, OTHER, REMOVER, SWEEPER)),
     "two uploads, one at two leaders, a sweeper": Cast((FIRST, LEADER, OTHER, SWEEPER)),
+    "two uploads, a remover, a rewrap, a sweeper": blind(Cast((FIRST, OTHER, REMOVER, REWRAPPER, SWEEPER))),
 }
-"""These take minutes."""
+"""These take minutes; the last one, with everybody in it, some seven, and several GB of memory."""
 
 
 class Moment:
