@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import results
+from bench.costs import LARGE
 from bench.memory import image_of, under_another_name
 from bench.picture import svg, text
 from bench.speed import SMALL, run
@@ -35,9 +36,6 @@ PICTURE = Path(__file__).with_name("balance.svg")
 GROUPS = Path("/sys/fs/cgroup")
 PERIOD = 20_000
 """Microseconds within which a node gets its share: short, or it would look like one that hangs."""
-
-LARGE = 4
-"""MiB of a large image; one of five is large."""
 
 AT_ONCE = 16
 WARM_UP = 3.0

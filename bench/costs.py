@@ -33,7 +33,7 @@ from safelight.protocol import Offer, Refusal
 FILE = Path(__file__).with_suffix(".json")
 
 LARGE = 4
-"""MiB of a large image."""
+"""MiB of a large image, of which one in five is."""
 
 OFFERS, SMALL_IMAGES, LARGE_IMAGES = 2000, 300, 60
 HEARTBEAT, HEARTBEATS_FOR = 0.05, 20.0

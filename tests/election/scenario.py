@@ -156,10 +156,7 @@ class Scenario:
         for node, core in self.world.running().items():
             state = "paused" if self.world.machines[node].paused else core.phase.value
             by_word = ", by another's word" if core.phase is Phase.DEFERRING and core.leader else ""
-            self.lines.append(
-                f"         = {node}: {state}, leader {core.leader or '-'}{by_word}, "
-                f"epoch {core.epoch.counter}.{core.epoch.leader}"
-            )
+            self.lines.append(f"         = {node}: {state}, leader {core.leader or '-'}{by_word}, epoch {core.epoch}")
 
 
 def rewrite(text: str, core: type[Election] = Election) -> str:
