@@ -192,7 +192,7 @@ class Election:
         self.deadline: float | None = now + (timing.settle if self.peers else 0.0)
         self._report_due = now  # a worker's next heartbeat to its leader
         self._connected: set[int] = set()
-        self._mute: set[int] = set()  # connected, but silent when it should have spoken
+        self._suspected: int | None = None  # the leader that fell silent: connected, but not asked until it is heard
         self._unfit: set[int] = set()  # resigned
         self._latest = saved  # the latest epoch heard of, adopted or not
         self._asked: set[int] = set()  # whose ANSWER a candidate still waits for
@@ -253,7 +253,7 @@ class Election:
 
     def _peer_connected(self, now: float, peer: int) -> None:
         self._connected.add(peer)
-        self._mute.discard(peer)
+        self._trust(peer)
         self._unfit.discard(peer)
         if not self.ready:
             self._send(peer, Kind.RESIGN)
@@ -298,10 +298,9 @@ class Election:
                 self.deadline = now + self.timing.heartbeat
             case Phase.WORKER:
                 assert self.leader is not None
-                self._mute.add(self.leader)
+                self._suspected = self.leader
                 self._gone(now, self.leader, Cause.SILENT)
-            case Phase.CANDIDATE:
-                self._mute |= self._asked
+            case Phase.CANDIDATE:  # a node that follows by another's word does not answer: silence proves no death
                 self._unanswered(now)
             case Phase.QUEUED | Phase.DEFERRING:
                 self._elect(now)
@@ -349,7 +348,7 @@ class Election:
 
     def _answered(self, now: float, sender: int, message: Message) -> None:
         """ANSWER: somebody better is alive. Follow by the sender's word, or wait for its COORDINATOR."""
-        self._mute.discard(sender)  # it hears us, after all
+        self._trust(sender)  # it hears us, after all
         if self._take_word(now, sender, message):
             return
         if self._follows(sender) and message.epoch >= self.epoch and message.leader is None:
@@ -371,7 +370,8 @@ class Election:
         if message.epoch > self.epoch:  # else that leader has yet to hear of ours, and to outbid it
             self._adopt(message.epoch)
         self.leader = leader
-        self._mute &= {leader}  # in the next election, everybody else gets a hearing
+        if self._suspected != leader:
+            self._suspected = None
         self._defer(now, sender, self.timing.silence)
         return True
 
@@ -444,13 +444,14 @@ class Election:
         self._adopt(Epoch(self._latest.counter + 1, self.node))
         self.leader = self.node
         self.phase = Phase.LEADER
+        self._suspected = None  # the election is over; the next one asks everybody
         self.deadline = now + self.timing.heartbeat
         self._send_all(Kind.COORDINATOR)
 
     def _follow(self, now: float, leader: int, epoch: Epoch) -> None:
         if not self._follows(leader):
             self._report_due = now
-            self._mute.clear()  # this election is over; in the next, everybody gets a hearing
+            self._suspected = None  # the election is over; the next one asks everybody
         self._adopt(epoch)
         self.leader = leader
         self.phase = Phase.WORKER
@@ -472,7 +473,11 @@ class Election:
 
     def _rivals(self) -> set[int]:
         """Whoever would lead rather than this node, as far as it knows."""
-        return {peer for peer in self._connected - self._mute - self._unfit if peer > self.node}
+        return {peer for peer in self._connected - {self._suspected} - self._unfit if peer > self.node}
+
+    def _trust(self, peer: int) -> None:
+        if self._suspected == peer:
+            self._suspected = None
 
     def _adopt(self, epoch: Epoch) -> None:
         self._latest = max(self._latest, epoch)

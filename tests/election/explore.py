@@ -69,7 +69,7 @@ class State:
                 round((core.deadline or 0.0) - self.clocks[node], 3),
                 round(max(core._report_due - self.clocks[node], 0.0), 3) if core.phase is Phase.WORKER else 0,
                 frozenset(core._connected),
-                frozenset(core._mute),
+                core._suspected,
                 frozenset(core._asked) if core.phase is Phase.CANDIDATE else None,
                 core._answerer,
             )
@@ -184,6 +184,6 @@ def explore(begin: State, depth: int) -> int:
 
 def _twin(core: Election) -> Election:
     twin = copy.copy(core)
-    twin._connected, twin._mute, twin._unfit = set(core._connected), set(core._mute), set(core._unfit)
+    twin._connected, twin._unfit = set(core._connected), set(core._unfit)
     twin._asked, twin._effects = set(core._asked), []
     return twin

@@ -108,13 +108,21 @@ class SameEpochAgain(Election):
         super()._lead(now)
 
 
-class MuteForEver(Election):
-    """Whoever was silent in one election gets no hearing in the next."""
+class UnansweredIsDead(Election):
+    """A peer that left one question unanswered is not asked in the next election."""
 
-    def _follow(self, now: float, leader: int, epoch: Epoch) -> None:
-        mute = set(self._mute)
-        super()._follow(now, leader, epoch)
-        self._mute |= mute - {leader}
+    _dead: frozenset[int] = frozenset()
+
+    def _unanswered(self, now: float) -> None:
+        self._dead |= self._asked
+        super()._unanswered(now)
+
+    def _answered(self, now: float, sender: int, message: Message) -> None:
+        self._dead -= {sender}
+        super()._answered(now, sender, message)
+
+    def _rivals(self) -> set[int]:
+        return super()._rivals() - self._dead
 
 
 class DeadlineNotReset(Election):

@@ -21,6 +21,7 @@ from .rest import DRIFT
 from .scenario import Scenario, rewrite
 from .world import Violation
 
+CLEAR = "\x1b[K"  # the rest of the line (ECMA-48, EL)
 ORDERS = ["messages-first", "timers-first"]
 FAULTS = (
     ["kill"] * 2 + ["start"] * 3 + ["pause", "resume", "resume", "unready", "ready", "ready"]
@@ -122,7 +123,12 @@ def minimise(commands: list[str], still_fails: Callable[[list[str]], bool]) -> l
 
 
 def search(
-    first: int, seeds: int, directory: Path, core: type[Election] = Election, say: Callable[[str], None] = print
+    first: int,
+    seeds: int,
+    directory: Path,
+    core: type[Election] = Election,
+    say: Callable[[str], None] = print,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Path | None:
     """Try so many seeds; of one that fails, the file with the smallest scenario that fails likewise."""
     began = time.monotonic()
@@ -134,12 +140,12 @@ def search(
             commands = minimise(commands, lambda fewer, kind=kind: _kind(fails(fewer, core)) == kind)  # type: ignore[misc]
             path = directory / f"failing-{seed}.txt"
             path.write_text(f"# Seed {seed}: {fails(commands, core)}\n" + rewrite("\n".join([*commands, "rest"]), core))
-            say(f"\nSeed {seed} fails: {why}\nCut down to {len(commands)} commands in {path}\n")
+            say(f"Seed {seed} fails: {why}\nCut down to {len(commands)} commands in {path}")
             return path
         done = seed - first + 1
-        if done % 100 == 0 or done == seeds:
-            say(f"\r{done} of {seeds} seeds, {done / (time.monotonic() - began):.0f}/s")
-    say("\n")
+        if done % 100 == 0:
+            progress(f"{done} of {seeds} seeds, {done / (time.monotonic() - began):.0f}/s")
+    say(f"{seeds} seeds from {first}, none failed, in {time.monotonic() - began:.0f} s")
     return None
 
 
@@ -148,8 +154,18 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many (1000)")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed (0)")
     options = parser.parse_args()
-    found = search(options.first, options.seeds, Path(), say=lambda text: print(text, end="", flush=True))
+    found = search(options.first, options.seeds, Path(), say=_say, progress=_progress)
     return 0 if found is None else 1
+
+
+def _say(text: str) -> None:
+    print(f"\r{CLEAR}{text}" if sys.stdout.isatty() else text)
+
+
+def _progress(text: str) -> None:
+    """On a terminal alone: a log of a long run has no use for it."""
+    if sys.stdout.isatty():
+        print(f"\r{CLEAR}{text}", end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Random stories end well; and a bug in the election does not go unnoticed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,18 @@ from .simulate import fails, generate, minimise, search
 def test_random_faults_end_in_agreement(first: int) -> None:
     for seed in range(first, first + 100):
         assert fails(generate(seed)) is None, f"python -m tests.election.simulate --seeds 1 --from {seed}"
+
+
+@pytest.mark.parametrize("seed", [7236493])
+def test_seeds_that_failed_once(seed: int) -> None:
+    assert fails(generate(seed)) is None
+
+
+def test_progress_is_for_a_terminal_only(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.election.simulate", "--seeds", "200"]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert len(ran.stdout.splitlines()) == 1
+    assert ran.stdout.startswith("200 seeds from 0, none failed")
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
