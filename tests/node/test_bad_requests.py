@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -224,10 +227,112 @@ def test_a_chunked_body_is_sealed(node: Node) -> None:
     assert answer.status == 201
 
 
-def test_a_body_travels_as_it_is_whatever_encoding_it_claims(node: Node) -> None:
-    answer = node.ask(new_image(), node.token, "Content-Encoding: gzip", body=b"this is no gzip")
-    opened = node.ask("PUT /v1/opened/photo.png", node.token, body=answer.body)
-    assert opened.body == b"this is no gzip"
+CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
+WITH_BODIES = [
+    "PUT /v1/images/refused.png",
+    "PUT /v1/opened/refused.png",
+    "POST /v1/offers",
+    "POST /v1/orders",
+    "PUT /v1/users/refused",
+    "DELETE /v1/images/refused.png",
+]
+CHANGED_MEANING = [
+    ("Content-Range: bytes 1000-1004/1005", Problem.BAD_REQUEST),
+    ("content-range: bytes */1005", Problem.BAD_REQUEST),
+    ("Content-Range:", Problem.BAD_REQUEST),
+    ("Content-Encoding: gzip", Problem.UNSUPPORTED_TYPE),
+    ("Content-Encoding: identity, BR", Problem.UNSUPPORTED_TYPE),
+    ("Content-Encoding: identity\r\nContent-Encoding: zstd", Problem.UNSUPPORTED_TYPE),
+    ("Content-Type: multipart/form-data; boundary=x", Problem.UNSUPPORTED_TYPE),
+    ("Content-Type: Multipart/byteranges;boundary=x", Problem.UNSUPPORTED_TYPE),
+    ("Content-Type: message/partial; number=2; total=3", Problem.UNSUPPORTED_TYPE),
+    ("Expect: a miracle", Problem.EXPECTATION),
+    ("Expect: 100-continue, a miracle", Problem.EXPECTATION),
+    ("Expect: 100-continue\r\nExpect: a miracle", Problem.EXPECTATION),
+    ("Expect: \r\nExpect: a miracle", Problem.EXPECTATION),
+    ("Transfer-Encoding: gzip, chunked", Problem.UNKNOWN_CODING),
+    ("Transfer-Encoding: identity, chunked", Problem.UNKNOWN_CODING),
+    ("Transfer-Encoding: gzip", Problem.UNKNOWN_CODING),
+    ("Transfer-Encoding: identity", Problem.UNKNOWN_CODING),
+    ("Transfer-Encoding: chunked\r\nContent-Length: 5", Problem.BAD_REQUEST),
+    ("Transfer-Encoding: gzip\r\nContent-Length: 5", Problem.BAD_REQUEST),
+    ("Transfer-Encoding: chunked, chunked", Problem.BAD_REQUEST),
+]
+
+
+@pytest.mark.parametrize("start", WITH_BODIES)
+def test_a_header_that_changes_what_a_body_means_is_refused_and_nothing_is_done(node: Node, start: str) -> None:
+    for header, problem in CHANGED_MEANING:
+        coded = "transfer-encoding" in header.lower()
+        refused(node.ask(start, node.token, header, body=CHUNKS if coded else b"hello"), problem)
+    refused(node.ask("GET /v1/images/refused.png", node.token), Problem.NOT_FOUND)
+    refused(node.ask("GET /v1/images", "Authorization: Bearer slt_refused"), Problem.UNKNOWN_TOKEN)
+
+
+@pytest.mark.parametrize("start", WITH_BODIES)
+def test_a_body_that_would_be_refused_is_not_asked_for(node: Node, start: str) -> None:
+    for header, problem in CHANGED_MEANING:
+        length = [] if "transfer-encoding" in header.lower() else ["Content-Length: 5"]
+        with line(node.address) as connection:
+            connection.request(start, node.token, "Expect: 100-continue", header, *length)
+            assert connection.interim().split()[1] == str(int(problem.status)), header
+
+
+def test_what_is_refused_for_its_coding_says_which_is_taken(node: Node) -> None:
+    answer = node.ask(new_image(), node.token, "Content-Encoding: gzip", body=b"hello")
+    assert answer.headers["accept-encoding"] == "identity"  # RFC 9110, 12.5.3
+
+
+def test_the_end_of_a_body_in_an_unknown_coding_is_not_guessed(node: Node) -> None:
+    for start, version in ((["Transfer-Encoding: gzip, chunked"], "1.1"), (["Transfer-Encoding: chunked"], "1.0")):
+        head = [f"{new_image()} HTTP/{version}", f"Host: {node.address.netloc}", node.token, *start]
+        with line(node.address) as connection:
+            connection.send("\r\n".join([*head, "Connection: keep-alive", "", ""]).encode() + CHUNKS)
+            assert connection.answer().status == (501 if version == "1.1" else 400)
+            assert connection.ended()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Encoding: Identity",
+        "Content-Type: image/png",
+        "Content-Type: application/x-www-form-urlencoded",  # as curl says of any --data-binary
+        "Transfer-Encoding: Chunked",
+        "Expect: 100-Continue",
+        "Range: bytes=0-1",  # not for PUT, so it is ignored (RFC 9110, 14.2)
+    ],
+)
+def test_a_header_that_leaves_a_body_as_it_is_is_taken(node: Node, header: str) -> None:
+    _, target = (start := new_image()).split()
+    body = CHUNKS if "Chunked" in header else b"hello"
+    assert node.ask(start, node.token, header, body=body).status == 201
+    assert node.ask(f"GET {target}", node.token).body == b"hello"
+
+
+def test_the_tail_of_an_image_that_curl_resumes_is_not_kept_as_the_image(node: Node, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl on this machine")
+    picture = tmp_path / "p.png"
+    picture.write_bytes(image(2000))
+    url = f"{node.address.url}/v1/images/resumed.png"
+    curl = [
+        "curl",
+        "-sS",
+        "-C",
+        "1000",
+        "-T",
+        str(picture),
+        "-H",
+        node.token,
+        "-w",
+        "%{http_code}",
+        "-o",
+        "/dev/null",
+        url,
+    ]
+    assert subprocess.run(curl, capture_output=True, timeout=60, check=False).stdout == b"400"
+    refused(node.ask("GET /v1/images/resumed.png", node.token), Problem.NOT_FOUND)
 
 
 @pytest.mark.parametrize("body", [b"not a sealed file", b"\x89SLT\r\n\x1a\n\x01", bytes(1000)])
@@ -339,6 +444,26 @@ def test_a_name_that_could_do_harm_is_refused_everywhere(node: Node, escaped: st
     refused(node.ask(f"PUT /v1/images/{escaped}", node.token, body=b"hello"), Problem.BAD_REQUEST)
     refused(node.ask(f"PUT /v1/opened/{escaped}", node.token, body=b"hello"), Problem.BAD_REQUEST)
     refused(node.offer(offer(name=quoted)), Problem.BAD_REQUEST)
+
+
+NO_UTF8 = ["%", "%zz", "a%2", "%%41", "%u00e9", "%ff", "a%C3", "%C0%AF", "%ED%A0%80", "%F4%90%80%80", "%2%35"]
+
+
+@pytest.mark.parametrize("name", NO_UTF8)
+def test_a_name_that_cannot_be_decoded_is_refused_everywhere(node: Node, name: str) -> None:
+    for start in ("PUT /v1/images", "PUT /v1/opened", "GET /v1/images", "DELETE /v1/images"):
+        body = b"hello" if "PUT" in start else b""
+        refused(node.ask(f"{start}/{name}", node.token, body=body), Problem.BAD_REQUEST)
+    refused(node.ask(f"PUT /v1/users/{name}", node.token), Problem.BAD_REQUEST)
+    for query in (f"/v1/images?match={name}", f"/v1/images?after={name}", f"/v1/images?{name}=1", f"/v1/status?{name}"):
+        refused(node.ask(f"GET {query}", node.token), Problem.BAD_REQUEST)
+    for query in ("scheme", "ticket"):
+        refused(node.ask(f"{new_image()}?{query}={name}", node.token, body=b"hello"), Problem.BAD_REQUEST)
+    original = f"Safelight-Original: {name}"
+    refused(node.ask(new_image(), node.token, original, body=b"hello"), Problem.BAD_REQUEST)
+    listed = node.ask("GET /v1/images", node.token).body
+    assert "\ufffd" not in listed.decode()
+    assert b"%" not in listed or b"100%" in listed
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ READ_BUFFER = 1 << 18
 KEEPALIVE = 75.0
 """Seconds that a connection may be idle, and that the head of a request may take: longer than clients keep theirs."""
 
+_UNKNOWN_CODING = "Request has invalid `Transfer-Encoding`"
+"""What the parser says where the last transfer coding is not chunked. It leaves codings before that one to us."""
+
 log = logging.getLogger(__name__)
 
 
@@ -54,11 +57,14 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """What aiohttp calls for a request that it cannot read, and for an exception that nobody caught."""
-        if request.writer.output_size > 0:
+        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
             raise ConnectionError("it is too late for an answer")
         if status >= 500:
             log.error("Node %d failed", self._node, exc_info=exc)
             refusal = Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log", node=self._node)
+        elif message is not None and message.startswith(_UNKNOWN_CODING):
+            detail = "the only transfer coding known here is chunked"
+            refusal = Refusal(Problem.UNKNOWN_CODING, detail, node=self._node)
         elif isinstance(exc, LineTooLong):
             detail = f"a line of the request is longer than {MAX_HEADER} bytes: shorten the address or the header"
             refusal = Refusal(Problem.BAD_REQUEST, detail, node=self._node)

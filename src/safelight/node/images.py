@@ -27,7 +27,7 @@ from safelight.encryption.errors import CannotOpen
 from safelight.encryption.sealed import read_header
 from safelight.encryption.stream import Bytes
 from safelight.http import parse_http_date, web
-from safelight.names import NAME_MAX, check_image_name
+from safelight.names import NAME_MAX, check_image_name, shown
 from safelight.node.answers import send, send_sealed
 from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
@@ -72,7 +72,7 @@ class Images:
         user = await self._gate.user(request)
         if unknown := request.query.keys() - _QUERY:
             raise Refusal(
-                Problem.BAD_REQUEST, f"a listing knows {', '.join(sorted(_QUERY))}, not {sorted(unknown)[0]!r}"
+                Problem.BAD_REQUEST, f"a listing knows {', '.join(sorted(_QUERY))}, not {shown(sorted(unknown)[0])}"
             )
         pattern, limit = request.query.get("match", "*"), _limit(request.query.get("limit", str(MAX_LISTED)))
         if len(pattern) > NAME_MAX:

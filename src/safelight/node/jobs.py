@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from urllib.parse import unquote_to_bytes
+from collections.abc import AsyncGenerator, Callable
 
 from safelight.config import Config
 from safelight.encryption import Scheme
 from safelight.encryption.stream import Bytes
-from safelight.http import HttpVersion11, web
+from safelight.http import web
 from safelight.names import check_image_name
 from safelight.node.answers import send, send_sealed, send_whole
 from safelight.node.bodies import Body
@@ -17,17 +16,14 @@ from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
 from safelight.node.limits import largest_body
 from safelight.node.load import LoadBook, Work
+from safelight.node.request_head import unescaped
 from safelight.node.work import Workshop
 from safelight.protocol import SEALED_TYPE, Action, Problem, Refusal
 from safelight.sizes import human_size
 from safelight.tickets import Job
 from safelight.vault.vault import Vault, sealed_size_of
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 JOB = web.RequestKey("job", Job)
-
-CONTINUE = web.Response(status=100)
-"""Stands for "go on, send the body"; never sent itself."""
 
 MODIFIED = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,9})?")
 
@@ -113,28 +109,9 @@ class Jobs:
     async def _job(self, request: web.Request, action: Action) -> Job:
         return request.get(JOB) or await self._gate.admit(request, action)
 
-    def expecting(
-        self, action: Action, guard: Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
-    ) -> Handler:
-        """What aiohttp calls for `Expect: 100-continue`, before and instead of the middlewares: the gate
-        must answer before the body is asked for (RFC 9110, 10.1.1).
-        """
-
-        async def expected(request: web.Request) -> web.StreamResponse | None:
-            async def admit(request: web.Request) -> web.StreamResponse:
-                request[JOB] = await self._gate.admit(request, action)
-                return CONTINUE
-
-            answer = await guard(request, admit)
-            if answer is not CONTINUE:
-                answer.force_close()  # the announced body will never come: this connection is of no use
-                return answer
-            assert request.transport is not None
-            if request.version >= HttpVersion11:  # an older client would take it for the answer
-                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            return None
-
-        return expected  # type: ignore[return-value]  # aiohttp's own type for it allows None
+    async def admit(self, request: web.Request, action: Action) -> None:
+        """Before the body of a request that expects 100-continue: is it wanted? Raises GoTo and Refusal."""
+        request[JOB] = await self._gate.admit(request, action)
 
     # -- answers -------------------------------------------------------------------------------------
 
@@ -169,10 +146,7 @@ def _original(request: web.Request, job: Job) -> str:
     said = request.headers.get("Safelight-Original")
     if said is None:
         return job.name
-    try:
-        return check_image_name(unquote_to_bytes(said).decode())
-    except UnicodeError:
-        raise Refusal(Problem.BAD_REQUEST, "Safelight-Original is a file's name in UTF-8, percent-encoded") from None
+    return check_image_name(unescaped(said, "Safelight-Original"))
 
 
 def _modified(request: web.Request) -> float | None:

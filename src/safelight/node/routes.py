@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -16,17 +16,18 @@ from safelight import __version__
 from safelight.config import Config
 from safelight.encryption.errors import CannotOpen, TooLarge
 from safelight.errors import SafelightError
-from safelight.http import HttpProcessingError, web
+from safelight.http import HttpProcessingError, HttpVersion11, web
 from safelight.names import shown
 from safelight.node.answers import Interrupted
 from safelight.node.datadir import DataError
 from safelight.node.gate import Gate, GoTo
 from safelight.node.images import Images, NoSuchPart
-from safelight.node.jobs import Handler, Jobs
+from safelight.node.jobs import Jobs
 from safelight.node.keyfile import Keys
 from safelight.node.lines import Lines
 from safelight.node.links import PATH, Links
 from safelight.node.load import LoadBook
+from safelight.node.request_head import check_head
 from safelight.node.users import Users
 from safelight.orders import AddKey, BadOrder, StepDown, UseKey, key_in
 from safelight.protocol import (
@@ -48,6 +49,11 @@ from safelight.vault.store import StoreError, StoreFull
 from safelight.vault.vault import AlreadyRemoved, NameTaken, NoSuchImage, Overtaken
 
 _NAME = "{name:[^/]+}"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CONTINUE = web.Response(status=100)
+"""Stands for "go on, send the body"; never sent itself."""
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -81,20 +87,46 @@ class Routes:
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_JSON)
-        app.router.add_get(f"{API}/cluster", self.cluster)
-        app.router.add_get(f"{API}/status", self.status)
-        app.router.add_put(f"{API}/users/{{user}}", self.enrol)
-        app.router.add_post(f"{API}/offers", self.offer)
-        app.router.add_get(f"{API}/offers", self.offers)
-        app.router.add_post(f"{API}/orders", self.order)
-        app.router.add_get(PATH, self._links.accept)
-        for action, handler in ((Action.SEAL, self._jobs.seal), (Action.OPEN, self._jobs.open)):
-            expecting = self._jobs.expecting(action, self._guard)
-            app.router.add_route("PUT", f"{action.path}/{_NAME}", handler, expect_handler=expecting)
-        app.router.add_delete(f"{Action.REMOVE.path}/{_NAME}", self._jobs.remove)
-        app.router.add_get(f"{API}/images", self._images.list)
-        app.router.add_get(f"{API}/images/{_NAME}", self._images.get)
+        for method, path, handler, admit in (
+            ("GET", f"{API}/cluster", self.cluster, None),
+            ("GET", f"{API}/status", self.status, None),
+            ("PUT", f"{API}/users/{{user}}", self.enrol, None),
+            ("POST", f"{API}/offers", self.offer, None),
+            ("GET", f"{API}/offers", self.offers, None),
+            ("POST", f"{API}/orders", self.order, None),
+            ("GET", PATH, self._links.accept, None),
+            ("PUT", f"{Action.SEAL.path}/{_NAME}", self._jobs.seal, Action.SEAL),
+            ("PUT", f"{Action.OPEN.path}/{_NAME}", self._jobs.open, Action.OPEN),
+            ("DELETE", f"{Action.REMOVE.path}/{_NAME}", self._jobs.remove, None),
+            ("GET", f"{API}/images", self._images.list, None),
+            ("GET", f"{API}/images/{_NAME}", self._images.get, None),
+        ):
+            for each in ("GET", "HEAD") if method == "GET" else (method,):
+                app.router.add_route(each, path, handler, expect_handler=self._expecting(admit))
         return app
+
+    def _expecting(self, action: Action | None) -> Handler:
+        """What aiohttp calls for `Expect`, before and instead of the middlewares: what can be refused without the body
+        is refused before it is asked for (RFC 9110, 10.1.1). `action`: for what the gate must admit the request.
+        """
+
+        async def go_on(request: web.Request) -> web.StreamResponse:
+            if action is not None:
+                await self._jobs.admit(request, action)
+            if request.transport is None:
+                raise ConnectionResetError
+            if request.version >= HttpVersion11:  # an older client would take it for the answer
+                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return CONTINUE
+
+        async def expected(request: web.Request) -> web.StreamResponse | None:
+            answer = await self._guard(request, go_on)
+            if answer is CONTINUE:
+                return None
+            answer.force_close()  # the announced body will never come: this connection is of no use
+            return answer
+
+        return expected  # type: ignore[return-value]  # aiohttp's own type for it allows None
 
     # -- small messages ------------------------------------------------------------------------------
 
@@ -165,11 +197,15 @@ class Routes:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             self._gate.check_host(request)
+            check_head(request)
             return await handler(request)
         except GoTo as redirect:
             return web.Response(status=307, headers={"Location": redirect.url, "Cache-Control": "no-store"})
         except Refusal as refusal:
-            return self._problem(refusal)
+            response = self._problem(refusal)
+            if refusal.problem is Problem.UNKNOWN_CODING or request.version < HttpVersion11:
+                response.force_close()  # where its body ends is not certain (RFC 9112, 6.1)
+            return response
         except CannotOpen as error:
             return self._problem(Refusal(Problem.CANNOT_OPEN, str(error)))
         except TooLarge as error:
@@ -206,6 +242,8 @@ class Routes:
             headers["Retry-After"] = "1"
         if refusal.problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if refusal.problem is Problem.UNSUPPORTED_TYPE:  # 12.5.3
+            headers["Accept-Encoding"] = "identity"
         if isinstance(refusal, NoSuchPart):  # RFC 9110, 15.5.17
             headers["Content-Range"] = f"bytes */{refusal.size}"
         refusal.node = self._node
