@@ -13,7 +13,6 @@ try:
     import aiohttp
     from aiohttp import HttpVersion11, StreamReader, web
     from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.helpers import parse_http_date
     from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 finally:
     ssl.SSLContext.set_default_verify_paths = _read  # type: ignore[method-assign]
@@ -25,6 +24,5 @@ __all__ = [
     "LineTooLong",
     "StreamReader",
     "aiohttp",
-    "parse_http_date",
     "web",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,9 +23,9 @@ from safelight.encryption.keys import Keyring
 from safelight.node.datadir import create_cluster, load_keyring
 from safelight.node.keeper import Keeper
 from safelight.operate import keyring_file
-from safelight.protocol import Action, Grant, Listing, Offer, Scheme
+from safelight.protocol import ACCEPT_SEALED, Action, Grant, Listing, Offer, Scheme
 from safelight.vault.opening import open_vault
-from safelight.vault.records import Aborted
+from safelight.vault.records import Aborted, Image, Record
 from safelight.vault.vault import Draft
 from tests.mission.support import MEBIBYTE, Answer, enrolled, request, wait_until_all_follow
 from tests.mounts import small_disk
@@ -289,6 +290,142 @@ def test_a_ticket_removes_what_it_was_granted_for(shared_cluster: Running) -> No
     assert {"one.png", "two.png"} & {*names(config)} == {"two.png"}
     offer = Offer("alice", UPLOAD, "two.png", 5, Action.REMOVE, Scheme.SEALED)
     assert ask(config, "POST", "/v1/offers", msgspec.json.encode(offer)).problem == "bad-request"
+
+
+# -- conditions --------------------------------------------------------------------------------------
+
+BEFORE, AFTER = "Sun, 06 Nov 1994 08:49:37 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
+FAILING: list[dict[str, Any]] = [
+    {"If-Match": '"nosuch"'},
+    {"If-Match": "W/{opened}"},
+    {"If-Match": '"nosuch", W/{sealed}'},
+    {"If-None-Match": "*"},
+    {"If-None-Match": "{opened}"},
+    {"If-None-Match": '"nosuch", W/{sealed}'},
+    {"If-Unmodified-Since": BEFORE},
+    {"If-Unmodified-Since": "Sunday, 06-Nov-94 08:49:37 GMT"},
+    {"If-Unmodified-Since": "Sun Nov  6 08:49:37 1994"},
+    {"If-Match": "{opened}", "If-None-Match": "{opened}"},
+    {"If-Match": '"nosuch"', "If-Unmodified-Since": AFTER},
+]
+HOLDING: list[dict[str, Any]] = [
+    {"If-Match": "{opened}"},
+    {"If-Match": "{sealed}"},
+    {"If-Match": '"nosuch" ,, {opened}'},
+    {"If-Match": "*"},
+    {"If-None-Match": '"nosuch"'},
+    {"If-Unmodified-Since": AFTER},
+    {"If-Unmodified-Since": "yesterday"},  # not a date: ignored (RFC 9110, 13.1.4)
+    {"If-Unmodified-Since": "Sun, 06 Nov 99999999999999999999 08:49:37 GMT"},
+    {"If-Match": "{opened}", "If-Unmodified-Since": BEFORE},
+    {"If-Modified-Since": AFTER},  # for GET and HEAD alone
+]
+MALFORMED = ["nosuch", "'nosuch'", '"no such"', '"a" "b"', "*, *", '*, "a"', "", ",", '"a', 'w/"a"']
+
+
+def said_of(config: Config, path: str, said: dict[str, Any]) -> dict[str, Any]:
+    """Conditions with the image's present tags in them."""
+    opened = ask(config, "HEAD", path).headers["etag"]
+    sealed = ask(config, "HEAD", path, Accept=ACCEPT_SEALED).headers["etag"]
+    return {name: value.format(opened=opened, sealed=sealed) for name, value in said.items()}
+
+
+@pytest.mark.parametrize("node", [1, LEADER])
+def test_an_image_is_removed_only_if_the_conditions_hold(shared_cluster: Running, node: int) -> None:
+    config, (_, path), content = shared_cluster.config, new_image().split(), image(100)
+    assert ask(config, "PUT", path, content).status == 201
+
+    def remove(path: str, said: dict[str, Any]) -> Answer:
+        redirect = ask(config, "DELETE", path, node=node, **said)
+        if redirect.status != 307:
+            return redirect
+        _, _, target = redirect.headers["location"].partition("/v1/")
+        return request(config, LEADER, "DELETE", f"/v1/{target}", headers=said)
+
+    for said in FAILING:
+        answer = remove(path, said_of(config, path, said))
+        assert (answer.status, answer.problem) == (412, "precondition-failed"), said
+    for header in ("If-Match", "If-None-Match"):
+        for value in MALFORMED:
+            assert remove(path, {header: value}).status == 400, (header, value)
+    assert ask(config, "GET", path).body == content
+    for said in HOLDING:
+        other = new_image().split()[1]
+        assert ask(config, "PUT", other, content).status == 201
+        assert remove(other, said_of(config, other, said)).status == 204, said
+        assert remove(other, {"If-Match": "*"}).status == 404  # as it would be without (RFC 9110, 13.2.1)
+
+
+def test_an_image_is_kept_only_if_the_conditions_hold(shared_cluster: Running) -> None:
+    config, (_, path), content = shared_cluster.config, new_image().split(), image(100)
+    for tag in ("*", '"nosuch"'):
+        answer = ask(config, "PUT", path, content, If_Match=tag)
+        assert (answer.status, answer.problem) == (412, "precondition-failed")
+    assert ask(config, "PUT", path, content, If_Match="nosuch").status == 400
+    assert ask(config, "GET", path).status == 404
+    kept = ask(config, "PUT", path, content, If_None_Match="*", If_Unmodified_Since=BEFORE, Safelight_Upload=UPLOAD)
+    assert kept.status == 201
+    for said in FAILING:
+        answer = ask(config, "PUT", path, image(100), **said_of(config, path, said))
+        assert (answer.status, answer.problem) == (412, "precondition-failed"), said
+    for said in HOLDING:  # no condition makes a name free
+        answer = ask(config, "PUT", path, image(100), **said_of(config, path, said))
+        assert (answer.status, answer.problem) == (409, "image-taken"), said
+    assert ask(config, "GET", path).body == content
+    again = ask(config, "PUT", path, content, If_None_Match="*", Safelight_Upload=UPLOAD)  # it has succeeded already
+    assert (again.status, again.body) == (201, kept.body)
+
+
+def test_a_body_is_not_asked_for_where_a_condition_fails(shared_cluster: Running) -> None:
+    config, token = shared_cluster.config, f"Authorization: Bearer {token_of(shared_cluster.config, 'alice')}"
+    for path in (new_image().split()[1], "/v1/opened/a.png"):
+        with line(config.addresses[LEADER]) as connection:
+            connection.request(f"PUT {path}", token, 'If-Match: "nosuch"', "Expect: 100-continue", "Content-Length: 9")
+            assert connection.interim().startswith("HTTP/1.1 412 ")
+
+
+def test_at_an_address_that_keeps_nothing_there_is_nothing_to_match(shared_cluster: Running) -> None:
+    config, content = shared_cluster.config, image(100)
+    sealed = ask(config, "PUT", "/v1/images/x", content, Safelight_Keep="no").body
+    for said in ("*", '"nosuch"'):
+        assert ask(config, "PUT", "/v1/opened/x", sealed, If_Match=said).status == 412
+        assert ask(config, "PUT", "/v1/users/alice", If_Match=said).status == 412
+    assert ask(config, "PUT", "/v1/opened/x", sealed, If_None_Match="*").body == content
+
+
+def test_a_condition_is_evaluated_of_the_very_record_that_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the removal the image is rewrapped: its sealed file has another tag now."""
+    config = throwaway(tmp_path, 1)
+    config.data_dir.mkdir()
+    ring, seen = Keyring.new(), list[Image]()
+
+    async def go() -> None:
+        vault = await open_vault(config, lambda: ring)
+        assert vault is not None
+        chain = vault.records.chain("alice", "a.png")
+        first = Image("alice", "a.png", UPLOAD, "body", b"one", 1, 0.0, "image/png", "a.png", None)
+        assert await vault.append(chain, 1, first)
+        append = vault.append
+
+        async def overtaken(key: str, number: int, record: Record, **said: Any) -> bool:
+            monkeypatch.setattr(vault, "append", append)
+            assert await append(key, number, msgspec.structs.replace(first, header=b"two"))
+            return await append(key, number, record, **said)
+
+        def check(image: Image) -> None:
+            seen.append(image)
+            if image.header != b"one":
+                raise LookupError
+
+        monkeypatch.setattr(vault, "append", overtaken)
+        with pytest.raises(LookupError):
+            await vault.remove("alice", "a.png", check)
+        assert (await vault.find("alice", "a.png")).header == b"two"
+
+    asyncio.run(go())
+    assert [each.header for each in seen] == [b"one", b"two"]
 
 
 # -- a vault in trouble ------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 GET, HEAD, ranges and conditions are RFC 9110's. An image never changes, so its entity tag is strong and its parts may
 be joined: the tag of the image is the id of its sealed file; the sealed file changes its header when it is rewrapped,
-and has a tag of its own. aiohttp's own readers of these headers are used for dates only: its `if_range` knows no
-entity tags, its `http_range` takes the last 0 bytes for all of them, and its `if_match` sees the first line of several.
+and has a tag of its own. aiohttp's own readers of these headers are not used: its `if_range` knows no entity tags, and
+its `http_range` takes the last 0 bytes for all of them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from safelight.config import Config
 from safelight.encryption.errors import CannotOpen
 from safelight.encryption.sealed import read_header
 from safelight.encryption.stream import Bytes
-from safelight.http import parse_http_date, web
+from safelight.http import web
 from safelight.names import NAME_MAX, check_image_name, shown
 from safelight.node.answers import send, send_sealed
+from safelight.node.conditions import Current, check_conditions, http_date
 from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
 from safelight.node.load import LoadBook
@@ -36,7 +37,6 @@ from safelight.protocol import ACCEPT_SEALED, MAX_LISTED, Kept, Listing, Problem
 from safelight.vault.records import Image
 from safelight.vault.vault import Vault, sealed_size_of
 
-_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\U0010ffff]*")')
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 _NOT_PLAIN = re.compile(r'[^ -~]|["\\%]')
 _ATTRIBUTE = "!#$&+^`|"  # what RFC 8187's attr-char has beyond what `quote` leaves alone
@@ -103,8 +103,7 @@ class Images:
         }
         answer = _sealed(image) if _accepts_sealed(request) else _opened(vault, image)
         headers |= answer.validators
-        _check_conditions(request, answer)
-        if _not_modified(request, answer):
+        if not check_conditions(request, Current((answer.tag,), answer.modified)):
             return web.Response(status=304, headers=headers)
         headers |= {**answer.headers, "Safelight-Original": quote(image.original or image.name, safe="")}
         if image.modified is not None:
@@ -158,16 +157,30 @@ def _opened(vault: Vault, image: Image) -> _Answer:
         "Content-Disposition": f'inline; filename="{_NOT_PLAIN.sub("_", name)}"; '
         f"filename*=UTF-8''{quote(name, safe=_ATTRIBUTE)}",  # RFC 6266, 4.3 and appendix D; RFC 8187
     }
-    modified = float(int(min(image.created, time.time())))  # never in the future (RFC 9110, 8.8.2.1)
-    tag = f'"{read_header(image.header).file_id}"'
-    return _Answer(image.size, tag, modified, headers, lambda start, end: vault.part(image, start, end))
+    modified = _last_modified(image)
+    return _Answer(image.size, _opened_tag(image), modified, headers, lambda start, end: vault.part(image, start, end))
 
 
 def _sealed(image: Image) -> _Answer:
     headers = {"Content-Type": ACCEPT_SEALED, "Accept-Ranges": "none"}
-    tag = f'"{hashlib.sha256(image.header).hexdigest()[:32]}"'
-    size = sealed_size_of(image)
-    return _Answer(size, tag, None, headers, read=None)
+    return _Answer(sealed_size_of(image), _sealed_tag(image), None, headers, read=None)
+
+
+def current(image: Image) -> Current:
+    """The image for a condition on its removal or replacement: the tag of either representation names it."""
+    return Current((_opened_tag(image), _sealed_tag(image)), _last_modified(image))
+
+
+def _opened_tag(image: Image) -> str:
+    return f'"{read_header(image.header).file_id}"'
+
+
+def _sealed_tag(image: Image) -> str:
+    return f'"{hashlib.sha256(image.header).hexdigest()[:32]}"'
+
+
+def _last_modified(image: Image) -> float:
+    return float(int(min(image.created, time.time())))  # never in the future (RFC 9110, 8.8.2.1)
 
 
 def _accepts_sealed(request: web.Request) -> bool:
@@ -179,32 +192,7 @@ def _accepts_sealed(request: web.Request) -> bool:
     return False
 
 
-# -- conditions, in the order of RFC 9110, 13.2.2 ------------------------------------------------------
-
-
-def _check_conditions(request: web.Request, answer: _Answer) -> None:
-    """If-Match (13.1.1) and If-Unmodified-Since (13.1.4). Raises Refusal (PRECONDITION)."""
-    if "If-Match" in request.headers:
-        holds = _names(request, "If-Match", answer.tag, weakly=False)
-    else:
-        date = parse_http_date(request.headers.get("If-Unmodified-Since"))
-        holds = date is None or answer.modified is None or answer.modified <= date.timestamp()
-    if not holds:
-        raise Refusal(Problem.PRECONDITION, "the image is not the one that your condition names: get it again")
-
-
-def _not_modified(request: web.Request, answer: _Answer) -> bool:
-    """If-None-Match (13.1.2) and If-Modified-Since (13.1.3)."""
-    if "If-None-Match" in request.headers:
-        return _names(request, "If-None-Match", answer.tag, weakly=True)
-    date = parse_http_date(request.headers.get("If-Modified-Since"))
-    return date is not None and answer.modified is not None and answer.modified <= date.timestamp()
-
-
-def _names(request: web.Request, header: str, tag: str, *, weakly: bool) -> bool:
-    """Whether a list of entity tags, or `*`, is also of this one (8.8.3.2)."""
-    said = ",".join(request.headers.getall(header))
-    return said.strip() == "*" or any(each == tag and (weakly or not weak) for weak, each in _TAG.findall(said))
+# -- ranges ------------------------------------------------------------------------------------------
 
 
 def _range(request: web.Request, answer: _Answer) -> tuple[int, int] | None:
@@ -235,8 +223,8 @@ def _still(request: web.Request, answer: _Answer) -> bool:
     said = request.headers.get("If-Range")
     if said is None or said == answer.tag:
         return True
-    date = None if '"' in said else parse_http_date(said)
-    return date is not None and answer.modified is not None and date.timestamp() == answer.modified
+    date = http_date(said)
+    return date is not None and date == answer.modified
 
 
 # -- listings ----------------------------------------------------------------------------------------

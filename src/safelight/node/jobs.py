@@ -12,7 +12,9 @@ from safelight.http import web
 from safelight.names import check_image_name
 from safelight.node.answers import send, send_sealed, send_whole
 from safelight.node.bodies import Body
+from safelight.node.conditions import check_conditions, conditional
 from safelight.node.gate import Gate
+from safelight.node.images import current
 from safelight.node.keeper import Keeper
 from safelight.node.limits import largest_body
 from safelight.node.load import LoadBook, Work
@@ -21,7 +23,8 @@ from safelight.node.work import Workshop
 from safelight.protocol import SEALED_TYPE, Action, Problem, Refusal
 from safelight.sizes import human_size
 from safelight.tickets import Job
-from safelight.vault.vault import Vault, sealed_size_of
+from safelight.vault.records import Image
+from safelight.vault.vault import NoSuchImage, Vault, sealed_size_of
 
 JOB = web.RequestKey("job", Job)
 
@@ -91,7 +94,7 @@ class Jobs:
         if vault is None:
             raise Refusal(Problem.NO_VAULT, "this cluster has no vault: there is nothing to remove")
         with self._load.answering():
-            await vault.remove(job.user, job.name)
+            await vault.remove(job.user, job.name, lambda image: check_conditions(request, current(image)))
         self._say(f"Removed an image of {job.user}")
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
@@ -107,11 +110,25 @@ class Jobs:
         )
 
     async def _job(self, request: web.Request, action: Action) -> Job:
-        return request.get(JOB) or await self._gate.admit(request, action)
+        if (job := request.get(JOB)) is None:
+            job = await self.admit(request, action)
+        return job
 
-    async def admit(self, request: web.Request, action: Action) -> None:
-        """Before the body of a request that expects 100-continue: is it wanted? Raises GoTo and Refusal."""
-        request[JOB] = await self._gate.admit(request, action)
+    async def admit(self, request: web.Request, action: Action) -> Job:
+        """The job that a request with a body is, if the body is wanted. Raises GoTo and Refusal."""
+        job = request[JOB] = await self._gate.admit(request, action)
+        if conditional(request):
+            image = await self._kept(job) if action is Action.SEAL else None  # what is opened is never kept
+            if image is None or image.upload != job.upload:  # else it has succeeded already (RFC 9110, 13.1.1)
+                check_conditions(request, None if image is None else current(image))
+        return job
+
+    async def _kept(self, job: Job) -> Image | None:
+        """What the vault has under a job's name."""
+        try:
+            return await self._keeper.vault.find(job.user, job.name) if self._keeper.vault is not None else None
+        except NoSuchImage:
+            return None
 
     # -- answers -------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from safelight.errors import SafelightError
 from safelight.http import HttpProcessingError, HttpVersion11, web
 from safelight.names import shown
 from safelight.node.answers import Interrupted
+from safelight.node.conditions import check_conditions
 from safelight.node.datadir import DataError
 from safelight.node.gate import Gate, GoTo
 from safelight.node.images import Images, NoSuchPart
@@ -143,6 +144,7 @@ class Routes:
             raise Refusal(Problem.NO_CREDENTIALS, "enrol with a token: Authorization: Bearer TOKEN")
         if not self._gate.open_enrolment:
             raise Refusal(Problem.ENROLMENT_CLOSED, "only the operator adds users here, with `safelight user add`")
+        check_conditions(request, None)  # nothing can be got from this address
         created = await self._users.enrol(request.match_info["user"], fingerprint(token))
         return web.Response(status=201 if created else 200)
 

@@ -77,14 +77,18 @@ class Vault:
             raise NoSuchImage(f"{user} has no image of this name")
         return record
 
-    async def remove(self, user: str, name: str) -> None:
-        """Remove an image, for ever. Raises NoSuchImage, also for whoever comes second."""
+    async def remove(self, user: str, name: str, check: Callable[[Image], object] = lambda _: None) -> None:
+        """Remove an image, for ever. Raises NoSuchImage, also for whoever comes second.
+
+        `check` raises if the image is to be kept: it gets the very image that is removed if it does not.
+        """
         chain = self.records.chain(user, name)
         while True:
             record, number = await self.look(chain)
             if not isinstance(record, Image):
                 await self.settle(chain, number)
                 raise NoSuchImage(f"{user} has no image of this name")
+            check(record)
             if await self.append(chain, number + 1, Removed(user, name, record.upload, self.clock())):
                 await self._drop(record.body)
                 return
