@@ -273,7 +273,8 @@ def decrypt(config: Config, quiet: bool, **options: Any) -> None:
 def ls(config: Config, **options: Any) -> None:
     """List images of the vault, newest first.
 
-    PATTERN, such as '*.png', is for their names and for those of the files that they came from.
+    PATTERN, such as '*.png', is for their names and for those of the files that they came from. If an image has exactly
+    this name, or came from a file that has it, that is what is listed, and nothing else.
     """
     with _much_that_stays():
         from safelight.client.commands import ls
@@ -289,8 +290,8 @@ def ls(config: Config, **options: Any) -> None:
 def get(config: Config, quiet: bool, **options: Any) -> None:
     """Decrypt images of the vault, under their files' own names.
 
-    NAME is an image's, as `ls` shows it, or its file's, if no other image came from a file of that name. PATTERN is as
-    with `ls`; files that are there already, with the image's size and time, are skipped then.
+    NAME is an image's, as `ls` shows it, or its file's, if no other image came from a file of that name. Only a word
+    that is neither is a PATTERN; files that are there already, with the image's size and time, are skipped then.
     """
     with _much_that_stays():
         from safelight.client.commands import get
@@ -305,7 +306,8 @@ def get(config: Config, quiet: bool, **options: Any) -> None:
 def rm(config: Config, **options: Any) -> None:
     """Remove images from the vault, for ever.
 
-    NAME and PATTERN are as with `get`. Asks on a terminal. Sealed files on this machine stay.
+    NAME and PATTERN are as with `get`. Names what it would remove, and asks, on a terminal. With --yes it does not ask,
+    and a PATTERN needs --pattern, too. Sealed files on this machine stay.
     """
     with _much_that_stays():
         from safelight.client.commands import rm

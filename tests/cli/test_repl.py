@@ -117,6 +117,23 @@ def test_several_paths_quotes_home_and_patterns(alice: Conversation, monkeypatch
     ]
 
 
+def test_what_exists_is_meant_before_any_pattern(alice: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Path("home [1]").absolute()
+    monkeypatch.setenv("HOME", str(home))
+    for folder in ("home [1]", "home 1", "my[1]", "my1"):
+        Path(folder).mkdir()
+        for name in ("x1.png", "x2.png", "x[1].png"):
+            (Path(folder) / name).touch()
+    assert alice.say("upload my[1]/x?.png my*/x[1].png ~/*1.png")
+    assert [asked[1] for asked in alice.session.asked] == [
+        "my[1]/x1.png",
+        "my[1]/x2.png",
+        "my1/x[1].png",
+        "my[1]/x[1].png",
+        f"{home}/x1.png",
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "answer"),
     [

@@ -135,9 +135,108 @@ def test_nothing_is_removed_unless_somebody_means_it(shared_cluster: Running, tm
             terminal.type("n\r")
             terminal.wait_for("nothing was removed")
     assert len(listed(shared_cluster, "remover")) == 3
-    done = safelight("rm", "*", "--yes", *user, config=config, cwd=tmp_path)
+    done = safelight("rm", "*", "--yes", "--pattern", *user, config=config, cwd=tmp_path)
     assert done.returncode == 0
     assert listed(shared_cluster, "remover") == []
+
+
+LITERAL = {  # a name that is also a pattern, and a name that this pattern matches
+    "photo [1].png": "photo 1.png",
+    "a*.png": "abc.png",
+    "what?.png": "what!.png",
+    "[!a].png": "b.png",
+    "back\\*.png": "back\\slash.png",
+    "[a-c]]*[.png": "b]x[.png",
+    "[" * 120 + "x]*": "[" * 120 + "x]y",  # longer than any name, if it were escaped
+}
+
+
+@pytest.mark.parametrize(("literal", "other"), LITERAL.items(), ids=[name[:9] for name in LITERAL])
+def test_a_word_is_a_pattern_only_if_nothing_has_exactly_this_name(
+    shared_cluster: Running, tmp_path: Path, photo: Path, literal: str, other: str
+) -> None:
+    config, name = shared_cluster.config, f"literal{[*LITERAL].index(literal)}"
+    user = ("--user", name)
+    images = {each: seal(config, image_of(5000 + size, tmp_path / each, photo), tmp_path / "images", name)
+              for size, each in enumerate((literal, other))}  # fmt: skip
+    done = safelight("get", literal, *user, "--quiet", config=config, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"decrypted/{literal}\n"
+    assert filecmp.cmp(tmp_path / "decrypted" / literal, tmp_path / literal, shallow=False)
+    table = safelight("ls", literal, *user, config=config, cwd=tmp_path).stdout.splitlines()[1:]
+    assert [line.endswith(f"  {literal}") for line in table] == [True]
+    assert safelight("client", name, config=config, cwd=tmp_path, stdin=f"rm '{literal}' --yes\n").returncode == 0
+    assert listed(shared_cluster, name) == [images[other].path.name]
+    done = safelight("rm", literal, "--yes", *user, config=config, cwd=tmp_path)  # a pattern now
+    assert done.returncode == 1
+    assert "--pattern" in done.stderr
+    assert listed(shared_cluster, name) == [images[other].path.name]
+
+
+def test_of_two_images_from_files_of_one_name_neither_that_name_nor_its_pattern_is_taken(
+    shared_cluster: Running, tmp_path: Path, photo: Path
+) -> None:
+    config, user = shared_cluster.config, ("--user", "doubtful")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        seal(config, image_of(5000, tmp_path / folder / "[1].png", photo), tmp_path / "images", "doubtful")
+    seal(config, image_of(5000, tmp_path / "1.png", photo), tmp_path / "images", "doubtful")
+    for command in (["rm", "[1].png", "--yes", "--pattern"], ["get", "[1].png"], ["get", "[1].png", "1.png"]):
+        done = safelight(*command, *user, config=config, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "several images were made from '[1].png': say which, by a name that `ls '[1].png'` shows" in done.stderr
+    table = safelight("ls", "[1].png", *user, config=config, cwd=tmp_path).stdout.splitlines()[1:]
+    assert [line.endswith("  [1].png") for line in table] == [True, True]
+    assert len(listed(shared_cluster, "doubtful")) == 3
+
+
+def test_a_name_of_an_image_goes_before_the_name_of_a_file(
+    shared_cluster: Running, tmp_path: Path, photo: Path
+) -> None:
+    config, user = shared_cluster.config, ("--user", "namesake")
+    first = seal(config, photo, tmp_path / "images", "namesake").path.name
+    seal(config, image_of(5000, tmp_path / first, photo), tmp_path / "images", "namesake")  # from a file of that name
+    assert safelight("rm", first, "--yes", *user, config=config, cwd=tmp_path).returncode == 0
+    [left] = listed(shared_cluster, "namesake")
+    assert left != first
+    assert len(safelight("ls", first, *user, config=config, cwd=tmp_path).stdout.splitlines()) == 2
+    assert safelight("rm", first, "--yes", *user, config=config, cwd=tmp_path).returncode == 0  # now it is the file's
+    assert listed(shared_cluster, "namesake") == []
+
+
+def test_a_pattern_removes_what_was_listed_by_name_and_nothing_else(
+    shared_cluster: Running, tmp_path: Path, photo: Path
+) -> None:
+    config, user = shared_cluster.config, ("--user", "lister")
+    named = [seal(config, photo, tmp_path / "images", "lister").path.name for _ in range(12)]
+    done = safelight("rm", "*.png", "--yes", *user, config=config, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    *lines, refusal = done.stderr.splitlines()
+    assert sorted(line.strip().partition("  (from ")[0] for line in lines) == sorted(named)
+    assert refusal.startswith("safelight: --yes does not confirm a pattern, as '*.png' is: nothing was removed;")
+    assert "the 12 images listed" in refusal
+    with ExitStack() as stack:
+        terminal = Terminal("rm", "*.png", *user, config=config, cwd=tmp_path)
+        stack.callback(terminal.close)
+        terminal.wait_for("Remove these 12 images from the vault, for ever?")
+        assert all(name in terminal.seen for name in named)
+        late = seal(config, photo, tmp_path / "images", "lister").path.name
+        terminal.type("y\r")
+        terminal.wait_for("12 removed, 0 failed")
+    assert listed(shared_cluster, "lister") == [late]
+    done = safelight("rm", "*", "--yes", "--pattern", *user, config=config, cwd=tmp_path)
+    assert done.returncode == 0
+    assert late in done.stderr
+    assert listed(shared_cluster, "lister") == []
+
+
+@pytest.mark.parametrize("word", [os.fsdecode(b"caf\xe9*.png"), os.fsdecode(b"caf\xe9.png"), "", "x" * 300, "a/*"])
+def test_a_word_that_no_image_can_have_is_one_line(shared_cluster: Running, tmp_path: Path, word: str) -> None:
+    for command in (["get", word], ["rm", word, "--yes"], ["ls", word]):
+        done = safelight(*command, "--user", "nameless", config=shared_cluster.config, cwd=tmp_path)
+        assert done.returncode == (0 if command[0] == "ls" else 1)
+        said = done.stdout if command[0] == "ls" else done.stderr
+        assert (said.count("\n"), said.removeprefix("safelight: ").startswith("no image ")) == (1, True)
 
 
 def test_two_who_remove_the_same_at_once_both_have_it_removed(

@@ -180,4 +180,4 @@ def test_an_assigned_node_that_dies_or_hangs_costs_no_image(tmp_path: Path, phot
 
 
 async def kept(session: Session) -> list[str]:
-    return [image.name async for image in session.images.meant("*")]
+    return [image.name async for image in (await session.images.meant("*")).images]

@@ -121,7 +121,7 @@ def test_a_crowd_of_clients_waits_and_none_fails(tmp_path: Path, photograph: Pat
         assert sum(kept.values()) == 30
 
         async def readers(session: Session) -> None:
-            images = [image async for image in session.images.meant("*")]
+            images = [image async for image in (await session.images.meant("*")).images]
             async with asyncio.TaskGroup() as group:
                 for number, each in enumerate(images):
                     to = tmp_path / f"back-{number}"
@@ -133,4 +133,4 @@ def test_a_crowd_of_clients_waits_and_none_fails(tmp_path: Path, photograph: Pat
 
 
 async def names(session: Session) -> list[str]:
-    return [image.name async for image in session.images.meant("*")]
+    return [image.name async for image in (await session.images.meant("*")).images]

@@ -51,5 +51,9 @@ get_arguments = stacked(
     click.option("--sealed", is_flag=True, help="Not the images: their sealed files, as the vault keeps them."),
     click.option("--force", is_flag=True, help="Replace files that are there."),
 )
-rm_arguments = stacked(_names, click.option("--yes", is_flag=True, help="Do not ask."))
+rm_arguments = stacked(
+    _names,
+    click.option("--yes", is_flag=True, help="Do not ask."),
+    click.option("--pattern", is_flag=True, help="With --yes: a PATTERN, too, removes what it matches."),
+)
 info_arguments = click.argument("paths", nargs=-1, required=True, metavar="FILE...")

@@ -1,7 +1,6 @@
 """What a user can ask for, the same from the REPL and from the command line: file after file, told as it happens."""
 
 import dataclasses
-import glob
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ import msgspec
 from safelight.client import listing
 from safelight.client.batch import is_directory
 from safelight.client.console import Transcript
+from safelight.client.images import Meaning
 from safelight.client.info import describe
 from safelight.client.many import Get, Remove, Upload
 from safelight.client.session import Saved, Session
@@ -21,9 +21,6 @@ from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.protocol import Kept, Scheme
-
-NAMED = 10
-"""Images that are named before they are removed."""
 
 REMEMBERED = 1000
 """Names of images that a listing leaves behind, for completion."""
@@ -88,7 +85,7 @@ class Commands:
         """Show the images, newest first; the names of those that were shown. `most`: no more than so many."""
         shown_names: list[str] = []
         self._transcript.waiting("asking the servers")
-        pages = self._session.images.all(pattern)
+        pages = self._session.images.listed(pattern)
         if as_json:
             async for page in pages:
                 self._transcript.settle()
@@ -113,41 +110,61 @@ class Commands:
             del names[REMEMBERED:]
         self._transcript.settle()
         if not table.begun:
-            yield [f"no image matches {shown(pattern)}" if pattern else "the vault has no images of yours: upload one"]
+            yield [
+                f"no image matches {shown(pattern)}"
+                if pattern is not None
+                else "the vault has no images of yours: upload one"
+            ]
 
     async def get(self, words: Iterable[str], *, to: Path | None, sealed: bool, force: bool) -> bool:
         to = to or Path("images" if sealed else "decrypted")
         batch = list(words)
-        if len(batch) == 1 and not glob.has_magic(batch[0]):
+        known: dict[str, Meaning] = {}
+        if len(batch) == 1:
+            self._transcript.waiting("asking the servers")
+            known[batch[0]] = meaning = await self._session.images.meant(batch[0])
+            if not meaning.pattern:
 
-            async def fetch(word: str) -> Saved:
-                [image] = [image async for image in self._session.images.meant(word)]
-                progress = self._transcript.received
-                return await self._session.fetch(image, to=to, sealed=sealed, force=force, progress=progress)
+                async def fetch(word: str) -> Saved:
+                    [image] = [image async for image in meaning.images]
+                    progress = self._transcript.received
+                    return await self._session.fetch(image, to=to, sealed=sealed, force=force, progress=progress)
 
-            return await self._each(batch, fetch, "Sealed" if sealed else "Decrypted")
-        return await Get(self._session, self._transcript, to, sealed=sealed, force=force).run(batch)
+                return await self._each(batch, fetch, "Sealed" if sealed else "Decrypted")
+        return await Get(self._session, self._transcript, to, sealed=sealed, force=force, known=known).run(batch)
 
-    async def rm(self, words: Iterable[str], *, yes: bool, confirm: Confirm | None) -> bool:
-        """`confirm` asks whoever is there; None: nobody is."""
+    async def rm(self, words: Iterable[str], *, yes: bool, pattern: bool, confirm: Confirm | None) -> bool:
+        """Remove exactly what was listed by name before. `confirm` asks the user; None: nobody is there to ask.
+
+        `yes`: do not ask; a word that is taken as a pattern needs `pattern`, too. Raises SafelightError.
+        """
         if not yes and confirm is None:
             raise SafelightError("nobody is there to ask whether you mean it: give --yes")
         self._transcript.waiting("asking the servers")
-        names: dict[str, None] = {}
+        images: dict[str, Kept] = {}
+        patterns: list[str] = []
         for word in words:
-            async for image in self._session.images.meant(word):
-                names[image.name] = None
+            meaning = await self._session.images.meant(word)
+            patterns += [word] if meaning.pattern else []
+            async for image in meaning.images:
+                images[image.name] = image
         self._transcript.settle()
+        if patterns or not yes:
+            for image in images.values():
+                came_from = f"  (from {image.original})" if image.original not in ("", image.name) else ""
+                self._transcript.note(f"  {image.name}{came_from}")
+        count = f"{len(images)} {'image' if len(images) == 1 else 'images'}"
+        if yes and patterns and not pattern:
+            raise SafelightError(
+                f"--yes does not confirm a pattern, as {shown(patterns[0])} is: nothing was removed; "
+                f"to remove the {count} listed, give --pattern, too, or leave out --yes to be asked"
+            )
         if not yes and confirm is not None:
-            for name in [*names][:NAMED]:
-                self._transcript.say(f"  {name}")
-            if len(names) > NAMED:
-                self._transcript.say(f"  … and {len(names) - NAMED} more")
-            what = "this image" if len(names) == 1 else f"these {len(names)} images"
+            what = "this image" if len(images) == 1 else f"these {count}"
             if not await confirm(f"Remove {what} from the vault, for ever?"):
                 self._transcript.say("nothing was removed")
                 return False
-        return await Remove(self._session, self._transcript).run(names)
+        return await Remove(self._session, self._transcript).run(images)
 
 
 def leader_of(servers: Iterable[ServerStatus]) -> int | None:
@@ -203,14 +220,14 @@ async def get(
         return await commands.get(names, to=to, sealed=sealed, force=force)
 
 
-async def rm(config: Config, user: str, *, names: Iterable[str], yes: bool) -> bool:
+async def rm(config: Config, user: str, *, names: Iterable[str], yes: bool, pattern: bool) -> bool:
     """Asks on a terminal. Raises SafelightError."""
 
     async def confirm(question: str) -> bool:
         return click.confirm(question, err=True)
 
     async with _commands(config, user, quiet=False) as commands:
-        return await commands.rm(names, yes=yes, confirm=confirm if sys.stdin.isatty() else None)
+        return await commands.rm(names, yes=yes, pattern=pattern, confirm=confirm if sys.stdin.isatty() else None)
 
 
 def info(paths: Iterable[str], transcript: Transcript) -> bool:

@@ -128,6 +128,15 @@ class Transcript:
         if not self._quiet:
             self._lines.print(Text(plain(line), style))
 
+    def note(self, line: str) -> None:
+        """What a user is to see whatever is asked for, `quiet` as well: where failures are told, and no failure."""
+        self.settle()
+        self.noting.print(Text(plain(line)))
+
+    @property
+    def noting(self) -> Console:
+        return self._lines if self._dialogue else self._moving
+
     @contextmanager
     def answer(self) -> Iterator[None]:
         """What nodes say in this block is shown after it, or after ASIDE, so that it does not cut the answer in two."""

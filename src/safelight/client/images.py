@@ -10,12 +10,13 @@ import asyncio
 import glob
 import math
 import random
+import re
+import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlencode
 
 import msgspec
@@ -29,7 +30,7 @@ from safelight.config import Config
 from safelight.encryption import Scheme, sealed_size
 from safelight.errors import SafelightError
 from safelight.http import aiohttp
-from safelight.names import InvalidName, check_image_name, shown
+from safelight.names import NAME_MAX, InvalidName, check_image_name, shown
 from safelight.protocol import (
     ACCEPT_SEALED,
     API,
@@ -59,6 +60,13 @@ class NoSuchImage(SafelightError):
     """The vault has no image that is meant."""
 
 
+class Meaning(NamedTuple):
+    """The images that a word means, and whether as a pattern: else it is exactly one."""
+
+    images: AsyncIterator[Kept]
+    pattern: bool
+
+
 class Images:
     """What one user may read."""
 
@@ -78,30 +86,51 @@ class Images:
                 return
             query["after"] = listing.next
 
-    async def meant(self, word: str) -> AsyncIterator[Kept]:
-        """The images that a NAME or PATTERN means: the one of this name; else, what matches the pattern; else the
-        only one whose file had this name. Raises NoSuchImage.
+    async def meant(self, word: str) -> Meaning:
+        """What a NAME or PATTERN means: the image of exactly this name; else the only one whose file had exactly this
+        name; only then what matches the pattern. Raises NoSuchImage, also where several files had this name.
         """
-        with suppress(NoSuchImage):
-            yield await self.find(word)
-            return
-        pattern = glob.has_magic(word)
-        found: list[str] = []
-        async for page in self.all(word if pattern else glob.escape(word)):
-            for image in page:
-                if pattern:
-                    yield image
-                found = [*found[:1], image.name]
-                only = image
-        if pattern and found:
-            return
-        if len(found) > 1:
+        try:
+            return Meaning(_each([await self.find(word)]), pattern=False)
+        except NoSuchImage:
+            same = [image for image in await self._called(word) if image.original == word]
+        if len(same) > 1:
             raise NoSuchImage(
-                f"several images were made from {shown(word)}: say which, by a name that `ls {glob.escape(word)}` shows"
+                f"several images were made from {shown(word)}: say which, by a name that `ls {shlex.quote(word)}` shows"
             )
+        if not same and not glob.has_magic(word):
+            raise NoSuchImage(f"no image is called {shown(word)}: see `ls`")
+        return Meaning(self._matching(word) if not same else _each(same), pattern=not same)
+
+    async def listed(self, word: str | None) -> AsyncIterator[list[Kept]]:
+        """As `meant`, in pages, for a listing: all images that came from files of one name, and perhaps none at all.
+        None: all there are.
+        """
+        called = [] if word is None else await self._called(word)
+        if exact := [image for image in called if image.name == word] or called:
+            yield exact
+        elif word is None or (glob.has_magic(word) and _is_text(word)):
+            async for page in self.all(word):
+                yield page
+
+    async def _called(self, word: str) -> list[Kept]:
+        """The images whose name or original name is exactly this word, the newest first."""
+        if not _is_text(word) or len(word) > NAME_MAX:
+            return []
+        exactly = re.sub(r"[*?[]", "?", word)  # no longer than the word, as glob.escape would make it
+        pages = self.all(exactly)
+        return [image async for page in pages for image in page if word in (image.name, image.original)]
+
+    async def _matching(self, pattern: str) -> AsyncIterator[Kept]:
+        """Raises NoSuchImage for none."""
+        found = False
+        if _is_text(pattern):
+            async for page in self.all(pattern):
+                for image in page:
+                    found = True
+                    yield image
         if not found:
-            raise NoSuchImage(f"no image {'matches' if pattern else 'is called'} {shown(word)}: see `ls`")
-        yield only
+            raise NoSuchImage(f"no image matches {shown(pattern)}: see `ls`")
 
     async def find(self, name: str) -> Kept:
         """The image of this name. Raises NoSuchImage."""
@@ -259,6 +288,16 @@ async def _while_it_moves(request: Awaitable[_T], patience: float, moved: Callab
         if not task.done():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+async def _each(images: list[Kept]) -> AsyncIterator[Kept]:
+    for image in images:
+        yield image
+
+
+def _is_text(word: str) -> bool:
+    """Whether a name could have this in it: an argument's bytes need not be UTF-8, those of a name do."""
+    return word.isascii() or not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def _path(name: str) -> str:

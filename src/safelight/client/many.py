@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -17,6 +17,7 @@ from safelight.client.account import Disagreement, Unreachable
 from safelight.client.batch import AT_ONCE, File, absolute, files, several
 from safelight.client.console import OneOfMany, Transcript
 from safelight.client.errand import NoLeader
+from safelight.client.images import Meaning
 from safelight.client.inputs import NotAnImage
 from safelight.client.outputs import DiskFull
 from safelight.client.session import AlreadyThere, Session
@@ -160,15 +161,27 @@ class Get(_Run[Kept]):
 
     doing, done = "downloading", "done"
 
-    def __init__(self, session: Session, transcript: Transcript, to: Path, *, sealed: bool, force: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        transcript: Transcript,
+        to: Path,
+        *,
+        sealed: bool,
+        force: bool,
+        known: Mapping[str, Meaning] | None = None,
+    ) -> None:
+        """`known`: words whose meaning has been looked up before."""
         super().__init__(session, transcript)
+        self._known = known or {}
         self._to, self._sealed, self._force = to, sealed, force
         self._among: set[Path] = set()
 
     async def items(self, words: Iterable[str]) -> AsyncIterator[Kept]:
         for word in words:
             try:
-                async for image in self._session.images.meant(word):
+                meaning = self._known.get(word) or await self._session.images.meant(word)
+                async for image in meaning.images:
                     self._many.expect(1, image.size)
                     yield image
             except SafelightError as error:

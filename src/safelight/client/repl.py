@@ -6,6 +6,7 @@ each is shown as if it had been typed, and whoever started us learns whether all
 
 import asyncio
 import difflib
+import errno
 import glob
 import os
 import shlex
@@ -15,6 +16,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ from safelight.client.console import Transcript
 from safelight.client.session import Session
 from safelight.client.status import survey
 from safelight.config import Config
-from safelight.errors import SafelightError
+from safelight.errors import SafelightError, reason
 from safelight.names import shown
 from safelight.protocol import Scheme
 
@@ -48,13 +50,14 @@ upload PATH…     encrypt images into images/          [--scheme classic] [--an
 decrypt PATH…    open them again into decrypted/      [--scheme classic] [--to DIR]
 ls [PATTERN]     images that the vault keeps          [--json]
 get NAME…        decrypt them into decrypted/         [--sealed] [--force] [--to DIR]
-rm NAME…         remove them from the vault           [--yes]
+rm NAME…         remove them from the vault           [--yes] [--pattern]
 info FILE…       what a file says of itself, without a key
 status           every node: who leads, what it does and has done
 help             this list; help upload says more of upload, and so on
 quit, exit       or Ctrl-D; Ctrl-C stops what is running
 # …              is a comment
-Paths may be quoted, begin with ~, and be patterns such as *.png; NAME may be a pattern, too"""
+Paths may be quoted, begin with ~, and be patterns such as *.png; NAME may be a pattern, too.
+What has exactly this name, or came from a file of it, is meant before any pattern"""
 
 NAMES = ("upload", "decrypt", "ls", "get", "rm", "info", "status", "help", "quit", "exit")
 OPTIONS = {
@@ -62,7 +65,7 @@ OPTIONS = {
     "decrypt": ("--scheme", "--to"),
     "ls": ("--json",),
     "get": ("--to", "--sealed", "--force"),
-    "rm": ("--yes",),
+    "rm": ("--yes", "--pattern"),
     "info": (),
 }
 OF_VAULT = ("ls", "get", "rm")
@@ -135,7 +138,9 @@ class Repl:
                 )
             case "rm":
                 options = _parse(name, rm_arguments, words)
-                return await self._commands.rm(options["names"], yes=options["yes"], confirm=self._confirm)
+                return await self._commands.rm(
+                    options["names"], yes=options["yes"], pattern=options["pattern"], confirm=self._confirm
+                )
             case "info":
                 return info(expand(_parse(name, info_arguments, words)["paths"]), self._transcript)
             case "help" if words and words[0] in OPTIONS:
@@ -183,17 +188,54 @@ def expand(paths: Sequence[str]) -> list[str]:
     found: list[str] = []
     for path in paths:
         home = os.path.expanduser(path)
-        if _exists(path) or not glob.has_magic(home):
+        if not glob.has_magic(home) or _may_exist(home):
             found.append(home)
-        elif matches := [match for match in sorted(glob.glob(home)) if not os.path.isdir(match)]:
+        elif matches := [match for match in _matches(home) if not os.path.isdir(match)]:
             found += matches
         else:
             raise SafelightError(f"no file matches {shown(path)}")
     return found
 
 
+def _matches(pattern: str) -> list[str]:
+    """The paths that a pattern matches, in order; a part of it that exists as it stands is taken literally.
+
+    Raises SafelightError for a directory that cannot be read: what is in it may be meant.
+    """
+    found = ["/" if pattern.startswith("/") else ""]
+    for part in filter(None, pattern.split("/")):
+        found = [os.path.join(folder, name) for folder in found for name in _named(folder, part)]
+    return found
+
+
+def _named(folder: str, part: str) -> list[str]:
+    if _may_exist(os.path.join(folder, part)):
+        return [part]
+    if not glob.has_magic(part):
+        return []
+    try:
+        names = os.listdir(folder or ".")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise SafelightError(f"cannot read {shown(folder or '.')}: {reason(error)}") from error
+    hidden = part.startswith(".")
+    return sorted(name for name in names if fnmatchcase(name, part) and (hidden or not name.startswith(".")))
+
+
 def _exists(path: str) -> bool:
     return os.path.lexists(os.path.expanduser(path))
+
+
+def _may_exist(path: str) -> bool:
+    """False only if there is no such file: of what cannot be examined, its reader says why."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG  # no file has a name that is too long
+    return True
 
 
 def completions(line: str, images: Sequence[str] = ()) -> Iterator[tuple[str, str, int]]:
