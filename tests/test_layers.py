@@ -10,7 +10,7 @@ import safelight
 SOURCE = Path(safelight.__file__).parent
 
 LAYERS = [
-    {"errors", "http", "allocator", "pour"},
+    {"errors", "http", "allocator", "pour", "descriptors"},
     {"bully", "encryption", "sizes", "imagetypes", "names", "durable", "samples", "reach", "signals"},
     {"config"},
     {"protocol"},

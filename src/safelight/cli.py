@@ -187,6 +187,9 @@ def safelight() -> None:
 
     To begin with, type: safelight run --user alice
     """
+    from safelight.descriptors import raise_limit
+
+    raise_limit()
 
 
 @safelight.command()

@@ -13,7 +13,7 @@ import pytest
 
 from safelight import names, protocol, tickets
 from safelight.config import Config
-from safelight.node import connection, gate
+from safelight.node import connection, connections, gate
 from safelight.node.routes import Routes
 from tests.running import GENEROUS, Running
 
@@ -87,6 +87,8 @@ def test_every_limit_is_as_documented() -> None:
     assert limits["headers"] == f"{connection.MAX_HEADERS}"
     assert limits["a body that stands still"] == f"{settings.body_timeout:g} s, or the operator's `body_timeout"
     assert limits["the head of a request, and an idle connection"] == f"{connection.KEEPALIVE:g} s"
+    assert limits["the head of a connection's first request"].startswith(f"{connections.FIRST_HEAD:g} s")
+    assert limits["connections of a node"].startswith(f"{connections.MOST:,},")
     assert limits["images in a listing"] == f"{protocol.MAX_LISTED:,}"
     assert limits["a pattern"] == f"{names.NAME_MAX} characters"
     assert limits["a ticket"] == f"{tickets.LIFETIME:g} s"

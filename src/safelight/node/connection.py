@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
 
 from safelight.http import LineTooLong, web
+from safelight.node.connections import Entry
 from safelight.protocol import PROBLEM_TYPE, Problem, Refusal, problem_body
 
 MAX_HEADER = 8190
@@ -22,7 +26,8 @@ READ_BUFFER = 1 << 18
 """Bytes that aiohttp buffers of a body before it stops reading the socket."""
 
 KEEPALIVE = 75.0
-"""Seconds that a connection may be idle, and that the head of a request may take: longer than clients keep theirs."""
+"""Seconds that a connection may be idle, and that the head of a request may take: longer than clients keep theirs. Its
+first request has less: `connections.FIRST_HEAD`."""
 
 _UNKNOWN_CODING = "Request has invalid `Transfer-Encoding`"
 """What the parser says where the last transfer coding is not chunked. It leaves codings before that one to us."""
@@ -33,9 +38,9 @@ log = logging.getLogger(__name__)
 class Connection(web.RequestHandler):
     """One connection of a node; `server` keeps count of them."""
 
-    __slots__ = ("_node",)
+    __slots__ = ("_node", "_wire", "entry")
 
-    def __init__(self, server: web.Server, node: int) -> None:
+    def __init__(self, server: web.Server, node: int, entry: Entry) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -48,6 +53,24 @@ class Connection(web.RequestHandler):
             read_bufsize=READ_BUFFER,
         )
         self._node = node
+        self._wire: asyncio.Transport | None = None  # as long as there is one: aiohttp forgets it before it is closed
+        self.entry = entry
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._wire = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._wire = None
+        self.entry.closed()
+        super().connection_lost(exc)
+
+    def abort(self) -> bool:
+        """Break it off, now. False if there is nothing to break off: it is not made yet, or lost."""
+        if self._wire is None:
+            return False
+        self._wire.abort()
+        return True
 
     def handle_error(
         self,
@@ -74,3 +97,41 @@ class Connection(web.RequestHandler):
         response = web.Response(status=refusal.problem.status, body=problem_body(refusal), content_type=PROBLEM_TYPE)
         response.force_close()
         return response
+
+
+def _entry(request: web.Request) -> Entry:
+    """The connection that a request came on."""
+    assert isinstance(request.protocol, Connection)
+    return request.protocol.entry
+
+
+@contextmanager
+def serving(request: web.Request) -> Iterator[None]:
+    """Its connection has a request in work: not the first to be closed."""
+    entry = _entry(request)
+    entry.began()
+    try:
+        yield
+    finally:
+        entry.ended()
+
+
+@contextmanager
+def waiting(request: web.Request) -> Iterator[None]:
+    """A request that is being served waits for what comes next on its connection, which may be closed meanwhile."""
+    entry = _entry(request)
+    entry.ended()
+    try:
+        yield
+    finally:
+        entry.began()
+
+
+def proved(request: web.Request, user: str) -> None:
+    """The request is this user's: its connection is no stranger's any more."""
+    _entry(request).belongs_to(user)
+
+
+def proved_peer(request: web.Request) -> None:
+    """A node of the cluster is at the other end of its connection."""
+    _entry(request).is_a_peers()

@@ -26,6 +26,7 @@ import msgspec
 
 from safelight import durable
 from safelight.bully import NEVER, Epoch
+from safelight.descriptors import any_left
 from safelight.encryption.keys import Keyring
 from safelight.encryption.wrapping import Wrapper
 from safelight.node.fitness import Life, next_life
@@ -36,6 +37,9 @@ from safelight.vault.opening import trouble_with
 
 RESERVE = 32 << 20
 """Bytes that must be free where the data directory is: for epochs, users and the spools of a few images."""
+
+NO_DESCRIPTORS = "it has no free file descriptors"
+"""Why a node cannot work that can open no file, and accept no connection: whatever else it says is a consequence."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync(2)
 
@@ -152,16 +156,20 @@ class State(NamedTuple):
     vault: str
     everybodys: bool
     """Whether all those nodes keep their epochs here: then no other node has a better disk."""
+    descriptors: str = ""
+    """Whether this process could open no file: then it is not known what is wrong with the rest."""
 
 
 def examine(directory: Path, vault: Path | None, node: int, others: Iterable[int], keys: Keys) -> State:
     """Whether a node can work with these directories at this moment; `others` might lead instead. Writes a byte."""
-    return State(
+    enough = any_left()
+    state = State(
         disk=_disk_trouble(directory, node),
         keyring=keys.look(),
         vault=trouble_with(vault) if vault else "",
         everybodys=all(os.path.exists(_epoch_path(directory, each)) for each in others),
     )
+    return state if enough and any_left() else State("", "", "", state.everybodys, NO_DESCRIPTORS)
 
 
 def _disk_trouble(directory: Path, node: int) -> str:

@@ -50,7 +50,7 @@ class Fitness:
         self._last_words = ""
 
     def observe(self, cause: str, ok: bool, now: float, why: str = "") -> None:
-        """Something ("disk", "keyring", "vault", "epoch") is well, or is not, and in which words to say so."""
+        """Something ("disk", "keyring", "vault", "epoch", "descriptors") is well, or not, and why, in words."""
         if ok:
             was_wrong = self._wrong.pop(cause, None) is not None
             if was_wrong and not self._wrong:

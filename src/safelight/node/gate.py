@@ -19,6 +19,7 @@ from safelight.encryption.keys import Keyring
 from safelight.http import web
 from safelight.names import check_image_name, check_user
 from safelight.node.balance import Balance
+from safelight.node.connection import proved
 from safelight.node.limits import check_size
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
@@ -84,7 +85,9 @@ class Gate:
         token = self.bearer(request)
         if token is None:
             raise Refusal(Problem.NO_CREDENTIALS, "say who you are: Authorization: Bearer TOKEN")
-        return await self._users.of_token(token)
+        user = await self._users.of_token(token)
+        proved(request, user)
+        return user
 
     def order(self, request: web.Request) -> orders.Order:
         """What the operator wants of this node. Raises Refusal."""
@@ -187,6 +190,7 @@ class Gate:
             if upload != job.upload or (token is not None and await self._users.of_token(token) != job.user):
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another upload or user: ask for a new one")
             issuer, assigned = ticket.issuer, self._assigned(ticket)
+            proved(request, job.user)
         # What this node granted, or was assigned, it does, whoever leads by now; and while it leaves, what others
         # still sent here.
         if issuer != self._node and not assigned and not (self.leaving and issuer is not None):

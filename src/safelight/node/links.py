@@ -19,6 +19,7 @@ import msgspec
 
 from safelight.config import Address
 from safelight.http import aiohttp, web
+from safelight.node.connection import proved_peer
 from safelight.node.handshake import Hello, Party, Proof, Refused
 from safelight.protocol import API
 from safelight.reach import why_unreachable
@@ -204,6 +205,7 @@ class Links:
         try:
             async with asyncio.timeout(self._patience):
                 peer = await self._examine(socket)
+            proved_peer(request)
             self._complaints.pop(STRANGERS, None)
             self._knock[peer].set()
             try:

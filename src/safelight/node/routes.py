@@ -20,6 +20,7 @@ from safelight.http import HttpProcessingError, HttpVersion11, web
 from safelight.names import shown
 from safelight.node.answers import Interrupted
 from safelight.node.conditions import check_conditions
+from safelight.node.connection import serving, waiting
 from safelight.node.datadir import DataError
 from safelight.node.gate import Gate, GoTo
 from safelight.node.images import Images, NoSuchPart
@@ -169,6 +170,7 @@ class Routes:
 
     async def offer(self, request: web.Request) -> web.Response:
         """POST /v1/offers: a grant from the leader, a refusal from everybody else."""
+        await self._gate.user(request)  # before the body: who is nobody holds up nothing
         try:
             async with asyncio.timeout(self._config.body_timeout):
                 text = await request.read()
@@ -179,7 +181,8 @@ class Routes:
     async def offers(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/offers: the same over a WebSocket, one frame for each offer, and one for each answer."""
         await self._gate.user(request)  # who is nobody gets no line; each offer is checked again
-        return await self.lines.accept(request)
+        with waiting(request):
+            return await self.lines.accept(request)
 
     async def _answered(self, request: web.Request, offer: bytes) -> web.StreamResponse:
         return await self._guard(request, lambda _: self._granted(request, offer))
@@ -197,6 +200,10 @@ class Routes:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        with serving(request):
+            return await self._guarded(request, handler)
+
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             self._gate.check_host(request)
             check_head(request)

@@ -20,11 +20,12 @@ import uvloop
 from safelight.allocator import keep_segments
 from safelight.bully import Election
 from safelight.config import Address, Config
+from safelight.descriptors import raise_limit
 from safelight.errors import SafelightError
 from safelight.http import web
 from safelight.node import datadir
 from safelight.node.balance import Balance, report_pause
-from safelight.node.connection import Connection
+from safelight.node.connections import Connections, most_of
 from safelight.node.gate import Gate
 from safelight.node.handshake import Hello, Party
 from safelight.node.images import Images
@@ -33,6 +34,7 @@ from safelight.node.journal import Journal
 from safelight.node.keeper import Keeper
 from safelight.node.keyfile import Keys, wrapper_of
 from safelight.node.links import Links
+from safelight.node.listener import Listener
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
 from safelight.node.routes import Routes
@@ -48,9 +50,6 @@ UNUSED_GRANTS = 0.5
 
 LAST_WORDS = 1.0
 """Seconds that whoever reads a stopping node's lines has to read the last of them."""
-
-BACKLOG = 1024
-"""Connections that the operating system holds for us while we are busy: a crowd may come at once."""
 
 
 class CannotServe(SafelightError):
@@ -166,11 +165,11 @@ class Node:
         stop = _stop_event(until_eof)
         runner = web.AppRunner(self._routes.application(), handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
-        connections = runner.server
-        assert connections is not None
-        door = await asyncio.get_running_loop().create_server(
-            lambda: Connection(connections, self._number), sock=listener, ssl=tls, backlog=BACKLOG
-        )
+        server = runner.server
+        assert server is not None
+        kept = Connections(most_of(raise_limit()), self._say)
+        door = Listener(listener, tls, server, self._number, kept)
+        door.start()
         address = self._config.addresses[self._number]
         self._say(f"listening on {address.url} (cluster {self._cluster[:8]})")
         if not address.loopback and tls is None:

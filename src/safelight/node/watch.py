@@ -9,7 +9,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from safelight.node.datadir import State
+from safelight.descriptors import NONE_LEFT
+from safelight.node.datadir import NO_DESCRIPTORS, State
 from safelight.node.fitness import Fitness
 
 INTERVAL = 1.0
@@ -62,7 +63,7 @@ class Watch:
         return self._fitness.why_not(time.monotonic())
 
     def observe(self, cause: str, ok: bool, why: str = "") -> None:
-        """Something ("disk", "keyring", "vault", "epoch") is well, or is not. On the event loop only."""
+        """Something ("disk", "keyring", "vault", "epoch", "descriptors") is well, or is not. On the event loop only."""
         if cause in ("disk", "vault") and self._disk_is_everybodys:
             ok = True  # who else would lead has no other: what can still be done is better done than refused
         if cause == "epoch":
@@ -106,6 +107,10 @@ class Watch:
             self.observe("disk", False, f"the disk has not answered for {PATIENCE:g} s")
             self._knows.set()
         state = await look
+        self.observe("descriptors", not state.descriptors, state.descriptors)
+        if state.descriptors:  # of the rest nothing can be known
+            self._knows.set()
+            return
         self._disk_is_everybodys = state.everybodys
         self.observe("disk", not state.disk, state.disk)
         self.observe("keyring", not state.keyring, state.keyring)
@@ -135,4 +140,4 @@ class Watch:
 
 def unsaved(error: OSError) -> str:
     """In words, that an epoch could not be put on the disk."""
-    return f"cannot save the epoch ({error.strerror})"
+    return NO_DESCRIPTORS if error.errno in NONE_LEFT else f"cannot save the epoch ({error.strerror})"

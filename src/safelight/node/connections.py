@@ -1,0 +1,192 @@
+"""How many connections a node keeps, and which one it closes for the sake of a new one.
+
+A new connection is always accepted, as nobody can tell yet whose it is: a peer's, the operator's, a health check's, or
+the thousandth of a client that never says a word. Where there are too many, another is closed for it (eviction):
+
+- Strangers are connections on which no request has proved yet who sends it. The one that has been quiet longest is
+  closed. One address (for IPv6: one /64 network) has at most half of all places, so that it evicts its own first.
+- Users' connections are those on which a valid token or ticket came. Strangers never evict one. Together they have at
+  most three quarters of the places; beyond that the user with the most loses the one that has been quiet longest.
+- Peers that have proved themselves are not counted, and never closed here.
+
+So every newcomer gets in, at any time, and stays for as long as it takes as many others to come as there are places: a
+request moves its connection to the end of the queue.
+
+Without I/O: `Listener` accepts.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+FIRST_HEAD = 10.0
+"""Seconds from a connection's beginning until the head of its first request is there; TLS's handshake has as long."""
+
+MOST = 4096
+"""Connections of one node at most; each costs some 15 KiB, and as much again in the kernel."""
+
+WORKING = 1024
+"""File descriptors beside connections that a node needs at most: bodies, spools, files that are sent, peers, itself.
+Where the limit is so low that this is more than half of it: half of it.
+"""
+
+ITSELF = 64
+"""File descriptors that a node has open when it does nothing."""
+
+CALM = 30.0
+"""Seconds without an eviction after which the trouble counts as over."""
+
+
+def most_of(descriptors: int) -> int:
+    """How many connections a node with so many file descriptors keeps."""
+    return max(8, min(MOST, max((descriptors - ITSELF) // 2, descriptors - WORKING)))
+
+
+class Entry:
+    """One connection, as `Connections` knows it. `close` breaks it off, now."""
+
+    def __init__(self, connections: Connections, address: str, close: Callable[[], None], opened: float) -> None:
+        self._connections = connections
+        self.address = address
+        self.close = close
+        self.opened = opened
+        self.spoke = False  # the head of a request has come
+        self.busy = 0  # requests being answered; several are one WebSocket's offers
+        self.user: str | None = None
+
+    def began(self) -> None:
+        """A request came, with all of its head."""
+        self.spoke = True
+        self.busy += 1
+        self._connections.touch(self)
+
+    def ended(self) -> None:
+        """A request was answered, or waits for more to come, as a WebSocket does."""
+        self.busy -= 1
+
+    def belongs_to(self, user: str) -> None:
+        """A request proved to be this user's."""
+        self._connections.authenticated(self, user)
+
+    def is_a_peers(self) -> None:
+        """A node of the cluster is at the other end."""
+        self._connections.closed(self)
+
+    def closed(self) -> None:
+        self._connections.closed(self)
+
+
+class Connections:
+    """All connections of one node."""
+
+    def __init__(self, most: int, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        """At most `most`, but for peers'. `say` is told when they are too many, and when that is over. `clock` gives
+        seconds.
+        """
+        self._most, self._say, self._clock = most, say, clock
+        self._strangers: OrderedDict[Entry, None] = OrderedDict()  # both: the longest quiet first
+        self._users: OrderedDict[Entry, None] = OrderedDict()
+        self._by_address: Counter[str] = Counter()
+        self._by_user: Counter[str] = Counter()
+        self._exhausted_at: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._strangers) + len(self._users)
+
+    def opened(self, peer: str, close: Callable[[], None]) -> Entry:
+        """A connection came from this IP address. It is there until `closed`; another may be closed for it."""
+        entry = Entry(self, _network(peer), close, self._clock())
+        if self._by_address[entry.address] >= self._most // 2:
+            self._evict_stranger(entry.address)
+        elif len(self) >= self._most:
+            self._evict_stranger()
+        self._strangers[entry] = None
+        self._by_address[entry.address] += 1
+        return entry
+
+    def closed(self, entry: Entry) -> None:
+        """A connection has ended, or is a peer's. A second time is no harm."""
+        if entry in self._strangers:
+            del self._strangers[entry]
+            _less(self._by_address, entry.address)
+        if entry in self._users:
+            del self._users[entry]
+            assert entry.user is not None
+            _less(self._by_user, entry.user)
+
+    def touch(self, entry: Entry) -> None:
+        """It was used just now."""
+        for kind in (self._strangers, self._users):
+            if entry in kind:
+                kind.move_to_end(entry)
+
+    def authenticated(self, entry: Entry, user: str) -> None:
+        """A request on it proved to be this user's."""
+        if entry.user == user or (entry not in self._strangers and entry not in self._users):
+            return
+        self.closed(entry)
+        if len(self._users) >= self._most * 3 // 4:
+            self._evict_user()
+        entry.user = user
+        self._users[entry] = None
+        self._by_user[user] += 1
+
+    def out_of_descriptors(self) -> None:
+        """The next connection cannot be accepted: close a quarter of the strangers, as the node itself needs files."""
+        self._exhausted("this process has no free file descriptors")
+        for entry in [*self._strangers][: len(self._strangers) // 4 + 1]:
+            self._close(entry)
+
+    def tick(self) -> None:
+        """To be called every second or so: close what has not sent a first request in time."""
+        now = self._clock()
+        for entry in [each for each in self._strangers if not each.spoke and now - each.opened >= FIRST_HEAD]:
+            self._close(entry)
+        if self._exhausted_at is not None and now - self._exhausted_at >= CALM:
+            self._exhausted_at = None
+            self._say("there are no longer too many connections")
+
+    def _evict_stranger(self, address: str | None = None) -> None:
+        """Close the stranger that was quiet longest: of all, or of this address."""
+        for entry in self._strangers:
+            if address is None or entry.address == address:
+                self._exhausted(f"{self._most} are the most that this node keeps, half of them for one address")
+                self._close(entry)
+                return
+
+    def _evict_user(self) -> None:
+        """Close the connection that was quiet longest, of the user with the most; one without a request, if it can."""
+        self._exhausted(f"{self._most} are the most that this node keeps, three quarters of them for users")
+        most = max(self._by_user, key=self._by_user.__getitem__)
+        of_user = [entry for entry in self._users if entry.user == most]
+        self._close(next((entry for entry in of_user if not entry.busy), of_user[0]))
+
+    def _exhausted(self, why: str) -> None:
+        """Say it once, until there was none of it for `CALM`: this happens at the pace of whoever dials."""
+        if self._exhausted_at is None:
+            self._say(f"too many connections ({why}): those that have been quiet longest are closed")
+        self._exhausted_at = self._clock()
+
+    def _close(self, entry: Entry) -> None:
+        self.closed(entry)
+        entry.close()
+
+
+def _network(peer: str) -> str:
+    """What counts as one address: an IPv4 address, or the network that one IPv6 customer has (RFC 6177)."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return peer
+    if address.version == 4:
+        return peer
+    return address.ipv4_mapped.compressed if address.ipv4_mapped else address.exploded[:19]
+
+
+def _less(count: Counter[str], key: str) -> None:
+    count[key] -= 1
+    if not count[key]:
+        del count[key]
