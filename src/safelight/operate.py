@@ -41,18 +41,18 @@ async def step_down(config: Config, node: int | None, seconds: float) -> str:
         known = ", ".join(str(number) for number in config.addresses)
         raise SafelightError(f"there is no node {node}: this cluster has nodes {known}")
     keyring = keyring_file(config).read()
-    statuses = await survey(config)
+    statuses = await survey(config, keyring.cluster_id)
     target = leader_of(statuses) if node is None else node
     if target is None:
         silent = "; ".join(f"server {status.server}: {status.problem}" for status in statuses if status.problem)
         raise SafelightError(f"no node leads{silent and f' ({silent})'}: see `safelight status`")
-    async with Servers(config) as servers:
+    async with Servers(config, keyring.cluster_id) as servers:
         await _tell(servers, keyring, _order(target, StepDown(seconds)))
         if seconds == 0:
             return f"Node {target} stands for election again."
     give_up = time.monotonic() + LIFETIME
     while time.monotonic() < give_up:
-        own = next(status for status in await survey(config) if status.server == target)
+        own = next(status for status in await survey(config, keyring.cluster_id) if status.server == target)
         if own.load is not None and not own.heard:
             if own.load.leader not in (None, target):
                 return f"Node {own.load.leader} leads; node {target} stands back for {seconds:g} s."

@@ -5,8 +5,14 @@ import errno
 from safelight.http import aiohttp
 
 
+class Stranger(aiohttp.ClientConnectionError):
+    """Who answers is no node of this cluster. The message says so in a few words."""
+
+
 def why_unreachable(error: BaseException) -> str:
     """What aiohttp and the operating system mean, in a few words for the middle of a line."""
+    if isinstance(error, Stranger):
+        return str(error)
     if isinstance(error, TimeoutError | aiohttp.ServerTimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

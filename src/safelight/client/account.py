@@ -16,7 +16,7 @@ from safelight.client.lines import Lines
 from safelight.client.servers import Broken, Servers, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.protocol import API, Cluster, Grant, Offer, Problem, Refusal, fingerprint
+from safelight.protocol import API, Grant, Offer, Problem, Refusal, fingerprint
 
 _T = TypeVar("_T")
 
@@ -26,6 +26,8 @@ ALL_DOWN = 3.0
 ROUND = 1.0
 """Seconds that servers have to say which cluster they are of."""
 
+DISSENT = 0.1
+"""Seconds that the others still have once it seems clear which cluster is meant."""
 
 AGAIN = 0.1
 """Seconds until the next round."""
@@ -49,7 +51,7 @@ class Account:
         self.user = names.check_user(user)
         self._token: tokens.Token | None = None
         self._cluster: str | None = None
-        self._asked: set[asyncio.Task[Cluster]] = set()
+        self._asked: set[asyncio.Task[str]] = set()
 
     async def fingerprint(self) -> str:
         """What an operator needs to add this user: the SHA-256 of its token, made now if there is none."""
@@ -107,44 +109,55 @@ class Account:
         started = time.monotonic()
         while self._cluster is None:
             self._cluster = await self._ask_around(started)
+        self._servers.insist_on(self._cluster)
         return self._cluster
 
     async def _ask_around(self, started: float) -> str | None:
-        """The cluster of the first server where this user has been before; else what most servers say, or all
-        that answer. One alone might be a stranger, who has taken the port of a node that is down.
-        """
+        """The cluster that is meant, by what the servers say; None to ask again."""
         servers = self._servers.addresses
-        self._asked = {
-            asyncio.create_task(self._servers.ask(server, "GET", f"{API}/cluster", Cluster)) for server in servers
-        }
+        self._asked = {asyncio.create_task(self._servers.cluster_of(server)) for server in servers}
         for task in self._asked:
             task.add_done_callback(_observe)
         said, reasons, patience = Counter[str](), set[str](), min(ALL_DOWN, self._config.timeout)
-        for answer in asyncio.as_completed(self._asked, timeout=ROUND):
-            try:
-                cluster = (await answer).cluster
-            except (Refusal, *Broken) as error:
-                reasons.add(reason(error))
-                if isinstance(error, TimeoutError):  # there is somebody, who has much to do
-                    patience = self._config.timeout
-                continue
-            said[cluster] += 1
-            known = tokens.load(self._config.client_dir, cluster, self.user) is not None
-            if known or 2 * said[cluster] > len(servers):
-                return cluster  # the others go on: their connections will be needed
-        if len(said) == 1:
-            return next(iter(said))
-        addresses = ", ".join(address.netloc for address in servers.values())
-        if said:
+        known = tokens.clusters(self._config.client_dir, self.user)
+        pending, give_up = self._asked, time.monotonic() + ROUND
+        while pending and (left := give_up - time.monotonic()) > 0:
+            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                try:
+                    said[task.result()] += 1
+                except (Refusal, *Broken) as error:
+                    reasons.add(reason(error))
+            if known & said.keys() or any(2 * times > len(servers) for times in said.values()):
+                give_up = min(give_up, time.monotonic() + DISSENT)
+        if said:  # those who have not answered go on: their connections will be needed
+            if cluster := meant(said, known, len(servers)):
+                return cluster
+            addresses = ", ".join(address.netloc for address in servers.values())
             raise Disagreement(f"the servers at {addresses} are of {len(said)} clusters: name those of one")
+        if pending:  # there is somebody, who has much to do
+            reasons.add(reason(TimeoutError()))
+            patience = self._config.timeout
         if time.monotonic() - started >= patience:
+            addresses = ", ".join(address.netloc for address in servers.values())
             why = "; ".join(sorted(reasons))
             raise Unreachable(f"no server answers at {addresses} ({why}): start them with `safelight up`")
         await asyncio.sleep(AGAIN)
         return None
 
 
-def _observe(task: asyncio.Task[Cluster]) -> None:
+def meant(said: Counter[str], known: set[str], servers: int) -> str | None:
+    """Which cluster is meant, if so many servers say that they are of each: the only one; else the only one that is
+    known from before; else that of more than half of all servers. One alone might be a stranger on the port of a node
+    that is down.
+    """
+    for found in (said.keys() & known, said.keys()):
+        if len(found) == 1:
+            return next(iter(found))
+    return next((cluster for cluster, times in said.items() if 2 * times > servers), None)
+
+
+def _observe(task: asyncio.Task[str]) -> None:
     """Look at a task's error, so that asyncio does not report it as forgotten."""
     if not task.cancelled():
         task.exception()

@@ -22,7 +22,7 @@ from safelight.client.feedback import Feedback
 from safelight.client.servers import Broken, Servers, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.protocol import API, MAX_AVOIDED, Cluster, Grant, Offer, Problem, Refusal
+from safelight.protocol import MAX_AVOIDED, Grant, Offer, Problem, Refusal
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 """Seconds between two offers of one image, with jitter: an election is over in less, most of the time."""
@@ -322,7 +322,7 @@ class Errand:
         """Whether a server does not even say who it is."""
         try:
             async with asyncio.timeout(ROUND):
-                await self._servers.ask(server, "GET", f"{API}/cluster", Cluster)
+                await self._servers.cluster_of(server)
         except (Refusal, *Broken):
             return True
         return False

@@ -9,9 +9,10 @@ from typing import Self, TypeVar
 import msgspec
 from yarl import URL
 
+from safelight.client.connections import Connector
 from safelight.config import Address, Config
 from safelight.http import aiohttp
-from safelight.protocol import MAX_JSON, Problem, Refusal, read_problem
+from safelight.protocol import API, MAX_JSON, Cluster, Problem, Refusal, read_problem
 from safelight.reach import why_unreachable
 from safelight.tls import client_tls
 
@@ -30,15 +31,18 @@ Broken = (aiohttp.ClientError, OSError, TimeoutError)
 class Servers:
     """An HTTP client for all nodes of one cluster; an async context manager."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, cluster: str | None = None) -> None:
+        """`cluster`: as with `insist_on`, from the beginning."""
         self.addresses: dict[int, Address] = config.addresses
         self.led = max(self.addresses)
         """The server that granted last, and so is likely to grant next; at first, the one that Bully prefers."""
         self._tls = client_tls(config)
+        self._cluster = cluster
 
     async def __aenter__(self) -> Self:
+        self._connector = Connector(self._cluster, limit=0, keepalive_timeout=KEEPALIVE, ssl=self._tls or True)
         self.http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=self._tls or True),
+            connector=self._connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             auto_decompress=False,
             raise_for_status=False,
@@ -50,6 +54,23 @@ class Servers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.http.close()
+
+    def insist_on(self, cluster: str) -> None:
+        """From now on send nothing to who is not of the cluster with this id: such a request raises Stranger, which
+        is `Broken`.
+        """
+        self._connector.cluster = cluster
+
+    async def cluster_of(self, server: int) -> str:
+        """The id of the cluster that a server is of. Raises as `ask`."""
+        cluster = (await self.ask(server, "GET", f"{API}/cluster", Cluster)).cluster
+        self._connector.note(cluster)
+        return cluster
+
+    def connects(self, server: int) -> bool:
+        """Whether the last attempt to connect to this server succeeded: somebody is there, even if no answer comes."""
+        address = self.addresses[server]
+        return self._connector.connects.get((address.host.lower(), address.port), False)
 
     def reach(self, url: str, server: int) -> URL:
         """A node's URL as this client reaches it: the nodes may know themselves by another name than we do."""

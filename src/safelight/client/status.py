@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass
 
+from safelight.client import tokens
+from safelight.client.account import meant
 from safelight.client.servers import Broken, Servers, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
+from safelight.names import shown
 from safelight.protocol import API, Load, Refusal, Status
 
 PATIENCE = 1.0
@@ -26,10 +30,13 @@ class ServerStatus:
     heard: bool = False
 
 
-async def survey(config: Config) -> list[ServerStatus]:
-    """All servers, in the order of the configuration."""
-    async with Servers(config) as servers:
-        return await _survey(servers)
+async def survey(config: Config, cluster: str | None = None) -> list[ServerStatus]:
+    """All servers, in the order of the configuration.
+
+    `cluster`: the id of the one that is meant, if it is known; else it is found out as a user's client does.
+    """
+    async with Servers(config, cluster) as servers:
+        return await _survey(servers, config)
 
 
 async def wait_for_leader(config: Config, patience: float) -> int:
@@ -37,7 +44,7 @@ async def wait_for_leader(config: Config, patience: float) -> int:
     give_up = time.monotonic() + patience
     async with Servers(config) as servers:
         while True:
-            found = [status.load for status in await _survey(servers) if status.load and not status.heard]
+            found = [status.load for status in await _survey(servers, config) if status.load and not status.heard]
             leaders = {load.leader for load in found}
             if len(leaders) == 1 and (leader := leaders.pop()) in {load.node for load in found}:
                 assert leader is not None
@@ -49,7 +56,7 @@ async def wait_for_leader(config: Config, patience: float) -> int:
             await asyncio.sleep(0.05)
 
 
-async def _survey(servers: Servers) -> list[ServerStatus]:
+async def _survey(servers: Servers, config: Config) -> list[ServerStatus]:
     answers = dict(
         zip(
             servers.addresses,
@@ -57,6 +64,11 @@ async def _survey(servers: Servers) -> list[ServerStatus]:
             strict=True,
         )
     )
+    said = Counter(answer.cluster for answer in answers.values() if isinstance(answer, Status))
+    ours = meant(said, tokens.clusters(config.client_dir), len(answers))
+    for server, answer in answers.items():
+        if isinstance(answer, Status) and answer.cluster != ours:
+            answers[server] = f"it is of another cluster ({shown(answer.cluster[:8])})"
     heard = {load.node: load for answer in answers.values() if isinstance(answer, Status) for load in answer.nodes}
     result = []
     for server, answer in answers.items():

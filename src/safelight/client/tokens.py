@@ -64,6 +64,11 @@ def load(directory: Path, cluster_id: str, user: str) -> Token | None:
     return _read(_path(directory, cluster_id, user))
 
 
+def clusters(directory: Path, user: str = "*") -> set[str]:
+    """The ids of the clusters for which this user, or any, has a token."""
+    return {path.parent.name for path in directory.glob(f"tokens/*/{user}")}
+
+
 def _path(directory: Path, cluster_id: str, user: str) -> Path:
     if not _CLUSTER_ID.fullmatch(cluster_id):  # it may come from a stranger, and it becomes a path
         raise TokenError(f"{shown(cluster_id)} is not a cluster's id: it has 1 to 64 hex digits in lower case")
