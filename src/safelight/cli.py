@@ -247,8 +247,10 @@ def client(config: Config) -> None:
 def upload(config: Config, quiet: bool, **options: Any) -> None:
     """Encrypt images, and keep them in the vault.
 
-    A directory means all images in it, at any depth, but for hidden files. Of those, what an earlier run has finished
-    is not uploaded again; a file that you name always is. Goes on after a failure; the exit code is 0 if all succeeded.
+    A directory means all images in it, at any depth. Of those, what an earlier run has finished is not uploaded again;
+    a file that you name always is. What else is in a directory is skipped, and named with the reason: hidden files,
+    what is not an image (but with --any), what is encrypted already, and the directory --to. Goes on after a failure;
+    the exit code is 0 if all succeeded.
     """
     with _much_that_stays():
         from safelight.client.commands import upload

@@ -20,6 +20,7 @@ _USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SEPARATOR_OR_CONTROL = re.compile(r"[/\x00-\x1f\x7f-\x9f]")  # general category Cc, and '/'
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # how Python shows bytes that are not UTF-8 (PEP 383)
 _SUFFIX = re.compile(r"\.[^.\s]{1,32}\Z")  # 'Dr. Smith' has no suffix, nor has a sentence with a dot in it
+_ENCRYPTED = re.compile(r"encrypted_.*_[0-9]{10}(-[0-9]+)?(\.[^.\s]{1,32})?", re.DOTALL)
 _NO_TYPE = {".sealed", ".encrypted", ".enc", ".bin"}
 _SHOWN_MAX = 100  # characters of a name in a message
 
@@ -71,6 +72,11 @@ def encrypted_name(original: str, timestamp: int, extension: str) -> str:
     if not suffix and extension:
         suffix = f".{extension}"
     return _fit(f"encrypted_{name}", f"_{timestamp}{suffix}")
+
+
+def is_encrypted_name(name: str) -> bool:
+    """Whether `encrypted_name` gives such names, or they count on from one."""
+    return _ENCRYPTED.fullmatch(name) is not None
 
 
 def decrypted_name(sealed: str) -> str:

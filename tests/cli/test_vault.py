@@ -291,7 +291,7 @@ def test_an_interrupted_upload_of_a_directory_goes_on_and_does_nothing_twice(
     before = int(summary.partition(" done before")[0].rpartition(" ")[2])
     assert 0 < before < 60
     assert summary.startswith(f"{60 - before} done and kept in the vault")
-    assert summary.endswith("1 skipped as no image, 0 failed")
+    assert summary.endswith("2 skipped (1 hidden, 1 not an image), 0 failed")
     assert len(listed(shared_cluster, "collector")) == 60
     assert len([name for name in contents(tmp_path / "images") if not name.startswith(".")]) == 60
     safelight("get", "*", *user, config=config, cwd=tmp_path)

@@ -34,8 +34,11 @@ _scheme = click.option(
 )
 _any = click.option("--any", "any_type", is_flag=True, help="Take files that are no images, too.")
 _no_keep = click.option("--no-keep", is_flag=True, help="Do not keep them in the vault.")
+_follow_links = click.option(
+    "--follow-links", is_flag=True, help="Enter the directories behind symbolic links, too, each once."
+)
 
-upload_arguments = stacked(_paths, _to("images", "encrypted"), _scheme, _any, _no_keep)
+upload_arguments = stacked(_paths, _to("images", "encrypted"), _scheme, _any, _no_keep, _follow_links)
 decrypt_arguments = stacked(_paths, _to("decrypted", "decrypted"), _scheme)
 ls_arguments = stacked(
     click.argument("pattern", required=False, metavar="[PATTERN]"),

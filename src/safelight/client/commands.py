@@ -36,7 +36,14 @@ class Commands:
         self._transcript = transcript
 
     async def upload(
-        self, paths: Iterable[str], *, to: Path, scheme: Scheme, any_type: bool, no_keep: bool = False
+        self,
+        paths: Iterable[str],
+        *,
+        to: Path,
+        scheme: Scheme,
+        any_type: bool,
+        no_keep: bool = False,
+        follow_links: bool = False,
     ) -> bool:
         """One file with all that happens to it; several, or directories, with a line for each and a bar for all."""
         batch = list(paths)
@@ -51,7 +58,10 @@ class Commands:
                 return saved
 
             return await self._each(batch, seal, "Encrypted")
-        return await Upload(self._session, self._transcript, to, scheme, any_type, keep=not no_keep).run(batch)
+        uploading = Upload(
+            self._session, self._transcript, to, scheme, any_type, keep=not no_keep, follow_links=follow_links
+        )
+        return await uploading.run(batch)
 
     async def decrypt(self, paths: Iterable[str], *, to: Path, scheme: Scheme) -> bool:
         async def unseal(path: str) -> Saved:
@@ -194,10 +204,13 @@ async def upload(
     scheme: str,
     any_type: bool,
     no_keep: bool,
+    follow_links: bool,
 ) -> bool:
     """With `quiet` only the paths of the new files are printed. Raises InvalidName for the user."""
     async with _commands(config, user, quiet) as commands:
-        return await commands.upload(paths, to=to, scheme=Scheme(scheme), any_type=any_type, no_keep=no_keep)
+        return await commands.upload(
+            paths, to=to, scheme=Scheme(scheme), any_type=any_type, no_keep=no_keep, follow_links=follow_links
+        )
 
 
 async def decrypt(config: Config, user: str, *, quiet: bool, paths: Iterable[str], to: Path, scheme: str) -> bool:

@@ -281,6 +281,16 @@ class Many:
         if self._shown:
             self._print(self._lines, Text(plain(line), style))
 
+    def note(self, line: str) -> None:
+        """As `Transcript.note`."""
+        self._print(self._transcript.noting, Text(plain(line)))
+
+    def summary(self, line: str, *, noted: bool) -> None:
+        """The last line. `noted`: it is to be seen even where only failures and notes are."""
+        if noted and not self._shown:
+            self.note(line)
+        self.line(line, "bold")
+
     def failed(self, message: str) -> None:
         self._print(*self._transcript.complaint(message))
 

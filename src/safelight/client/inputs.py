@@ -11,6 +11,7 @@ import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,7 +19,7 @@ from typing import Self
 from safelight.encryption.sealed import MAGIC
 from safelight.errors import SafelightError, reason
 from safelight.imagetypes import HEAD, ImageType, sniff
-from safelight.names import shown
+from safelight.names import is_encrypted_name, shown
 from safelight.pour import File
 from safelight.sizes import human_size
 
@@ -27,8 +28,29 @@ class CannotRead(SafelightError):
     """A file that cannot be uploaded."""
 
 
+class LeftOut(Enum):
+    """Why something in a directory is not uploaded with it: what it is, and what several are."""
+
+    NOT_AN_IMAGE = ("not an image", "not images")
+    EMPTY = ("empty", "empty")
+    SEALED = ("encrypted already", "encrypted already")
+    HIDDEN = ("hidden", "hidden")
+    LINK = ("a link to a directory", "links to directories")
+    BROKEN = ("a broken link", "broken links")
+    SPECIAL = ("not a regular file", "not regular files")
+    OUTPUT = ("the directory for the encrypted images", "directories for the encrypted images")
+    ENTERED = ("a directory that another path leads to", "directories that another path leads to")
+
+    def __init__(self, one: str, several: str) -> None:
+        self.one, self.several = one, several
+
+
 class NotAnImage(CannotRead):
     """The file can be read, and is not what people upload unless they say so."""
+
+    def __init__(self, reason: LeftOut, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ChangedWhileReading(CannotRead):
@@ -38,8 +60,7 @@ class ChangedWhileReading(CannotRead):
 class Source:
     """An open image whose size is known and which can be read from the start any number of times."""
 
-    def __init__(self, path: str | Path, descriptor: int, image_type: ImageType | None) -> None:
-        found = os.fstat(descriptor)
+    def __init__(self, path: str | Path, descriptor: int, found: os.stat_result, image_type: ImageType | None) -> None:
         self.path = path
         self.size = found.st_size  # bytes
         self.modified_ns = found.st_mtime_ns  # Unix time, nanoseconds
@@ -95,13 +116,14 @@ class Source:
             self._descriptor = -1
 
 
-def open_image(path: str | Path, *, any_type: bool, max_size: int) -> Source:
+def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bool = True) -> Source:
     """Open an image to upload. Raises CannotRead, in one line, for whatever should not be sent.
 
     Its messages quote a string as it was typed, where a Path would have lost the second slash of `http://`.
 
     That is: nothing there, not a regular file, empty, more than `max_size` bytes, or (unless `any_type`) not
-    an image. A pipe or a device is refused without waiting for it.
+    an image. A pipe or a device is refused without waiting for it. `once_more`: with `any_type`, a file that is
+    encrypted already is one like any other.
     """
     quoted = shown(str(path))
     try:
@@ -112,16 +134,21 @@ def open_image(path: str | Path, *, any_type: bool, max_size: int) -> Source:
         if error.errno == errno.ENXIO:  # a socket
             raise CannotRead(f"{quoted} is not a regular file; give the path of an image") from error
         raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
+    except ValueError as error:
+        raise CannotRead(f"{quoted} is no path: it has a null character in it") from error
     with ExitStack() as on_failure:
         on_failure.callback(os.close, descriptor)
-        found = os.fstat(descriptor)
+        try:
+            found = os.fstat(descriptor)
+        except OSError as error:
+            raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
         if stat.S_ISDIR(found.st_mode):
             inside = shlex.quote(str(path).rstrip("/")) + "/*"
             raise CannotRead(f"{quoted} is a directory; for the files in it type {inside}")
         if not stat.S_ISREG(found.st_mode):
             raise CannotRead(f"{quoted} is not a regular file; give the path of an image")
         if found.st_size == 0:
-            raise NotAnImage(f"{quoted} is empty")
+            raise NotAnImage(LeftOut.EMPTY, f"{quoted} is empty")
         if found.st_size > max_size:
             size, limit = human_size(found.st_size), human_size(max_size)
             if size == limit:
@@ -134,11 +161,18 @@ def open_image(path: str | Path, *, any_type: bool, max_size: int) -> Source:
         except OSError as error:
             raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
         image_type = sniff(head)
-        if head.startswith(MAGIC) and not any_type:
-            raise NotAnImage(f"{quoted} is encrypted already: decrypt opens it; give --any to encrypt it once more")
+        if head.startswith(MAGIC) and not (any_type and once_more):
+            raise NotAnImage(
+                LeftOut.SEALED, f"{quoted} is encrypted already: decrypt opens it; give --any to encrypt it once more"
+            )
         if image_type is None and not any_type:
-            raise NotAnImage(f"{quoted} is not an image of a known type; give --any to encrypt it nevertheless")
-        source = Source(path, descriptor, image_type)
+            raise NotAnImage(
+                LeftOut.NOT_AN_IMAGE,
+                f"{quoted} is not an image of a known type; give --any to encrypt it nevertheless",
+            )
+        if image_type is None and not once_more and is_encrypted_name(Path(path).name):  # a classic file has no mark
+            raise NotAnImage(LeftOut.SEALED, f"{quoted} has an encrypted file's name: it is taken for one")
+        source = Source(path, descriptor, found, image_type)
         on_failure.pop_all()
         return source
 

@@ -7,20 +7,24 @@ sealed file is put in place, with a tag by which that is known again; another af
 point goes on under the same upload id, and the vault, which may have the image already, keeps it once. The vault's
 listing could not tell all this: two files of one name, size and time in two folders are two images, and there may be
 no vault. Losing the journal costs an upload too many, nothing else; it is not synced, and a line that cannot be
-written or read does not count.
+written or understood does not count.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from safelight.client.inputs import CannotRead
 from safelight.encryption.sealed import MAX_HEADER_SIZE
+from safelight.errors import reason
+from safelight.names import shown
 from safelight.protocol import Scheme
 
 
@@ -44,30 +48,45 @@ class Planned(msgspec.Struct, omit_defaults=True, kw_only=True):
         return cls(path=_text(path), size=size, modified_ns=modified_ns, to=_text(to), scheme=scheme, keep=keep)
 
     def is_at(self, path: Path) -> bool:
-        """Whether that is the sealed file which was made of it."""
+        """Whether that is the sealed file which was made of it. Raises CannotRead."""
         try:
             with path.open("rb") as file:
                 return bool(self.tag) and tag_of(file.fileno()) == self.tag
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            raise CannotRead(f"cannot read {shown(str(path))}: {reason(error)}") from error
 
     @property
     def key(self) -> tuple[object, ...]:
         return self.path, self.size, self.modified_ns, self.to, self.scheme, self.keep
 
 
+class JournalUnreadable(CannotRead):
+    """Nobody knows what of the directory is done."""
+
+
 class Journal:
     """One directory's. What this process notes it finds again at once."""
 
     def __init__(self, file: Path) -> None:
+        """Raises JournalUnreadable for one that is there and cannot be read: what is in it must not be done twice."""
         self._file = file
         self._descriptor: int | None = None
         self._planned: dict[tuple[object, ...], Planned] = {}
-        with suppress(OSError), file.open("rb") as lines:
-            for line in lines:
-                with suppress(msgspec.DecodeError, UnicodeDecodeError):
-                    planned = msgspec.json.decode(line, type=Planned)
-                    self._planned[planned.key] = planned
+        try:
+            with file.open("rb") as lines:
+                for line in lines:
+                    with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                        planned = msgspec.json.decode(line, type=Planned)
+                        self._planned[planned.key] = planned
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise JournalUnreadable(
+                f"cannot read what earlier uploads have done, in {shlex.quote(str(file))}: {reason(error)}; "
+                "remove it, and all of the directory is uploaded again"
+            ) from error
 
     @classmethod
     def of(cls, client_dir: Path, cluster: str, user: str, directory: Path) -> Journal:

@@ -14,29 +14,36 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from safelight.client.account import Disagreement, Unreachable
-from safelight.client.batch import AT_ONCE, File, absolute, files, several
+from safelight.client.batch import AT_ONCE, File, Item, Skipped, Unread, absolute, files, several
 from safelight.client.console import OneOfMany, Transcript
 from safelight.client.errand import NoLeader
 from safelight.client.images import Meaning
-from safelight.client.inputs import NotAnImage
+from safelight.client.inputs import LeftOut, NotAnImage
+from safelight.client.journal import JournalUnreadable
 from safelight.client.outputs import DiskFull
 from safelight.client.session import AlreadyThere, Session
 from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.protocol import Kept, Problem, Refusal, Scheme
 
-HOPELESS = (NoLeader, Unreachable, Disagreement, DiskFull)
+HOPELESS = (NoLeader, Unreachable, Disagreement, DiskFull, JournalUnreadable)
 """What would meet every image alike. `AT_ONCE` of them one after the other, and the rest is left for another time."""
+
+SKIPPED = "skipped"
 
 _T = TypeVar("_T")
 
 
 class Result(NamedTuple):
-    """What an image is to be counted as, `done` if it succeeded; what to say of it; the new file, if there is one."""
+    """What an image is to be counted as, `done` if it succeeded; what to say of it; the new file, if there is one.
+
+    `skipped`: why, if it is not to be done at all.
+    """
 
     what: str
     line: str = ""
     path: Path | None = None
+    skipped: LeftOut | None = None
 
 
 class _Run(ABC, Generic[_T]):
@@ -52,6 +59,7 @@ class _Run(ABC, Generic[_T]):
         self._session, self._transcript = session, transcript
         self._many = transcript.many(self.doing)
         self._counts: Counter[str] = Counter()
+        self._skipped: Counter[LeftOut] = Counter()
 
     @abstractmethod
     def items(self, words: Iterable[str]) -> AsyncIterator[_T]:
@@ -75,7 +83,9 @@ class _Run(ABC, Generic[_T]):
                         if isinstance(result, SafelightError):
                             self._failed(self.name(item), result)
                         else:
-                            self._tell(result)
+                            self._tell(item, result)
+                            if result.skipped:
+                                continue
                         hopeless = hopeless + 1 if isinstance(result, HOPELESS) else 0
                         if hopeless == AT_ONCE:
                             left = "; the rest was not tried"
@@ -84,16 +94,20 @@ class _Run(ABC, Generic[_T]):
                 left = "; stopped"
                 raise
             finally:
-                self._many.line(self._summary() + left, "bold")
+                self._many.summary(self._summary() + left, noted=bool(self._skipped))
         return not self._counts["failed"]
 
     async def _counted(self, item: _T) -> Result:
         """Counted when it is done, told in its turn: who is stopped in between has done it all the same."""
         result = await self.work(item)
         self._counts[result.what] += 1
+        if result.skipped:
+            self._skipped[result.skipped] += 1
         return result
 
-    def _tell(self, result: Result) -> None:
+    def _tell(self, item: _T, result: Result) -> None:
+        if result.skipped:
+            self._many.note(f"skipped {self.name(item)}: {result.skipped.one}")
         if result.line:
             self._many.line(f"✓ {result.line}", "green")
         if result.path is not None:
@@ -104,11 +118,19 @@ class _Run(ABC, Generic[_T]):
         self._many.failed(str(error) if shown(name) in str(error) else f"{name}: {error}")
 
     def _summary(self) -> str:
-        rest = [f"{count} {what}" for what, count in sorted(self._counts.items()) if what not in (self.done, "failed")]
+        rest = [
+            f"{count} {what}{self._reasons() if what == SKIPPED else ''}"
+            for what, count in sorted(self._counts.items())
+            if what not in (self.done, "failed")
+        ]
         return ", ".join([f"{self._counts[self.done]} {self.done}", *rest, f"{self._counts['failed']} failed"])
 
+    def _reasons(self) -> str:
+        counted = (f"{count} {why.one if count == 1 else why.several}" for why, count in self._skipped.most_common())
+        return f" ({', '.join(counted)})"
 
-class Upload(_Run[File]):
+
+class Upload(_Run[Item]):
     """Files, and all images in directories. Of a directory, what an earlier run has done is not done again; a file
     that is named is always uploaded.
     """
@@ -116,39 +138,56 @@ class Upload(_Run[File]):
     doing, done = "uploading", "done"
 
     def __init__(
-        self, session: Session, transcript: Transcript, to: Path, scheme: Scheme, any_type: bool, *, keep: bool
+        self,
+        session: Session,
+        transcript: Transcript,
+        to: Path,
+        scheme: Scheme,
+        any_type: bool,
+        *,
+        keep: bool,
+        follow_links: bool,
     ) -> None:
         super().__init__(session, transcript)
         self._to, self._scheme, self._any_type, self._keep = to, scheme, any_type, keep
+        self._follow_links = follow_links
         self._lacking = False  # the vault has not kept every image
 
-    async def items(self, words: Iterable[str]) -> AsyncIterator[File]:
+    async def items(self, words: Iterable[str]) -> AsyncIterator[Item]:
         words = list(words)
-        found = await asyncio.to_thread(files, words)
-        if not found:
+        found = await asyncio.to_thread(files, words, to=self._to, follow_links=self._follow_links)
+        if all(isinstance(item, Skipped) for item in found):
             self._many.line(f"nothing to upload: no visible file is in {' or '.join(map(shown, words))}", "yellow")
-        self._many.expect(len(found), sum(file.size for file in found))
-        for file in found:
-            yield file
+        self._many.expect(len(found), sum(item.size for item in found if isinstance(item, File)))
+        for item in found:
+            yield item
 
-    async def work(self, item: File) -> Result:
-        feedback = OneOfMany(self._many, item.size)
+    async def work(self, item: Item) -> Result:
+        feedback = OneOfMany(self._many, item.size if isinstance(item, File) else 0)
+        try:
+            if isinstance(item, Unread):
+                raise item.error
+            if isinstance(item, Skipped):
+                return Result(SKIPPED, skipped=item.reason)
+            return await self._upload(item, feedback)
+        finally:
+            feedback.settled()
+
+    async def _upload(self, item: File, feedback: OneOfMany) -> Result:
         path, root = item.path, absolute(item.root) if item.root is not None else None
         how: Any = {"to": self._to, "scheme": self._scheme, "any_type": self._any_type, "keep": self._keep}
         try:
             if root is not None and await self._session.sealed_before(path, root, **how):
                 return Result("done before")
             saved = await self._session.seal(path, **how, journal=root, feedback=feedback)
-        except NotAnImage:
-            if item.root is None or self._any_type:
+        except NotAnImage as error:
+            if root is None:
                 raise
-            return Result("skipped as no image")
-        finally:
-            feedback.settled()
+            return Result(SKIPPED, skipped=error.reason)
         self._lacking |= not saved.kept
         return Result(self.done, f"{path} → {saved.path} (server {saved.node})", saved.path)
 
-    def name(self, item: File) -> str:
+    def name(self, item: Item) -> str:
         return item.path
 
     def _summary(self) -> str:

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from prompt_toolkit.input import Input
 
 HELP = """\
-upload PATH…     encrypt images into images/          [--scheme classic] [--any] [--no-keep] [--to DIR]
+upload PATH…     encrypt images into images/          [--scheme classic] [--any] [--no-keep] [--follow-links]
+                                                      [--to DIR]
 decrypt PATH…    open them again into decrypted/      [--scheme classic] [--to DIR]
 ls [PATTERN]     images that the vault keeps          [--json]
 get NAME…        decrypt them into decrypted/         [--sealed] [--force] [--to DIR]
@@ -61,7 +62,7 @@ What has exactly this name, or came from a file of it, is meant before any patte
 
 NAMES = ("upload", "decrypt", "ls", "get", "rm", "info", "status", "help", "quit", "exit")
 OPTIONS = {
-    "upload": ("--scheme", "--any", "--no-keep", "--to"),
+    "upload": ("--scheme", "--any", "--no-keep", "--follow-links", "--to"),
     "decrypt": ("--scheme", "--to"),
     "ls": ("--json",),
     "get": ("--to", "--sealed", "--force"),
@@ -116,6 +117,7 @@ class Repl:
                     scheme=Scheme(options["scheme"]),
                     any_type=options["any_type"],
                     no_keep=options["no_keep"],
+                    follow_links=options["follow_links"],
                 )
             case "decrypt":
                 options = _parse(name, decrypt_arguments, words)

@@ -96,7 +96,7 @@ class Session:
         `keep`: in the vault, too, if the cluster has one. `journal`: this is part of a run over that directory; if an
         earlier one has begun with this file, it goes on under the same name and upload id: the vault keeps it once.
         """
-        with inputs.open_image(path, any_type=any_type, max_size=self._config.max_image_size) as source:
+        with self._image(path, any_type, once_more=journal is None) as source:
             extension = source.extension or "bin"
             now = int(time.time())
             name = Path(path).name
@@ -134,7 +134,7 @@ class Session:
         """Whether an earlier run over the directory `journal` has encrypted this very image, unchanged since, and
         what it made is still there: in the vault if it was kept, else in `to`. Raises SafelightError.
         """
-        with inputs.open_image(path, any_type=any_type, max_size=self._config.max_image_size) as source:
+        with self._image(path, any_type, once_more=False) as source:
             planned = Planned.of(path, source.size, source.modified_ns, to, scheme, keep)
             done = (await self._journal(journal)).find(planned)
         if done is None:
@@ -145,6 +145,11 @@ class Session:
             return (await self.images.find(done.name)).size == done.size
         except NoSuchImage:
             return False
+
+    def _image(self, path: str | Path, any_type: bool, *, once_more: bool) -> inputs.Source:
+        """`once_more`: it was named by itself, not found in a directory."""
+        limit = self._config.max_image_size
+        return inputs.open_image(path, any_type=any_type, max_size=limit, once_more=once_more)
 
     async def _journal(self, directory: Path) -> Journal:
         if directory not in self._journals:
