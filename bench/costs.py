@@ -134,9 +134,9 @@ def _report(place: Path) -> float:
 
 def _choice() -> float:
     """Choosing among many nodes, a node: as the gate does it."""
-    book = LoadBook(MANY, lambda: ("leader", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256)
+    book = LoadBook(MANY, lambda: ("leader", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256, 0)
     for node in range(1, MANY):
-        own = LoadBook(node, lambda: ("worker", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256).own()
+        own = LoadBook(node, lambda: ("worker", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256, 0).own()
         book.heard(node, [own])
     balance = Balance()
     began = time.process_time()

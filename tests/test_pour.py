@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 import threading
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from safelight.pour import File, pour
 from tests.running import GENEROUS
@@ -51,3 +54,38 @@ def test_a_step_that_fails_when_nobody_waits_for_it_any_more_is_not_reported(tmp
 
     asyncio.run(go())
     assert reported == []
+
+
+def test_how_fast_the_other_side_takes_it_is_told_and_may_end_it(tmp_path: Path) -> None:
+    heard: list[tuple[float, int]] = []
+
+    def taken(waited: float, count: int) -> None:
+        heard.append((waited, count))
+        if sum(count for _, count in heard) >= 10_000:
+            raise InterruptedError
+
+    async def go() -> None:
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=here)
+        path = tmp_path / "file"
+        path.write_bytes(bytes(4 << 20))
+        file = File(lambda: os.open(path, os.O_RDONLY))
+        await file.open()
+        pouring = asyncio.create_task(pour(transport, file, 0, 4 << 20, patience=GENEROUS, taken=taken))
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+            if pouring.done():
+                break
+            if heard:
+                await asyncio.to_thread(there.recv, 1000)
+        try:
+            with pytest.raises(InterruptedError):
+                await pouring
+        finally:
+            file.close()
+            transport.close()
+            there.close()
+
+    asyncio.run(go())
+    assert all(waited > 0 for waited, _ in heard)

@@ -115,6 +115,7 @@ _of_nodes = stacked(
     _setting("heartbeat", "SECONDS", "Between two heartbeats, if not the profile's.", float),
     _setting("body_timeout", "SECONDS", "How long a body may stand still.", float),
     _setting("max_in_flight", "N", "Images that a node works on at a time.", int),
+    _setting("min_rate", "SIZE", "Bytes a second; slower transfers are closed while other users wait."),
     _setting("drain_timeout", "SECONDS", "For what was granted before a stop.", float),
     _setting("tls_certificate", "FILE", "PEM file of this node's certificate."),
     _setting("tls_key", "FILE", "PEM file of its private key."),

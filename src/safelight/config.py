@@ -111,7 +111,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Bytes; larger images are refused. The file may also say "16 GiB"."""
 
     max_in_flight: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
-    """Images that a node has in work at a time, and as many that it hands out; who comes beyond waits outside."""
+    """Images that a node has in work at a time, and as many that it hands out; beyond that each user has its share, and
+    waits outside for more."""
+
+    min_rate: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 16 << 10
+    """Bytes a second: what moves slower is closed while other users wait. A higher rate serves a crowd better; a lower
+    one is for clients behind slow lines, whose uploads may never end in a crowd otherwise. 0: nothing is closed."""
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -182,12 +187,12 @@ def _parse(text: str, source: str) -> dict[str, Any]:
 def _convert(settings: dict[str, Any], text: str, source: str) -> dict[str, Any]:
     """Resolve what one source says, on its own, so that an error can name the source."""
     settings = dict(settings)
-    if "max_image_size" in settings:
-        size = settings["max_image_size"]
+    for key in settings.keys() & {"max_image_size", "min_rate"}:
+        size = settings[key]
         try:
-            settings["max_image_size"] = parse_size(size if isinstance(size, int) else str(size))
+            settings[key] = parse_size(size if isinstance(size, int) else str(size))
         except ValueError as error:
-            raise ConfigError(f"{_where('max_image_size', text, source)}: {error}") from None
+            raise ConfigError(f"{_where(key, text, source)}: {error}") from None
     if isinstance(settings.get("servers"), str):
         settings["servers"] = [part.strip() for part in settings["servers"].split(",") if part.strip()]
     if source:

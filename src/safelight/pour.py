@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 
 STEP = 1 << 20
 """Bytes of a step at most."""
@@ -102,17 +103,20 @@ async def pour(
     *,
     patience: float,
     moved: Callable[[int], None] = lambda done: None,
+    taken: Callable[[float, int], None] = lambda waited, count: None,
 ) -> None:
     """Send the file's bytes from `start` up to `end`, after what was written to the transport before.
 
-    `moved` is told where it is whenever bytes have moved, by us or out of the socket. Raises TimeoutError if none does
-    for `patience` seconds, EOFError if the file is shorter, and OSError. Nobody else may write meanwhile.
+    `moved` is told where it is whenever bytes have moved, by us or out of the socket. `taken` hears, every `LOOK` while
+    the socket is full, for how many seconds that was so, and how many bytes the other side took in them; it may raise.
+    Raises TimeoutError if none move for `patience` seconds, EOFError if the file is shorter, and OSError. Nobody else
+    may write meanwhile.
     """
     loop = asyncio.get_running_loop()
     connection = _Socket(os.dup(transport.get_extra_info("socket").fileno()))
 
     async def room() -> None:
-        await connection.takes_more(patience, lambda: moved(start))
+        await connection.takes_more(patience, lambda: moved(start), taken)
 
     try:
         while transport.get_write_buffer_size():
@@ -151,23 +155,25 @@ class _Socket:
         with self._lock:
             return file.step(self._descriptor, offset, count)
 
-    async def takes_more(self, patience: float, moved: Callable[[], None]) -> None:
+    async def takes_more(self, patience: float, moved: Callable[[], None], taken: Callable[[float, int], None]) -> None:
         """Return when there is room. Raises TimeoutError if the other side takes nothing for `patience` seconds."""
         loop, room = asyncio.get_running_loop(), asyncio.Event()
         left, last = _queued(self._descriptor), time.monotonic()
+        looked = last
         loop.add_writer(self._descriptor, room.set)
         try:
             while not room.is_set():
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(min(LOOK, patience)):
                         await room.wait()
-                except TimeoutError:
-                    now = _queued(self._descriptor)
-                    if now != left:
-                        left, last = now, time.monotonic()
-                        moved()
-                    elif time.monotonic() - last >= patience:
-                        raise
+                before, left = left, _queued(self._descriptor)
+                since, looked = looked, time.monotonic()
+                taken(looked - since, max(0, before - left))
+                if left != before:
+                    last = looked
+                    moved()
+                elif not room.is_set() and looked - last >= patience:
+                    raise TimeoutError
         finally:
             loop.remove_writer(self._descriptor)
 

@@ -41,6 +41,14 @@ class Line:
         self.socket = connection
         self.netloc = netloc
         self._unread = b""
+        self.broken = False
+
+    def sip(self, size: int) -> None:
+        """Take a little of an answer. `broken` is set if it ends."""
+        try:
+            self.broken |= not self.socket.recv(size)
+        except ConnectionError:
+            self.broken = True
 
     def send(self, data: bytes) -> None:
         """As much of it as the node takes: one that has heard enough may hang up."""
@@ -99,8 +107,13 @@ class Line:
 
 
 @contextmanager
-def line(address: Address, tls: ssl.SSLContext | None = None) -> Iterator[Line]:
-    with socket.create_connection((address.host, address.port), timeout=PATIENCE) as plain:
+def line(address: Address, tls: ssl.SSLContext | None = None, *, buffer: int = 0) -> Iterator[Line]:
+    """A connection; `buffer`: bytes that the system takes of an answer before it is read, if not its own choice."""
+    with socket.socket() as plain:
+        plain.settimeout(PATIENCE)
+        if buffer:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)  # before connect(2): see tcp(7)
+        plain.connect((address.host, address.port))
         if tls is None:
             yield Line(plain, address.netloc)
         else:

@@ -13,7 +13,7 @@ import pytest
 
 from safelight import names, protocol, tickets
 from safelight.config import Config
-from safelight.node import connection, connections, gate
+from safelight.node import connection, connections, gate, shares
 from safelight.node.routes import Routes
 from tests.running import GENEROUS, Running
 
@@ -89,6 +89,8 @@ def test_every_limit_is_as_documented() -> None:
     assert limits["the head of a request, and an idle connection"] == f"{connection.KEEPALIVE:g} s"
     assert limits["the head of a connection's first request"].startswith(f"{connections.FIRST_HEAD:g} s")
     assert limits["connections of a node"].startswith(f"{connections.MOST:,},")
+    rate = limits["a body, or the reader of an answer, while another user waits for a place"]
+    assert rate == f"{settings.min_rate:,} bytes a second, or the operator's `min_rate`, over {shares.WINDOW:g} s"
     assert limits["images in a listing"] == f"{protocol.MAX_LISTED:,}"
     assert limits["a pattern"] == f"{names.NAME_MAX} characters"
     assert limits["a ticket"] == f"{tickets.LIFETIME:g} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ FIT = Load(WORKER, "worker", 1, LEADER, room=MOST)
 
 def gate(worker: Load, life: str | None = "a life") -> tuple[Gate, LoadBook]:
     """The leader's, which has heard this of one worker."""
-    book = LoadBook(LEADER, lambda: ("leader", Epoch(1, LEADER), LEADER), str, 60.0, lambda: None, MOST)
+    book = LoadBook(LEADER, lambda: ("leader", Epoch(1, LEADER), LEADER), str, 60.0, lambda: None, MOST, 0)
     book.heard(WORKER, [worker])
     config = Config(servers=("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), balance="least-loaded", max_in_flight=MOST)
     member: Any = SimpleNamespace(life_of=lambda node: life)
@@ -64,17 +65,30 @@ def test_what_was_granted_takes_room_at_once() -> None:
 
 def test_who_is_full_on_all_nodes_says_so() -> None:
     it, book = gate(Load(WORKER, "worker", 1, LEADER, room=0))
-    works = [book.work(100) for _ in range(MOST)]
-    for work in works:
-        work.__enter__()
-    with pytest.raises(Refusal) as refusal:
-        chosen(it)
-    assert refusal.value.problem is Problem.BUSY
+    with ExitStack() as stack:
+        for _ in range(MOST):
+            stack.enter_context(book.work("alice", 100))
+        with pytest.raises(Refusal) as refusal:
+            chosen(it)
+        assert refusal.value.problem is Problem.BUSY
+
+
+def test_where_all_nodes_are_full_of_one_user_the_leader_takes_anothers_share() -> None:
+    it, book = gate(Load(WORKER, "worker", 1, LEADER, room=0))
+    with ExitStack() as stack:
+        for _ in range(MOST):
+            stack.enter_context(book.work("alice", 100))
+        with pytest.raises(Refusal):
+            chosen(it, 1)  # alice's; she waits now, too
+        assert [chosen(it, number, "bob") for number in (2, 3)] == [LEADER] * 2
+        with pytest.raises(Refusal) as refusal:
+            chosen(it, 4, "bob")
+        assert refusal.value.problem is Problem.BUSY
 
 
 def test_crawling_bodies_and_answers_take_no_place() -> None:
     _, book = gate(FIT)
-    with book.work(100) as work, book.answering():
+    with book.work("alice", 100) as work, book.answering("alice"):
         assert book.own().room == MOST - 1
         work.crawls(True)
         assert book.own().room == MOST

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -14,9 +15,11 @@ import pytest
 
 from safelight.client.feedback import Silence
 from safelight.client.session import Session
+from safelight.node.load import CRAWLERS
 from safelight.protocol import Offer, Problem
+from tests.mission.support import seal
 from tests.node.rude import Answer, Line, ask, enrolled, image, line, new_image, refused
-from tests.running import Running, as_user, eventually, running
+from tests.running import GENEROUS, Running, as_user, eventually, running
 
 MOST = 2
 TIMEOUT = 2.0
@@ -97,6 +100,122 @@ def test_who_crawls_takes_nobodys_place_and_is_cut_off(one: Running, token: str)
             done.set()
             crawling.join()
     eventually(lambda: in_flight(one) == 0, "nothing is in flight")
+
+
+@contextmanager
+def slowly(work: Callable[[], None]) -> Iterator[None]:
+    """Do it ten times a second."""
+    done = threading.Event()
+
+    def keep_on() -> None:
+        while not done.wait(0.1):
+            work()
+
+    working = threading.Thread(target=keep_on)
+    working.start()
+    try:
+        yield
+    finally:
+        done.set()
+        working.join()
+
+
+@contextmanager
+def slow_uploads(it: Running, token: str, count: int) -> Iterator[list[Line]]:
+    """Uploads that come at 4 kB/s: too fast to be given up, too slow to end soon."""
+    before = in_flight(it)
+    with ExitStack() as stack:
+        uploads = [stack.enter_context(line(it.config.addresses[1])) for _ in range(count)]
+        for each in uploads:
+            each.request(new_image(), token, "Content-Length: 10000000", body=image(1000))
+
+        def dribble() -> None:
+            for each in uploads:
+                each.send(bytes(400))
+
+        stack.enter_context(slowly(dribble))
+        eventually(lambda: in_flight(it) >= before + count, "they are in work")
+        yield uploads
+
+
+@contextmanager
+def slow_readers(it: Running, token: str, count: int, path: str) -> Iterator[list[Line]]:
+    """Readers of an image that take 4 kB/s."""
+    with ExitStack() as stack:
+        readers = [stack.enter_context(line(it.config.addresses[1], buffer=4096)) for _ in range(count)]
+        for each in readers:
+            each.request(f"GET {path}", token)
+            assert each.interim().startswith("HTTP/1.1 200")
+
+        def sip() -> None:
+            for each in readers:
+                each.sip(400)
+
+        stack.enter_context(slowly(sip))
+        yield readers
+
+
+def kept(it: Running, token: str, size: int) -> str:
+    """The address of an image of so many bytes that the vault keeps."""
+    start, body = new_image(), image(size)
+    answer = ask(it.config.addresses[1], start, token, "Prefer: return=minimal", body=body)
+    assert answer.status == 201
+    return start.removeprefix("PUT ")
+
+
+def test_one_users_slow_uploads_lock_nobody_out_and_are_closed_while_others_wait(
+    one: Running, token: str, photograph: Path, tmp_path: Path
+) -> None:
+    address, bob = one.config.addresses[1], enrolled(one.config, "bob")
+    with slow_uploads(one, token, MOST) as slow:
+        refused(ask(address, new_image(), token, body=image(1000)), Problem.BUSY)
+        for _ in range(5):
+            assert ask(address, new_image(), bob, body=image(1000)).status == 201
+        seal(one.config, photograph, tmp_path / "images", user="carol")  # with an offer first
+        with slow_uploads(one, bob, 1):  # its share
+
+            def another() -> bool:
+                return ask(address, new_image(), bob, body=image(1000)).status == 201
+
+            eventually(another, "a slow upload is closed for one that waits")
+        heard, _, _ = select.select([each.socket for each in slow], [], [], GENEROUS)
+        closed = next(each for each in slow if each.socket in heard)
+        assert "slower than" in refused(closed.answer(), Problem.STALLED)
+    eventually(lambda: in_flight(one) == 0, "nothing is in flight")
+
+
+def test_one_users_slow_readers_lock_nobody_out_and_are_broken_off_while_others_wait(one: Running, token: str) -> None:
+    address, bob = one.config.addresses[1], enrolled(one.config, "robert")
+    path, own = kept(one, token, 16 << 20), kept(one, bob, 16 << 20)
+    with slow_readers(one, token, MOST, path) as slow:
+        refused(ask(address, f"GET {path}", token), Problem.BUSY)
+        for _ in range(5):
+            assert len(ask(address, f"GET {own}", bob).body) == 16 << 20
+        with slow_readers(one, bob, 1, own):  # its share
+
+            def another() -> bool:
+                return ask(address, f"GET {own}", bob).status == 200
+
+            eventually(another, "a slow reader is broken off for one that waits")
+        one.wait_for_line(1, "it moved slower than")
+        eventually(lambda: any(each.broken for each in slow), "it sees its answer's end")
+    eventually(lambda: in_flight(one) == 0, "nothing is in flight")
+
+
+def test_one_users_unread_answers_lock_nobody_out(tmp_path: Path) -> None:
+    large = image(12 << 20)
+    with running(tmp_path, 1, max_in_flight=MOST) as it, ExitStack() as stack:
+        address, alice, bob = it.config.addresses[1], enrolled(it.config, "alice"), enrolled(it.config, "bob")
+
+        def answered() -> int:
+            return sum("Encrypted an image for alice" in said for said in it.said(1))
+
+        for number in range(CRAWLERS * MOST):
+            deaf = stack.enter_context(line(address, buffer=4096))
+            deaf.request(new_image(), alice, f"Content-Length: {len(large)}", body=large)
+            eventually(lambda: answered() > number, "it is answered")  # noqa: B023
+        refused(ask(address, new_image(), alice, body=image(1000)), Problem.BUSY)
+        assert ask(address, new_image(), bob, body=image(1000)).status == 201
 
 
 def test_a_crowd_of_clients_waits_and_none_fails(tmp_path: Path, photograph: Path) -> None:

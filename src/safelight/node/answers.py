@@ -1,15 +1,23 @@
-"""Answers with an image or a sealed file in them: sent piece by piece, and broken off visibly if it comes to that."""
+"""Answers with an image or a sealed file in them: sent piece by piece, and broken off visibly if it comes to that.
+
+How fast a client takes one is told by what it has acknowledged (`pour.unsent`), not by what was written.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
 from safelight.http import web
-from safelight.pour import File, can_pour, pour, unsent
+from safelight.node.shares import Place
+from safelight.pour import LOOK, File, can_pour, pour, unsent
+from safelight.protocol import Refusal
 from safelight.vault.records import Image
 from safelight.vault.vault import Vault, sealed_size_of
 
@@ -23,11 +31,15 @@ class Interrupted(Exception):
 
 
 async def send(
-    request: web.Request, response: web.StreamResponse, chunks: AsyncGenerator[Bytes], patience: float
+    request: web.Request,
+    response: web.StreamResponse,
+    chunks: AsyncGenerator[Bytes],
+    patience: float,
+    place: Place,
 ) -> web.StreamResponse:
     """Send the response with `chunks` as its body. Closes `chunks`.
 
-    `patience`: seconds within which the client must take something.
+    `patience`: seconds within which the client must take something. `place` hears how fast it takes it.
 
     Raises Interrupted, and before anything was sent whatever the first chunk raises. HEAD asks for no chunk.
     """
@@ -36,9 +48,9 @@ async def send(
         await response.prepare(request)
         try:
             if request.method != "HEAD":
-                await _write(request, response, first, patience)
+                await _write(request, response, first, patience, place)
                 async for chunk in chunks:
-                    await _write(request, response, chunk, patience)
+                    await _write(request, response, chunk, patience, place)
         except (SafelightError, TimeoutError, OSError) as error:
             raise _broken_off(request, response, error) from None
         await response.write_eof()
@@ -46,7 +58,13 @@ async def send(
 
 
 async def _send_file(
-    request: web.Request, response: web.StreamResponse, beginning: bytes, file: File, end: int, patience: float
+    request: web.Request,
+    response: web.StreamResponse,
+    beginning: bytes,
+    file: File,
+    end: int,
+    patience: float,
+    place: Place,
 ) -> web.StreamResponse:
     """Send the response: `beginning`, and the file's bytes from there up to `end`. Closes the file.
 
@@ -57,8 +75,8 @@ async def _send_file(
         try:
             await response.write(beginning)
             assert request.transport is not None
-            await pour(request.transport, file, len(beginning), end, patience=patience)
-        except (EOFError, TimeoutError, OSError) as error:
+            await pour(request.transport, file, len(beginning), end, patience=patience, taken=place.moved)
+        except (SafelightError, EOFError, TimeoutError, OSError) as error:
             raise _broken_off(request, response, error) from None
         await response.write_eof()
         return response
@@ -80,14 +98,14 @@ async def send_whole(
 
 
 async def send_sealed(
-    request: web.Request, response: web.StreamResponse, vault: Vault, image: Image, patience: float
+    request: web.Request, response: web.StreamResponse, vault: Vault, image: Image, patience: float, place: Place
 ) -> web.StreamResponse:
     """Send the response with the sealed file of an image as its body. Raises as `send`."""
     pours = request.method != "HEAD" and can_pour(request.transport)
     file = await vault.sealed_file(image) if pours else None
     if file is None:
-        return await send(request, response, _first_two_joined(vault.sealed(image)), patience)
-    return await _send_file(request, response, image.header, file, sealed_size_of(image), patience)
+        return await send(request, response, _first_two_joined(vault.sealed(image)), patience, place)
+    return await _send_file(request, response, image.header, file, sealed_size_of(image), patience, place)
 
 
 async def _first_two_joined(chunks: AsyncGenerator[Bytes]) -> AsyncGenerator[Bytes]:
@@ -98,22 +116,38 @@ async def _first_two_joined(chunks: AsyncGenerator[Bytes]) -> AsyncGenerator[Byt
             yield chunk
 
 
-async def _write(request: web.Request, response: web.StreamResponse, chunk: Bytes, patience: float) -> None:
-    """Raises TimeoutError if the client takes nothing for `patience` seconds."""
-    left = unsent(request.transport) + len(chunk)
-    writing = asyncio.ensure_future(response.write(chunk))
+async def _write(
+    request: web.Request, response: web.StreamResponse, chunk: Bytes, patience: float, place: Place | None = None
+) -> None:
+    """Raises TimeoutError if the client takes nothing for `patience` seconds, and as `Place.moved`."""
+    left, moved = unsent(request.transport) + len(chunk), time.monotonic()
+    writing, looked = asyncio.ensure_future(response.write(chunk)), moved
     try:
-        while not (await asyncio.wait([writing], timeout=patience))[0]:
-            if (now := unsent(request.transport)) >= left:
+        done: set[asyncio.Future[None]] = set()
+        while not done:
+            done, _ = await asyncio.wait([writing], timeout=min(LOOK, patience))
+            before, left = left, unsent(request.transport)
+            since, looked = looked, time.monotonic()
+            if left < before:
+                moved = looked
+            if place is not None:
+                place.moved(looked - since, max(0, before - left))
+            if not done and looked - moved >= patience:
                 raise TimeoutError("the client takes nothing more")
-            left = now
         writing.result()
     finally:
         writing.cancel()
 
 
 def _broken_off(request: web.Request, response: web.StreamResponse, error: BaseException) -> Interrupted:
-    """Too late for another status: break off visibly, so that nobody takes a part for the whole."""
+    """Too late for another status: break off visibly, so that nobody takes a part for the whole.
+
+    What a slow client has yet to take is thrown away with it (SO_LINGER, socket(7)): the system would go on offering it
+    those megabytes, for as long as it likes.
+    """
     if request.transport is not None:
+        if isinstance(error, Refusal | TimeoutError):
+            connection = request.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
     return Interrupted(response, str(error))

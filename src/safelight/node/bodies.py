@@ -1,16 +1,18 @@
 """A request's body, as its client sends it: no longer than announced, and not for ever.
 
-Whoever sends nothing for `body_timeout`, or in that time less than a phone with one bar would, is given up. Until then
-a crawling body takes nobody's place: it costs a little memory, and no work (`LoadBook.room`).
+A client that sends nothing for `body_timeout`, or in that time less than a phone with one bar would, is given up. Until
+then a crawling body takes nobody's place: it costs a little memory, and no work. While others wait, a body has to come
+faster, or is closed for them: see `shares`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from safelight.http import StreamReader
+from safelight.node.shares import Place
 from safelight.protocol import Problem, Refusal
 
 PACE = 1024
@@ -30,11 +32,11 @@ class Body:
         announced: int | None,
         limit: int,
         patience: float,
-        crawls: Callable[[bool], None],
+        place: Place,
     ) -> None:
-        """`announced` and `limit` in bytes. `crawls` is told when it begins to crawl, and when that is over."""
+        """`announced` and `limit` in bytes. `place` hears how fast it comes."""
         self._reader, self._announced, self._limit = reader, announced, limit
-        self._patience, self._crawls = patience, crawls
+        self._patience, self._place = patience, place
         self._waited, self._came = 0.0, 0  # seconds and bytes since the pace was last looked at
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -56,23 +58,31 @@ class Body:
             if chunk := self._reader.read_nowait():  # most of the time it is there already, and needs no timer
                 self._keep_pace(0.0, len(chunk))
                 return chunk
-            started = time.monotonic()
+            chunk, waited = await self._waited_for()
+            if not chunk and self._reader.at_eof():
+                self._place.crawls(False)
+                return b""
+            self._keep_pace(waited, len(chunk))
+            if chunk:  # else a chunk of Transfer-Encoding: chunked has ended
+                return chunk
+
+    async def _waited_for(self) -> tuple[bytes, float]:
+        """What comes next, and the seconds since the pace was last looked at. Raises Refusal."""
+        started = looked = time.monotonic()
+        while True:
             try:
-                chunk = await self._within(min(CRAWL, self._patience))
+                chunk = await self._within(min(CRAWL, started + self._patience - looked))
             except TimeoutError:
-                self._crawls(True)
-                try:
-                    chunk = await self._within(self._patience - CRAWL)
-                except TimeoutError:
+                now = time.monotonic()
+                if now - started >= self._patience:
                     raise Refusal(
                         Problem.STALLED, f"no byte came for {self._patience:g} s: send the image again"
                     ) from None
-            if not chunk and self._reader.at_eof():
-                self._crawls(False)
-                return b""
-            self._keep_pace(time.monotonic() - started, len(chunk))
-            if chunk:  # else a chunk of Transfer-Encoding: chunked has ended
-                return chunk
+                self._keep_pace(now - looked, 0)
+                self._place.crawls(True)
+                looked = now
+            else:
+                return chunk, time.monotonic() - looked
 
     async def _within(self, seconds: float) -> bytes:
         async with asyncio.timeout(seconds):
@@ -82,8 +92,9 @@ class Body:
     def _keep_pace(self, waited: float, came: int) -> None:
         self._waited += waited
         self._came += came
+        self._place.moved(waited, came)
         slow = self._came < PACE * self._waited
-        self._crawls(slow and self._waited >= CRAWL)
+        self._place.crawls(slow and self._waited >= CRAWL)
         if self._waited < self._patience:
             return
         if slow:

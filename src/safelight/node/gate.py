@@ -134,7 +134,8 @@ class Gate:
     def _worker(self, job: Job, avoid: Sequence[int]) -> tuple[int, str]:
         """Who is to do it, and which life of that node: this one, or the one with the least to do.
 
-        Raises Refusal (BUSY) if there is nobody who takes more.
+        Of other nodes' places only the number is known, of its own also whose they are: so it is here that a user has
+        its share where all places of all nodes are taken. Raises Refusal (BUSY) if no node takes more.
         """
         if job.action is Action.REMOVE:
             return self._node, self.book.life
@@ -145,7 +146,8 @@ class Gate:
             # Whoever asks for places and does not take them is not to keep them from others.
             raise Refusal(Problem.BUSY, f"{job.user} was granted many images that have not come yet: try again")
         lives, in_hand = {self._node: self.book.life}, dict[int, int]()
-        if self._load.room > self._balance.waiting(self._node):
+        promised, own = self._balance.waiting(self._node), self._balance.unused(job.user)
+        if self._load.takes(job.user, promised=promised, own=own):
             in_hand[self._node] = self._load.weight
         for load in self._load.known() if self._config.balance == "least-loaded" else ():
             life = self._member.life_of(load.node)
@@ -153,7 +155,7 @@ class Gate:
             if life is not None and load.leader == self._node and room and not load.stands_back:
                 lives[load.node], in_hand[load.node] = life, load.weight
         if not in_hand:
-            raise self._load.busy()
+            raise self._load.busy(job.user)
         spared = {node: weight for node, weight in in_hand.items() if node not in avoid}
         node = self._balance.assign(job.upload, job.size, spared or in_hand, now, job.user)
         return node, lives[node]
@@ -197,9 +199,11 @@ class Gate:
             await self._leader_only(job, redirect=True)
         check_size(self._config, job)
         self._balance.begun([job.upload])
-        promised = 0 if issuer is not None else self._balance.waiting(self._node)  # whose places are not to be taken
-        if action is not Action.REMOVE and self._load.room <= promised:
-            raise self._load.busy()
+        promised = own = 0
+        if issuer is None:  # others' grants, whose places are not to be taken
+            promised, own = self._balance.waiting(self._node), self._balance.unused(job.user)
+        if action is not Action.REMOVE and not self._load.takes(job.user, promised=promised, own=own):
+            raise self._load.busy(job.user)
         if assigned:
             self._begun.append(job.upload)
         return job

@@ -113,14 +113,14 @@ class Images:
             status, (start, end) = 206, part
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{answer.size}"
         headers["Content-Length"] = str(end - start)
-        with self._load.answering() if request.method == "HEAD" else self._load.reading():
+        with self._load.answering(user) if request.method == "HEAD" else self._load.reading(user) as place:
             try:
                 response = web.StreamResponse(status=status, headers=headers)
                 if answer.read is None:
                     if request.method != "HEAD":
                         await vault.check(image)
-                    return await send_sealed(request, response, vault, image, self._config.body_timeout)
-                return await send(request, response, answer.read(start, end), self._config.body_timeout)
+                    return await send_sealed(request, response, vault, image, self._config.body_timeout, place)
+                return await send(request, response, answer.read(start, end), self._config.body_timeout, place)
             except CannotOpen as error:
                 self._say(f"An image of {user} in the vault cannot be opened: {error}")
                 raise Refusal(Problem.DAMAGED, f"the image in the vault cannot be opened: {error}") from None

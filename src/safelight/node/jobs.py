@@ -17,8 +17,9 @@ from safelight.node.gate import Gate
 from safelight.node.images import current
 from safelight.node.keeper import Keeper
 from safelight.node.limits import largest_body
-from safelight.node.load import LoadBook, Work
+from safelight.node.load import LoadBook
 from safelight.node.request_head import unescaped
+from safelight.node.shares import Place
 from safelight.node.work import Workshop
 from safelight.protocol import SEALED_TYPE, Action, Problem, Refusal
 from safelight.sizes import human_size
@@ -55,16 +56,16 @@ class Jobs:
         if vault is not None:
             return await self._keep(request, job, vault)
         async with self._workshop.spool() as spool:
-            with self._load.work(job.size) as work:
-                size = await self._workshop.seal(job, self._body(request, job, work), spool)
+            with self._load.work(job.user, job.size) as place:
+                size = await self._workshop.seal(job, self._body(request, job, place), spool)
             self._say(f"Encrypted an image for {job.user} ({human_size(size)})")
-            with self._load.answering():
-                return await self._send(request, job, spool.size, spool.chunks(), status=201)
+            with self._load.answering(job.user) as place:
+                return await self._send(request, job, place, spool.size, spool.chunks(), status=201)
 
     async def _keep(self, request: web.Request, job: Job, vault: Vault) -> web.StreamResponse:
         original, modified = _original(request, job), _modified(request)
-        with self._load.work(job.size) as work:
-            body = self._body(request, job, work)
+        with self._load.work(job.user, job.size) as place:
+            body = self._body(request, job, place)
             image, sealed = await self._workshop.keep(job, body, vault, original, modified)
         self._say(f"Encrypted an image for {job.user} ({human_size(image.size)})")
         if _wants_a_receipt(request):
@@ -73,19 +74,19 @@ class Jobs:
         if sealed:
             response = web.StreamResponse(status=201, headers=self._file(job, len(sealed), kept=True))
             return await send_whole(request, response, sealed, self._config.body_timeout)
-        with self._load.answering():
+        with self._load.answering(job.user) as place:
             response = web.StreamResponse(status=201, headers=self._file(job, sealed_size_of(image), kept=True))
-            return await send_sealed(request, response, vault, image, self._config.body_timeout)
+            return await send_sealed(request, response, vault, image, self._config.body_timeout, place)
 
     async def open(self, request: web.Request) -> web.StreamResponse:
         """PUT /v1/opened/NAME: a sealed file in, its image out."""
         job = await self._job(request, Action.OPEN)
         async with self._workshop.spool() as spool:
-            with self._load.work(job.size) as work:
-                size = await self._workshop.verify(job, self._body(request, job, work), spool)
+            with self._load.work(job.user, job.size) as place:
+                size = await self._workshop.verify(job, self._body(request, job, place), spool)
             self._say(f"Opened an image for {job.user} ({human_size(size)})")
-            with self._load.answering():
-                return await self._send(request, job, size, self._workshop.opened(job, spool), status=200)
+            with self._load.answering(job.user) as place:
+                return await self._send(request, job, place, size, self._workshop.opened(job, spool), status=200)
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         """DELETE /v1/images/NAME: an image out of the vault, for ever."""
@@ -93,20 +94,20 @@ class Jobs:
         vault = self._keeper.vault
         if vault is None:
             raise Refusal(Problem.NO_VAULT, "this cluster has no vault: there is nothing to remove")
-        with self._load.answering():
+        with self._load.answering(job.user):
             await vault.remove(job.user, job.name, lambda image: check_conditions(request, current(image)))
         self._say(f"Removed an image of {job.user}")
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
     # -- admission -----------------------------------------------------------------------------------
 
-    def _body(self, request: web.Request, job: Job, work: Work) -> Body:
+    def _body(self, request: web.Request, job: Job, place: Place) -> Body:
         return Body(
             request.content,
             announced=job.size,
             limit=largest_body(self._config, job),
             patience=self._config.body_timeout,
-            crawls=work.crawls,
+            place=place,
         )
 
     async def _job(self, request: web.Request, action: Action) -> Job:
@@ -136,6 +137,7 @@ class Jobs:
         self,
         request: web.Request,
         job: Job,
+        place: Place,
         size: int,
         chunks: AsyncGenerator[Bytes],
         *,
@@ -143,7 +145,7 @@ class Jobs:
         kept: bool = False,
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=status, headers=self._file(job, size, kept=kept))
-        return await send(request, response, chunks, self._config.body_timeout)
+        return await send(request, response, chunks, self._config.body_timeout, place)
 
     def _file(self, job: Job, size: int, *, kept: bool) -> dict[str, str]:
         return {**self._headers(job, kept=kept), "Content-Type": SEALED_TYPE, "Content-Length": str(size)}

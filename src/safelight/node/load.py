@@ -8,23 +8,16 @@ from contextlib import contextmanager
 
 from safelight.bully import Epoch
 from safelight.node.balance import weight
+from safelight.node.shares import Place, Shares
 from safelight.protocol import Load, Problem, Refusal
 
 CRAWLERS = 4
-"""So many times the images that a node takes may be there if all but those crawl, or are being answered."""
+"""So many times the images that a node takes may be there if all but those crawl, or are being answered; or as many as
+are needed for all users to have their shares.
+"""
 
-
-class Work:
-    """One image in work."""
-
-    def __init__(self, book: LoadBook) -> None:
-        self._book = book
-        self._crawls = False
-
-    def crawls(self, so: bool) -> None:
-        """Whether its client lets us wait."""
-        self._book.crawling += so - self._crawls
-        self._crawls = so
+READERS = 2
+"""The same for images that are being read: each costs some megabytes while its client reads slowly."""
 
 
 class LoadBook:
@@ -38,16 +31,18 @@ class LoadBook:
         freshness: float,
         changed: Callable[[], None],
         most: int,
+        min_rate: float,
     ) -> None:
         """`state` gives role, epoch and leader; `stands_back` why the node does not stand for election, if so. Others'
-        loads are forgotten after `freshness` seconds. `changed` is called when work begins or ends here. At most
-        `most` images are taken at a time.
+        loads are forgotten after `freshness` seconds. `changed` is called when work begins or ends here. Some
+        `most` images are taken at a time, and as many are read: see `shares`, also for `min_rate`.
         """
         self._node = node
         self._state, self._stands_back = state, stands_back
         self._freshness = freshness
         self._changed = changed
-        self._most = most
+        self._uploads = Shares(most, CRAWLERS * most, min_rate)
+        self._reads = Shares(most, READERS * most, min_rate)
         self._started = time.monotonic()
         self._heard: dict[int, tuple[float, Load]] = {}
         self.in_flight = 0
@@ -55,44 +50,28 @@ class LoadBook:
         self.bytes = 0
         self.declines = 0
         self.weight = 0
-        self.crawling = 0
-        self._working = self._reading = self._answering = 0
 
     @contextmanager
-    def work(self, size: int | None) -> Iterator[Work]:
-        """Count one image as in work, and as done if nothing is raised."""
-        work = Work(self)
-        self._working += 1
-        try:
-            with self._in_flight(weight(size)):
-                yield work
-                self.images += 1
-                self.bytes += size or 0
-        finally:
-            self._working -= 1
-            work.crawls(False)
+    def work(self, user: str, size: int | None) -> Iterator[Place]:
+        """Count one image as in work, and as done if nothing is raised. Whether it is taken is for `takes` to say."""
+        with self._uploads.place(user) as place, self._in_flight(weight(size)):
+            yield place
+            self.images += 1
+            self.bytes += size or 0
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self, user: str) -> Iterator[Place]:
         """Count one image as being read. Raises Refusal (BUSY)."""
-        if self._reading >= self._most:
-            raise self.busy("is reading", self._reading)
-        self._reading += 1
-        try:
-            with self._in_flight(weight(0)):
-                yield
-        finally:
-            self._reading -= 1
+        if not self._reads.takes(user):
+            raise self._busy(self._reads, "is reading", user)
+        with self._reads.place(user) as place, self._in_flight(weight(0)):
+            yield place
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
+    def answering(self, user: str) -> Iterator[Place]:
         """Count what is neither as in flight: a node that leaves finishes it."""
-        self._answering += 1
-        try:
-            with self._in_flight(weight(0)):
-                yield
-        finally:
-            self._answering -= 1
+        with self._uploads.place(user, active=False) as place, self._in_flight(weight(0)):
+            yield place
 
     @contextmanager
     def _in_flight(self, weight: int) -> Iterator[None]:
@@ -108,17 +87,26 @@ class LoadBook:
 
     @property
     def room(self) -> int:
-        """How many more images this node takes.
+        """How many more images this node takes, whose they may be.
 
         Crawling bodies, and answers that are on their way, take nobody's place, up to a bound: they cost memory.
         """
-        in_work, all_told = self._working - self.crawling, self._working + self._answering
-        return max(0, min(self._most - in_work, CRAWLERS * self._most - all_told))
+        return self._uploads.room
 
-    def busy(self, what: str = "has in work", many: int | None = None) -> Refusal:
-        """What to tell whoever comes now."""
-        many = self._working if many is None else many
-        return Refusal(Problem.BUSY, f"Node {self._node} {what} {many} images, as many as it takes: try again")
+    def takes(self, user: str, *, promised: int = 0, own: int = 0) -> bool:
+        """Whether this node takes an image of this user; `promised` others were granted, and `own` to this user."""
+        return self._uploads.takes(user, promised=promised, own=own)
+
+    def busy(self, user: str) -> Refusal:
+        """What to say to a user whose image is not taken now. It counts as waiting then."""
+        return self._busy(self._uploads, "has in work", user)
+
+    def _busy(self, shares: Shares, what: str, user: str) -> Refusal:
+        shares.refused(user)
+        many, own = shares.total, shares.held(user)
+        return Refusal(
+            Problem.BUSY, f"Node {self._node} {what} {many} images, {own} for {user}, as many as it takes: try again"
+        )
 
     def own(self) -> Load:
         role, epoch, leader = self._state()

@@ -101,6 +101,7 @@ class Node:
             2 * timing.silence,
             self._report_soon,
             config.max_in_flight,
+            config.min_rate,
         )
         self._balance = Balance()
         self._reporting: asyncio.TimerHandle | None = None
