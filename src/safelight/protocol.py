@@ -14,6 +14,7 @@ from typing import Annotated
 
 import msgspec
 
+from safelight.decoding import Malformed, decode
 from safelight.encryption import Scheme as Scheme
 from safelight.errors import SafelightError
 
@@ -63,6 +64,7 @@ class Problem(Enum):
     UNKNOWN_TOKEN = ("unknown-token", HTTPStatus.UNAUTHORIZED, "This token is nobody's")
     WRONG_USER = ("wrong-user", HTTPStatus.FORBIDDEN, "This is another user's")
     BAD_TICKET = ("bad-ticket", HTTPStatus.FORBIDDEN, "The ticket does not admit this request")
+    FOREIGN_ORIGIN = ("foreign-origin", HTTPStatus.FORBIDDEN, "A page of another site may not do this")
     BAD_ORDER = ("bad-order", HTTPStatus.FORBIDDEN, "The order is not to be obeyed")
     ENROLMENT_CLOSED = ("enrolment-closed", HTTPStatus.FORBIDDEN, "Only the operator adds users here")
     USER_REVOKED = ("user-revoked", HTTPStatus.FORBIDDEN, "The operator has revoked this user")
@@ -148,8 +150,8 @@ def problem_body(refusal: Refusal) -> bytes:
 def read_problem(status: int, body: bytes) -> Refusal:
     """The refusal that a problem document tells of; whatever else a server says becomes one, too."""
     try:
-        document = msgspec.json.decode(body, type=ProblemDocument)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        document = decode(body, ProblemDocument)
+    except Malformed:
         document = ProblemDocument(type="")
     problem = Problem.of(document.type)
     if problem is None:

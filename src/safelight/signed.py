@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from safelight.decoding import Malformed, decode
 from safelight.errors import SafelightError
 
 MAX_LENGTH = 4096
@@ -47,8 +48,8 @@ def read(text: str, key: bytes, kind: type[T]) -> T:
     if not plausible or not hmac.compare_digest(_encode(_sign(body, key)), signature):
         raise NotSigned("this was not signed by this cluster")
     try:
-        return msgspec.json.decode(_decode(body), type=kind)
-    except msgspec.DecodeError:  # what a newer version says more may be a condition: it must not be ignored
+        return decode(_decode(body), kind)
+    except Malformed:  # what a newer version says more may be a condition: it must not be ignored
         raise OtherVersion("this was signed by another version of Safelight") from None
 
 

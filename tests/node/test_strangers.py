@@ -7,7 +7,8 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,10 +16,12 @@ import pytest
 from safelight.config import Address
 from safelight.node.datadir import load_keys
 from safelight.node.handshake import Hello, Party
-from tests.node.rude import Line, ask, enrolled, image, line
+from safelight.node.links import UNPROVED
+from safelight.protocol import Problem
+from tests.node.rude import Line, ask, enrolled, image, line, refused
 from tests.running import Running, eventually, running
 
-TEXT, BINARY, CLOSE = 1, 2, 8
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 PATIENT = 3 * 0.3
 """Seconds that a handshake may take at this heartbeat: three beats (bully.Timing)."""
 
@@ -106,6 +109,8 @@ def test_a_stranger_that_says_nothing_is_sent_away(nodes: Running, leader: Addre
         pytest.param(frame(b"\xff\xfe"), id="no UTF-8"),
         pytest.param(frame(b'{"cluster":"\xff"}'), id="no UTF-8 in JSON"),
         pytest.param(frame(b"[" * 100_000), id="deeply nested JSON"),
+        pytest.param(frame(b'{"a":' * 12_000), id="deeply nested JSON, in objects"),
+        pytest.param(frame(b'{"cluster":' + b"[" * 50_000), id="deeply nested JSON, in a field"),
         pytest.param(frame(b"hello", TEXT), id="text"),
         pytest.param(frame(b"", CLOSE), id="good-bye"),
         pytest.param(b"\xff" * 100, id="no frame"),
@@ -168,15 +173,120 @@ def test_strangers_who_always_say_something_else_cannot_fill_the_log(nodes: Runn
     assert len(complaints(nodes)) <= 25
 
 
-def test_links_of_strangers_are_cleaned_away(nodes: Running, leader: Address) -> None:
-    def sockets() -> int:
-        return sum(1 for _ in os.scandir(f"/proc/{nodes.cluster.pid(2)}/fd"))
+def sockets(nodes: Running) -> int:
+    return sum(1 for _ in os.scandir(f"/proc/{nodes.cluster.pid(2)}/fd"))
 
-    before = sockets()
-    strangers = [link(leader) for _ in range(50)]
-    for stranger in strangers:
-        stranger.__enter__()
-    assert sockets() >= before + 40
-    eventually(lambda: sockets() < before + 10, "the strangers' connections are closed")
-    for stranger in strangers:
-        stranger.__exit__(None, None, None)
+
+def peak_memory(nodes: Running) -> int:
+    """Bytes: the most that node 2 has had so far (proc(5), VmHWM)."""
+    status = Path(f"/proc/{nodes.cluster.pid(2)}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+def test_links_of_strangers_are_few_at_a_time_and_cleaned_away(nodes: Running, leader: Address) -> None:
+    before = sockets(nodes)
+    with ExitStack() as strangers:
+        for _ in range(UNPROVED + 30):
+            strangers.enter_context(link(leader))
+        assert sockets(nodes) <= before + UNPROVED + 5  # and one or two that are being closed
+        eventually(lambda: sockets(nodes) < before + 10, "the strangers' connections are closed")
+
+
+def test_a_node_is_linked_however_many_strangers_come(nodes: Running, leader: Address) -> None:
+    with ExitStack() as strangers:
+        for _ in range(UNPROVED + 10):
+            strangers.enter_context(link(leader))
+        with link(leader) as peer:
+            introduce(nodes, peer)
+            assert pong(peer)
+            for _ in range(UNPROVED + 10):  # nor does it give way, once it has proved itself
+                strangers.enter_context(link(leader))
+            assert pong(peer)
+
+
+def test_strangers_cost_little_memory(nodes: Running, leader: Address) -> None:
+    """Each begins a frame of a megabyte, as a peer's may be, and does not end it."""
+    Path(f"/proc/{nodes.cluster.pid(2)}/clear_refs").write_text("5")  # forget the peak so far (proc(5))
+    before = peak_memory(nodes)
+    with ExitStack() as strangers:
+        left = {strangers.enter_context(link(leader)).socket: frame(bytes(1_000_000))[:-1] for _ in range(60)}
+        give_up = time.monotonic() + PATIENT
+        while any(left.values()) and time.monotonic() < give_up:
+            for stranger, rest in left.items():
+                with suppress(BlockingIOError, ConnectionError):
+                    stranger.setblocking(False)
+                    left[stranger] = rest[stranger.send(rest) :]
+        eventually(lambda: sockets(nodes) < 40, "the strangers' connections are closed")
+    assert peak_memory(nodes) - before < 30 << 20
+
+
+def test_a_node_may_say_much_at_once_after_its_proof(nodes: Running, leader: Address) -> None:
+    with link(leader) as peer:
+        introduce(nodes, peer, frame(bytes(1 << 19)) + frame(bytes(1 << 19)))
+        assert pong(peer)
+
+
+def introduce(nodes: Running, peer: Line, more: bytes = b"") -> None:
+    """Prove to be node 1, and say more in the same breath."""
+    party = Party(load_keys(nodes.config.data_dir, create=False), 1, "another life")
+    ours = party.hello()
+    peer.send(frame(msgspec.json.encode(ours)))
+    _, size = peer.exactly(2)
+    if size == 126:
+        size = int.from_bytes(peer.exactly(2), "big")
+    theirs = msgspec.json.decode(peer.exactly(size), type=Hello)
+    peer.send(frame(msgspec.json.encode({"proof": party.proof("dialer", ours, theirs)})) + more)
+
+
+def pong(peer: Line) -> bool:
+    """Whether the node answers a ping (RFC 6455, 5.5.2) before it closes the link."""
+    peer.send(frame(b"there?", PING))
+    while True:
+        kind, size = peer.exactly(2)
+        if peer.exactly(size) == b"there?":
+            return kind & 0xF == PONG
+        if kind & 0xF == CLOSE:
+            return False
+
+
+def test_requests_that_break_off_without_a_token_leave_nothing_in_the_log(nodes: Running, leader: Address) -> None:
+    before = nodes.said(2)
+    for _ in range(20):
+        with line(leader) as stranger:
+            stranger.request("POST /v1/offers", "Content-Length: 100", body=b"{")
+        with line(leader) as stranger:
+            stranger.request("POST /v1/offers", "Transfer-Encoding: chunked", body=b"no chunk\r\n")
+        refused(ask(leader, "PUT /v1/images/a.png?ticket=x", body=b"hello"), Problem.BAD_TICKET)
+    assert [each for each in nodes.said(2)[len(before) :] if "Encrypted" not in each] == []
+
+
+# -- pages of other sites ----------------------------------------------------------------------------
+
+FOREIGN = ["http://evil.example", "https://127.0.0.1", "null", "file://", "http://127.0.0.1", "", "{own}.evil.example"]
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+def test_a_page_of_another_site_gets_no_line_and_no_answer(nodes: Running, leader: Address, origin: str) -> None:
+    header = "Origin: " + origin.format(own=leader.url)
+    token = enrolled(nodes.config, "alice-" + os.urandom(4).hex())
+    upgrade = (
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {'A' * 22}==",
+    )
+    for start in ("GET /v1/peer", "GET /v1/offers"):
+        refused(ask(leader, start, token, header, *upgrade), Problem.FOREIGN_ORIGIN)
+    for start in (
+        "PUT /v1/images/a.png",
+        "DELETE /v1/images/a.png",
+        "POST /v1/offers",
+        "GET /v1/images",
+        "OPTIONS /v1/images",
+    ):
+        refused(ask(leader, start, token, header), Problem.FOREIGN_ORIGIN)
+
+
+def test_a_request_with_the_nodes_own_origin_is_answered(nodes: Running, leader: Address) -> None:
+    for origin in (leader.url, leader.url.replace("127.0.0.1", "localhost").upper()):
+        assert ask(leader, "GET /v1/status", f"Origin: {origin}").status == 200

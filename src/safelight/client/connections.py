@@ -10,8 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import msgspec
-
+from safelight.decoding import Malformed, decode
 from safelight.http import HttpProcessingError, aiohttp
 from safelight.protocol import API, MAX_JSON, Cluster
 from safelight.reach import Stranger
@@ -73,8 +72,8 @@ async def _ask(
     protocol.set_response_params(auto_decompress=False)
     try:
         message, body = await protocol.read()
-        answer = msgspec.json.decode(await _whole(body), type=Cluster) if message.code == 200 else None
-    except (HttpProcessingError, msgspec.DecodeError, UnicodeDecodeError):
+        answer = decode(await _whole(body), Cluster) if message.code == 200 else None
+    except (HttpProcessingError, Malformed):
         answer = None
     if answer is None or protocol.should_close:
         raise Stranger("what answers there is not a Safelight node")

@@ -19,7 +19,6 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlencode
 
-import msgspec
 from multidict import CIMultiDictProxy
 
 from safelight.client.account import ALL_DOWN, Account
@@ -27,6 +26,7 @@ from safelight.client.errand import CROWDED, NoLeader
 from safelight.client.outputs import Reservation
 from safelight.client.servers import Broken, Servers, read_small, reason
 from safelight.config import Config
+from safelight.decoding import Malformed, decode
 from safelight.encryption import Scheme, sealed_size
 from safelight.errors import SafelightError
 from safelight.http import aiohttp
@@ -166,8 +166,8 @@ class Images:
                 raise read_problem(response.status, await read_small(response))
             body = await read_small(response, MAX_LISTING)
         try:
-            return msgspec.json.decode(body, type=Listing)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            return decode(body, Listing)
+        except Malformed:
             raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
 
     # -- one image -----------------------------------------------------------------------------------
@@ -316,5 +316,5 @@ def _kept(name: str, headers: CIMultiDictProxy[str]) -> Kept:
             original=unquote(headers.get("Safelight-Original", ""), errors="replace"),
             modified=modified if modified is not None and math.isfinite(modified) else None,
         )
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None

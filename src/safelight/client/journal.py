@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from safelight.client.inputs import CannotRead
+from safelight.decoding import Malformed, decode
 from safelight.encryption.sealed import MAX_HEADER_SIZE
 from safelight.errors import reason
 from safelight.names import shown
@@ -77,8 +78,8 @@ class Journal:
         try:
             with file.open("rb") as lines:
                 for line in lines:
-                    with suppress(msgspec.DecodeError, UnicodeDecodeError):
-                        planned = msgspec.json.decode(line, type=Planned)
+                    with suppress(Malformed):
+                        planned = decode(line, Planned)
                         self._planned[planned.key] = planned
         except FileNotFoundError:
             pass

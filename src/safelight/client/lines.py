@@ -14,8 +14,19 @@ from itertools import count
 import msgspec
 
 from safelight.client.servers import Broken, Servers
+from safelight.decoding import Malformed, decode
 from safelight.http import aiohttp
-from safelight.protocol import API, MAX_JSON, Grant, NumberedAnswer, NumberedOffer, Offer, read_problem
+from safelight.protocol import (
+    API,
+    MAX_JSON,
+    Grant,
+    NumberedAnswer,
+    NumberedOffer,
+    Offer,
+    Problem,
+    Refusal,
+    read_problem,
+)
 
 PATH = f"{API}/offers"
 
@@ -104,7 +115,10 @@ class _Line:
             del self._waiting[number]
         if said.status != 201:
             raise read_problem(said.status, bytes(said.body))
-        return msgspec.json.decode(said.body, type=Grant)
+        try:
+            return decode(said.body, Grant)
+        except Malformed:
+            raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
 
     async def close(self) -> None:
         self._reading.cancel()
@@ -114,10 +128,10 @@ class _Line:
     async def _read(self) -> None:
         try:
             while (message := await self._socket.receive()).type is aiohttp.WSMsgType.BINARY:
-                said = msgspec.json.decode(message.data, type=NumberedAnswer)
+                said = decode(message.data, NumberedAnswer)
                 if (answer := self._waiting.get(said.number)) is not None and not answer.done():
                     answer.set_result(said)
-        except (msgspec.DecodeError, UnicodeDecodeError, *Broken):
+        except (Malformed, *Broken):
             pass
         finally:
             self.broken = True

@@ -11,6 +11,7 @@ from yarl import URL
 
 from safelight.client.connections import Connector
 from safelight.config import Address, Config
+from safelight.decoding import Malformed, decode
 from safelight.http import aiohttp
 from safelight.protocol import API, MAX_JSON, Cluster, Problem, Refusal, read_problem
 from safelight.reach import why_unreachable
@@ -108,8 +109,8 @@ class Servers:
             if response.status not in (200, 201, 204):
                 raise read_problem(response.status, body)
             try:
-                return msgspec.json.decode(body or b"{}", type=answer)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                return decode(body or b"{}", answer)
+            except Malformed:
                 raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
 
 

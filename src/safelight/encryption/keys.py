@@ -24,6 +24,7 @@ import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from safelight import decoding
 from safelight.encryption.errors import KeyringError
 
 Random = Callable[[int], bytes]
@@ -236,10 +237,9 @@ def version_of(text: bytes) -> int:
 def decode(text: bytes, kind: type[_T]) -> _T:
     """What is in a keyring's file. Raises KeyringError, without a word of it."""
     try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # msgspec names the field and what it expected, never the value; UnicodeDecodeError carries the text.
-        why = str(error) if isinstance(error, msgspec.DecodeError) else "not JSON"
+        return decoding.decode(text, kind)
+    except decoding.Malformed as error:  # it names the field and what was expected, never the value
+        why = str(error)
     raise KeyringError(f"The keyring is malformed ({why}): restore it from a backup.")
 
 

@@ -29,6 +29,9 @@ KEEPALIVE = 75.0
 """Seconds that a connection may be idle, and that the head of a request may take: longer than clients keep theirs. Its
 first request has less: `connections.FIRST_HEAD`."""
 
+USER = web.RequestKey("user", str)
+"""Whose request it is, once that is proved."""
+
 _UNKNOWN_CODING = "Request has invalid `Transfer-Encoding`"
 """What the parser says where the last transfer coding is not chunked. It leaves codings before that one to us."""
 
@@ -38,7 +41,7 @@ log = logging.getLogger(__name__)
 class Connection(web.RequestHandler):
     """One connection of a node; `server` keeps count of them."""
 
-    __slots__ = ("_node", "_wire", "entry")
+    __slots__ = ("_allowance", "_node", "_wire", "entry")
 
     def __init__(self, server: web.Server, node: int, entry: Entry) -> None:
         super().__init__(
@@ -53,6 +56,7 @@ class Connection(web.RequestHandler):
             read_bufsize=READ_BUFFER,
         )
         self._node = node
+        self._allowance: int | None = None
         self._wire: asyncio.Transport | None = None  # as long as there is one: aiohttp forgets it before it is closed
         self.entry = entry
 
@@ -71,6 +75,20 @@ class Connection(web.RequestHandler):
             return False
         self._wire.abort()
         return True
+
+    def allow(self, size: int | None) -> None:
+        """Take so many more bytes of this connection, and leave those that follow in the socket; None: take all."""
+        self._allowance = size
+        transport = self.transport
+        if size is None and transport is not None and not (transport.is_reading() or self._reading_paused):
+            transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self._allowance is not None:
+            self._allowance -= len(data)
+            if self._allowance <= 0 and self.transport is not None and self.transport.is_reading():
+                self.transport.pause_reading()
+        super().data_received(data)
 
     def handle_error(
         self,
@@ -129,6 +147,7 @@ def waiting(request: web.Request) -> Iterator[None]:
 
 def proved(request: web.Request, user: str) -> None:
     """The request is this user's: its connection is no stranger's any more."""
+    request[USER] = user
     _entry(request).belongs_to(user)
 
 

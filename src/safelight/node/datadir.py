@@ -26,6 +26,7 @@ import msgspec
 
 from safelight import durable
 from safelight.bully import NEVER, Epoch
+from safelight.decoding import Malformed, decode
 from safelight.descriptors import any_left
 from safelight.encryption.keys import Keyring
 from safelight.encryption.wrapping import Wrapper
@@ -114,12 +115,12 @@ def load_epoch(directory: Path, node: int) -> Epoch:
     """The epoch that the node was last in, or the one before the first. Raises DataError."""
     path = _epoch_path(directory, node)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Epoch)
+        return decode(path.read_bytes(), Epoch)
     except FileNotFoundError:
         with suppress(OSError):  # the watch over the disk will find out what is wrong with it
             save_epoch(directory, node, NEVER)  # the file also says that this node lives here
         return NEVER
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, Malformed) as error:
         raise DataError(f"{path} is unreadable ({error}): delete it while the node's peers run") from None
 
 
@@ -134,8 +135,8 @@ def begin_life(directory: Path, node: int, now: float) -> Life:
     A disk that does not work now, or did not then, means that nothing is known.
     """
     path, last = _life_path(directory, node), None
-    with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-        last = msgspec.json.decode(path.read_bytes(), type=Life)
+    with suppress(OSError, Malformed):
+        last = decode(path.read_bytes(), Life)
     life = next_life(last, now)
     with suppress(OSError):
         _replace(path, msgspec.json.encode(life))

@@ -71,9 +71,16 @@ class Gate:
     # -- what a request says of itself ---------------------------------------------------------------
 
     def check_host(self, request: web.Request) -> None:
-        """Refuse requests to names that are not this node's, as a page elsewhere might cause them."""
+        """Refuse requests that a page elsewhere has caused: to names that are not this node's (DNS rebinding), and
+        those whose `Origin` (RFC 6454, 7) is not this node.
+        """
+        address = self._addresses[self._node]
         if request.host.lower() not in self._hosts:
-            raise Refusal(Problem.WRONG_HOST, f"this is {self._addresses[self._node].netloc}: ask for that address")
+            raise Refusal(Problem.WRONG_HOST, f"this is {address.netloc}: ask for that address")
+        for origin in request.headers.getall("Origin", []):
+            scheme, _, host = origin.lower().partition("://")
+            if scheme != address.scheme or host not in self._hosts:
+                raise Refusal(Problem.FOREIGN_ORIGIN, "a browser says that a page of another site asks: it may not")
 
     def bearer(self, request: web.Request) -> str | None:
         """The token that a request carries, if any."""

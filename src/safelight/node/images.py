@@ -9,7 +9,6 @@ its `http_range` takes the last 0 bytes for all of them.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 import time
@@ -23,6 +22,7 @@ from urllib.parse import quote
 import msgspec
 
 from safelight.config import Config
+from safelight.decoding import Malformed, decode
 from safelight.encryption.errors import CannotOpen
 from safelight.encryption.sealed import read_header
 from safelight.encryption.stream import Bytes
@@ -251,8 +251,8 @@ def _read_cursor(request: web.Request) -> tuple[float, str] | None:
         return None
     try:
         text = base64.b64decode(said + "=" * (-len(said) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(text, type=tuple[float, str])
-    except (ValueError, binascii.Error, msgspec.DecodeError):
+        return decode(text, tuple[float, str])
+    except (ValueError, Malformed):
         raise Refusal(Problem.BAD_REQUEST, "after is what an earlier listing gave as next") from None
 
 

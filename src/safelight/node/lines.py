@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from safelight.decoding import Malformed, decode
 from safelight.http import aiohttp, web
 from safelight.protocol import MAX_JSON, NumberedAnswer, NumberedOffer
 
@@ -52,12 +53,12 @@ class Lines:
             async for message in socket:
                 if message.type is not aiohttp.WSMsgType.BINARY:
                     break
-                said = msgspec.json.decode(message.data, type=NumberedOffer)
+                said = decode(message.data, NumberedOffer)
                 await free.acquire()
                 task = asyncio.create_task(answer(said.number, bytes(said.offer)))
                 answering.add(task)
                 task.add_done_callback(answering.discard)
-        except (msgspec.DecodeError, UnicodeDecodeError, ConnectionError):
+        except (Malformed, ConnectionError):
             pass
         finally:
             self._open.discard(socket)

@@ -13,13 +13,15 @@ import asyncio
 import contextlib
 import random
 import ssl
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from safelight.config import Address
+from safelight.decoding import Malformed, decode
 from safelight.http import aiohttp, web
-from safelight.node.connection import proved_peer
+from safelight.node.connection import Connection, proved_peer
 from safelight.node.handshake import Hello, Party, Proof, Refused
 from safelight.protocol import API
 from safelight.reach import why_unreachable
@@ -33,6 +35,12 @@ QUEUE = 1000
 
 MAX_FRAME = 1 << 20
 """Bytes; a leader's heartbeat tells the loads of all nodes, some 150 bytes each."""
+
+HANDSHAKE = 1 << 16
+"""Bytes that a peer may send before it has proved itself; a Hello with as many keys as a keyring holds has a third."""
+
+UNPROVED = 32
+"""Peers that have not proved themselves yet, at a time; a handshake takes one round trip."""
 
 REASON = 200
 """Characters of a refusal that are shown."""
@@ -71,6 +79,7 @@ class Links:
         self._connected, self._lost, self._received, self._say = connected, lost, received, say
         self._outgoing: dict[int, asyncio.Queue[Frame]] = {}
         self._incoming: set[web.WebSocketResponse] = set()
+        self._unproved: dict[Connection, None] = {}  # the oldest first
         self._knock = {node: asyncio.Event() for node in self._addresses}
         self._hung_up: set[int] = set()  # whose own link to us ended, and whom we have not reached since
         self._complaints: dict[int, set[str]] = {}
@@ -200,12 +209,18 @@ class Links:
         socket = web.WebSocketResponse(
             timeout=self._patience, heartbeat=self._patience, max_msg_size=MAX_FRAME, compress=False
         )
-        await socket.prepare(request)
         self._incoming.add(socket)
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.allow(HANDSHAKE)
+        self._bound(connection)
         try:
+            await socket.prepare(request)
             async with asyncio.timeout(self._patience):
                 peer = await self._examine(socket)
             proved_peer(request)
+            self._unproved.pop(connection, None)
+            connection.allow(None)
             self._complaints.pop(STRANGERS, None)
             self._knock[peer].set()
             try:
@@ -223,7 +238,19 @@ class Links:
         finally:
             self._incoming.discard(socket)
             await socket.close()
+            self._unproved.pop(connection, None)
         return socket
+
+    def _bound(self, connection: Connection) -> None:
+        """Bound what a peer may cost before it has proved itself. Where there are too many, the oldest of those from
+        where most come gives way: a node needs no more than a moment.
+        """
+        if len(self._unproved) >= UNPROVED:
+            (crowd, _), *_ = Counter(each.entry.address for each in self._unproved).most_common(1)
+            oldest = next(each for each in self._unproved if each.entry.address == crowd)
+            del self._unproved[oldest]
+            oldest.abort()
+        self._unproved[connection] = None
 
     async def _examine(self, socket: web.WebSocketResponse) -> int:
         """The node at the other end. Raises Refused."""
@@ -268,10 +295,10 @@ def _reason(refusal: Proof) -> str:
 
 
 def _decode(data: bytes) -> Hello | Proof:
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.json.decode(data, type=Hello)
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        proof = msgspec.json.decode(data, type=Proof)
+    with contextlib.suppress(Malformed):
+        return decode(data, Hello)
+    with contextlib.suppress(Malformed):
+        proof = decode(data, Proof)
         if proof.proof or proof.refused:  # any object decodes, as unknown fields are ignored
             return proof
     raise Refused("what it says is not a node's handshake")

@@ -29,6 +29,7 @@ from safelight.bully import (
     Send,
     Tick,
 )
+from safelight.decoding import Malformed, decode
 from safelight.protocol import Load
 
 
@@ -140,8 +141,8 @@ class Member:
 
     def received(self, peer: int, frame: bytes) -> None:
         try:
-            wire = msgspec.json.decode(frame, type=Wire)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            wire = decode(frame, Wire)
+        except Malformed:
             if peer not in self._misunderstood:
                 self._misunderstood.add(peer)
                 self._say(f"node {peer} says what this version does not understand")

@@ -14,13 +14,14 @@ import msgspec
 
 from safelight import __version__
 from safelight.config import Config
+from safelight.decoding import Malformed, decode
 from safelight.encryption.errors import CannotOpen, TooLarge
 from safelight.errors import SafelightError
 from safelight.http import HttpProcessingError, HttpVersion11, web
 from safelight.names import shown
 from safelight.node.answers import Interrupted
 from safelight.node.conditions import check_conditions
-from safelight.node.connection import serving, waiting
+from safelight.node.connection import USER, serving, waiting
 from safelight.node.datadir import DataError
 from safelight.node.gate import Gate, GoTo
 from safelight.node.images import Images, NoSuchPart
@@ -189,10 +190,9 @@ class Routes:
 
     async def _granted(self, request: web.Request, text: bytes) -> web.Response:
         try:
-            offer = msgspec.json.decode(text, type=Offer)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            why = shown(str(error)) if isinstance(error, msgspec.DecodeError) else "it is not UTF-8"
-            raise Refusal(Problem.BAD_REQUEST, f"this is not an offer: {why}") from None
+            offer = decode(text, Offer)
+        except Malformed as error:
+            raise Refusal(Problem.BAD_REQUEST, f"this is not an offer: {error}") from None
         grant = await self._gate.grant(request, offer)
         return _json(grant, status=201)
 
@@ -237,7 +237,8 @@ class Routes:
             self._say(f"An answer broke off half-way ({interrupted})")
             return interrupted.response
         except (ConnectionError, HttpProcessingError, web.RequestPayloadError):
-            self._say("A client went away half-way")
+            if USER in request:  # strangers are not to fill the log
+                self._say("A client went away half-way")
             return self._problem(Refusal(Problem.BAD_LENGTH, "the connection ended before the body did"))
         except Exception as error:
             if isinstance(error, OSError) and error.errno in NO_SPACE:

@@ -18,6 +18,7 @@ import msgspec
 
 from safelight import durable
 from safelight.config import Config
+from safelight.decoding import Malformed, decode
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError, reason
 from safelight.vault.chain import Chains, key_of
@@ -195,10 +196,10 @@ async def _check_owner(store: Store, config: Config, ring: Keyring, marker: _Mar
 
 async def _owner_of(store: Store) -> _Owner | None:
     try:
-        return msgspec.json.decode(await store.get(OWNER), type=_Owner)
+        return decode(await store.get(OWNER), _Owner)
     except Missing:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except Malformed:
         raise CannotUseVault(f"the vault's object {OWNER!r} is damaged: restore it from a backup") from None
 
 
@@ -220,12 +221,12 @@ def _lost(config: Config, what: str) -> CannotUseVault:
 def _read_marker(config: Config) -> _Marker | None:
     path = config.data_dir / MARKER
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Marker)
+        return decode(path.read_bytes(), _Marker)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {reason(error)}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except Malformed:
         raise CannotUseVault(f"{path} is damaged: delete it, if the vault is where it was") from None
 
 
