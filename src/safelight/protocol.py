@@ -266,6 +266,9 @@ class Load(msgspec.Struct):
     """Of the images in work: their bytes, and 256 KiB for each."""
     stands_back: str = ""
     """Why it does not stand for election; empty if it does."""
+    degraded: str = ""
+    """What is wrong with it although it stands for election, as no other node is known to be better; empty if nothing
+    is."""
     room: int = 0
     """How many more images it takes."""
 

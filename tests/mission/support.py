@@ -115,11 +115,17 @@ class Answer(NamedTuple):
 
 
 def request(
-    config: Config, node: int, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    config: Config,
+    node: int,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 30,
 ) -> Answer:
     """One request, told by the standard library's client, which follows no redirects."""
     address = config.addresses[node]
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=30)
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
     try:
         connection.request(method, path, body or None, dict(headers or {}))
         response = connection.getresponse()

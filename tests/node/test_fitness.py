@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safelight.node.fitness import CALM, FIRST_HOLD, LONGEST_HOLD, Fitness, Life, next_life
+from safelight.node.fitness import CALM, FIRST_HOLD, LINGER, LONGEST_HOLD, Fitness, Life, next_life
 
 
 def hold(fitness: Fitness, now: float) -> float:
@@ -130,3 +132,83 @@ def test_whatever_happens_a_node_that_stays_well_is_ready_in_bounded_time(
         assert ok or not fitness.ready(now)
     fitness.observe(cause, True, now)
     assert fitness.ready(now + LONGEST_HOLD)
+
+
+# -- trouble that all nodes may have -------------------------------------------------------------------
+
+
+def test_what_may_be_everybodys_trouble_stops_a_node_only_if_another_has_none() -> None:
+    fitness = Fitness()
+    fitness.hear(True, 0.0)
+    fitness.observe("vault", False, 0.0, "the vault hangs")
+    assert (fitness.why_not(0.0), fitness.degraded(0.0)) == ("the vault hangs", "")
+    fitness.hear(False, LINGER / 2)
+    assert fitness.why_not(LINGER / 2) == "the vault hangs"  # the other may be well again in a moment
+    fitness.hear(False, LINGER)
+    assert (fitness.why_not(LINGER), fitness.degraded(LINGER)) == ("", "the vault hangs")
+    fitness.hear(True, 10.0)
+    assert fitness.why_not(10.0) == "the vault hangs"
+
+
+def test_a_node_that_hears_of_nobody_better_when_its_trouble_begins_does_not_step_back_first() -> None:
+    fitness = Fitness()
+    fitness.hear(True, 0.0)
+    fitness.hear(False, 0.1)
+    fitness.observe("vault", False, 0.2, "the vault hangs")
+    fitness.hear(False, 0.3)
+    assert (fitness.ready(0.3), fitness.degraded(0.3)) == (True, "the vault hangs")
+    fitness.observe("keyring", False, 0.4, "the keyring is gone")
+    assert fitness.why_not(0.4) == "the vault hangs; the keyring is gone"  # which is its own trouble
+
+
+def test_a_node_that_led_in_spite_of_trouble_is_not_held_down_after_it() -> None:
+    for leads in (True, False):
+        fitness = Fitness()
+        fitness.hear(False, 0.0)
+        fitness.observe("vault", False, 0.0, leads=leads)
+        fitness.observe("vault", True, 9.0, leads=leads)
+        fitness.hear(True, 9.1)
+        assert fitness.ready(9.1) == leads
+        assert fitness.ready(9.0 + FIRST_HOLD)
+
+
+def test_a_note_stops_nobody_and_is_told() -> None:
+    fitness = Fitness()
+    fitness.note("disk", "the disk is full")
+    assert (fitness.why_not(0.0), fitness.degraded(0.0)) == ("", "the disk is full")
+    fitness.note("disk", "")
+    assert fitness.degraded(0.0) == ""
+
+
+TICK, FRESH = 0.5, 2.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), nodes=st.integers(1, 5))
+def test_in_a_cluster_the_highest_without_trouble_leads_in_the_end_or_the_highest_of_all(
+    data: st.DataObject, nodes: int
+) -> None:
+    """Nodes that hear of each other a tick late, and only while somebody leads; what ails them changes, then stays."""
+    fitness = {node: Fitness() for node in range(nodes)}
+    heard: dict[int, tuple[float, bool]] = {}  # when a node was last heard of, and whether it was well
+    ails, leader, reigns = dict.fromkeys(fitness, False), nodes - 1, list[int | None]()
+    changes = data.draw(st.lists(st.tuples(st.integers(0, 60), st.integers(0, nodes - 1)), max_size=12))
+    for tick in range(260):
+        now = tick * TICK
+        for at, node in changes:
+            if at == tick:
+                ails[node] = not ails[node]
+        fresh = {node: well for node, (when, well) in heard.items() if now - when <= FRESH}
+        for node, each in fitness.items():
+            each.hear(any(well for other, well in fresh.items() if other != node), now)
+            each.observe("vault", not ails[node], now, leads=node == leader)
+        ready = [node for node, each in fitness.items() if each.ready(now)]
+        leader = max(ready, default=-1)
+        reigns.append(leader)
+        if leader >= 0:  # whose heartbeats, and those to it, tell of all
+            for node, each in fitness.items():
+                heard[node] = now, not (each.why_not(now) or each.degraded(now))
+    well = [node for node in fitness if not ails[node]]
+    assert set(reigns[-40:]) == {max(well or fitness)}
+    longest = max((len(list(group)) for key, group in groupby(reigns, key=lambda each: each == -1) if key), default=0)
+    assert longest * TICK <= FRESH + LINGER  # each took another for well until then: no leader tells that it is not

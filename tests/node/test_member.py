@@ -18,7 +18,7 @@ from safelight.node.watch import Watch
 from tests.running import GENEROUS
 
 BEAT = 0.05
-WELL = State("", "", vault="", everybodys=False)
+WELL = State("", "", full="")
 
 
 @dataclass
@@ -47,6 +47,8 @@ class Seat:
             save=lambda: self.save(self.member.epoch),
             ready=self.member.ready,
             leader=lambda: self.member.settled(3 * BEAT),
+            leads=lambda: self.member.leads,
+            another_is_well=lambda: True,
             crashes=0,
             say=self.said.append,
         )

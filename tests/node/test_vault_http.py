@@ -616,7 +616,16 @@ def test_what_nobody_will_ever_name_is_swept_while_a_node_leads(tmp_path: Path) 
         for each in (body, hidden):
             os.utime(each, (0, 0))
         leads = False
-        keeper = Keeper(config, lambda: ring, leads=lambda: leads, say=said.append, interval=0.01)
+        keeper = Keeper(
+            config,
+            1,
+            lambda: ring,
+            leads=lambda: leads,
+            alarm=lambda: False,
+            observe=lambda *_: None,
+            say=said.append,
+            interval=0.01,
+        )
         await keeper.start()
         await asyncio.to_thread(eventually, lambda: not hidden.exists(), "the hidden file is gone")
         assert body.exists()  # only a leader sweeps

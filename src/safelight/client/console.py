@@ -32,6 +32,7 @@ from rich.text import Text
 
 from safelight.client.feedback import Silence
 from safelight.client.status import ServerStatus
+from safelight.protocol import Load
 from safelight.sizes import human_size
 
 BLINK = 0.3  # seconds; what is over sooner shows no bar
@@ -346,12 +347,18 @@ def status_lines(servers: Iterable[ServerStatus]) -> list[Text]:
         state = (load.role, f"{load.counter}", f"{load.leader or '-'}") if load and known else ("unreachable", "-", "-")
         rows.append((f"{status.server}", status.address, *state, *counts))
         if known:
-            ends.append(f"  stands back: {load.stands_back}" if load and load.stands_back else "")
+            ends.append(_health(load) if load else "")
         else:
             ends.append(f"  {status.problem}" + ("; its numbers by heartbeat" if status.heard else ""))
         styles.append(("bold" if load and load.leader == load.node else "") if known else "yellow")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [Text(plain(_aligned(row, widths) + end), style) for row, end, style in zip(rows, ends, styles, strict=True)]
+
+
+def _health(load: Load) -> str:
+    if load.stands_back:
+        return f"  stands back: {load.stands_back}"
+    return f"  degraded: {load.degraded}" if load.degraded else ""
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:

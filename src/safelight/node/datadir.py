@@ -34,7 +34,6 @@ from safelight.node.fitness import Life, next_life
 from safelight.node.keyfile import DataError as DataError
 from safelight.node.keyfile import KeyFile, Keys
 from safelight.sizes import human_size
-from safelight.vault.opening import trouble_with
 
 RESERVE = 32 << 20
 """Bytes that must be free where the data directory is: for epochs, users and the spools of a few images."""
@@ -154,26 +153,27 @@ class State(NamedTuple):
 
     disk: str
     keyring: str
-    vault: str
-    everybodys: bool
-    """Whether all those nodes keep their epochs here: then no other node has a better disk."""
+    full: str
+    """That there is too little room, where all those nodes keep their epochs here: no other node has more."""
     descriptors: str = ""
     """Whether this process could open no file: then it is not known what is wrong with the rest."""
 
 
-def examine(directory: Path, vault: Path | None, node: int, others: Iterable[int], keys: Keys) -> State:
-    """Whether a node can work with these directories at this moment; `others` might lead instead. Writes a byte."""
+def examine(directory: Path, node: int, others: Iterable[int], keys: Keys) -> State:
+    """Whether a node can work with this directory at this moment; `others` might lead instead. Writes a byte."""
     enough = any_left()
+    trouble, full = _disk_trouble(directory, node)
+    everybodys = full and all(os.path.exists(_epoch_path(directory, each)) for each in others)
     state = State(
-        disk=_disk_trouble(directory, node),
+        disk="" if everybodys else trouble,
         keyring=keys.look(),
-        vault=trouble_with(vault) if vault else "",
-        everybodys=all(os.path.exists(_epoch_path(directory, each)) for each in others),
+        full=trouble if everybodys else "",
     )
-    return state if enough and any_left() else State("", "", "", state.everybodys, NO_DESCRIPTORS)
+    return state if enough and any_left() else State("", "", "", NO_DESCRIPTORS)
 
 
-def _disk_trouble(directory: Path, node: int) -> str:
+def _disk_trouble(directory: Path, node: int) -> tuple[str, bool]:
+    """What is wrong with the disk, in words, if anything is; and whether that is only that it is full."""
     try:
         probe = os.open(directory / f"probe-{node}", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
@@ -183,8 +183,10 @@ def _disk_trouble(directory: Path, node: int) -> str:
             os.close(probe)
         free = shutil.disk_usage(directory).free
     except OSError as error:
-        return f"{directory} cannot be written to ({error.strerror})"
-    return "" if free >= RESERVE else f"less than {human_size(RESERVE)} are free in {directory}"
+        return f"{directory} cannot be written to ({error.strerror})", error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if free < RESERVE:
+        return f"less than {human_size(RESERVE)} are free in {directory}", True
+    return "", False
 
 
 def _replace(path: Path, data: bytes) -> None:

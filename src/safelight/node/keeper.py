@@ -1,19 +1,25 @@
-"""A node's hold on the vault: opened as soon as it can be, tidied, and swept while the node leads.
+"""A node's hold on the vault: opened as soon as it can be, watched, tidied, and swept while the node leads.
 
-A bucket that is away is everybody's trouble: the node runs without it, answers that the vault is away, and goes on
-trying. What no trying would mend ends the node's start.
+While the vault is away the node runs without it, answers that the vault is away, and goes on trying. What no trying
+would mend ends the node's start. How the vault does is known from the calls that the node makes of it for its clients,
+and, as soon as one of these fails or waits for long, here or on another node, from probes; whoever keeps the node
+eligible hears of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 
 from safelight.config import Config
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
 from safelight.vault.directory import Directory
-from safelight.vault.opening import NONE, open_vault
+from safelight.vault.health import Health, Kind
+from safelight.vault.monitored import Monitored
+from safelight.vault.opening import NONE, directory_of, open_vault, trouble_with
 from safelight.vault.store import StoreError
 from safelight.vault.upkeep import sweep
 from safelight.vault.vault import Vault
@@ -23,6 +29,12 @@ FIRST_TRY = 3.0
 
 RETRY = 2.0
 """Seconds between two attempts to open it."""
+
+LOOK = 0.5
+"""Seconds between two looks at how the vault does."""
+
+ALARM = 10.0
+"""Seconds for which a node probes after another has begun to tell of some trouble, as it may have the same."""
 
 SWEEP = 3600.0
 """Seconds between two sweeps: a listing of all bodies, and a record read for each of those that are old."""
@@ -34,16 +46,24 @@ class Keeper:
     def __init__(
         self,
         config: Config,
+        node: int,
         keyring: Callable[[], Keyring],
         *,
         leads: Callable[[], bool],
+        alarm: Callable[[], bool],
+        observe: Callable[[str, str], None],
         say: Callable[[str], None],
         interval: float = SWEEP,
     ) -> None:
+        """`alarm`: whether another node has some trouble. `observe` gets, twice a second, why the vault cannot be
+        used, and what may become such a reason.
+        """
+        self._node, self._alarm, self._observe = node, alarm, observe
         self._config, self._keyring, self._leads, self._say, self._interval = config, keyring, leads, say, interval
         self._vault: Vault | None = None
         self._trouble = "the vault is not open yet"
-        self._task: asyncio.Task[None] | None = None
+        self._health = Health()
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def vault(self) -> Vault | None:
@@ -63,17 +83,54 @@ class Keeper:
                 await opening
             except StoreError as error:
                 self._tell(error)
-        self._task = asyncio.create_task(self._look_after(opening))
+        self._tasks = [asyncio.create_task(each) for each in (self._look_after(opening), self._keep_looking())]
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._vault is not None:
             await self._vault.store.close()
 
     async def _open(self) -> None:
-        self._vault = await open_vault(self._config, self._keyring)
+        vault = await open_vault(self._config, self._keyring)
+        if vault is not None:
+            self._store = vault.store
+            self._monitored = Monitored(vault.store, self._health)
+            self._vault = Vault(self._monitored, self._keyring)
+
+    # -- its health ----------------------------------------------------------------------------------
+
+    async def _keep_looking(self) -> None:
+        directory, looking, probing, calm = directory_of(self._config), None, None, time.monotonic()
+        try:
+            while True:
+                now = time.monotonic()
+                if self._vault is None:
+                    self._observe(self._trouble, "")
+                else:
+                    if directory is not None and (looking is None or looking.done()):
+                        looking = asyncio.create_task(self._look(directory))
+                    suspicion = self._health.suspicion(now)
+                    if not self._alarm():
+                        calm = now
+                    alarmed = 0 < now - calm < ALARM
+                    if (suspicion or alarmed) and (probing is None or probing.done()):
+                        probing = asyncio.create_task(self._monitored.probe(f"{self._node}"))
+                    self._observe(self._health.reason(now), suspicion)
+                await asyncio.sleep(LOOK)
+        finally:
+            for task in (looking, probing):
+                if task is not None:
+                    task.cancel()
+
+    async def _look(self, directory: Path) -> None:
+        """Look at the vault without a call of it. Costs next to nothing, and so is done also where nobody calls."""
+        self._health.begun(Kind.READ, time.monotonic())
+        trouble = await asyncio.to_thread(trouble_with, directory)
+        self._health.answered(Kind.READ, time.monotonic(), trouble, probe=True)
+
+    # -- housekeeping --------------------------------------------------------------------------------
 
     async def _look_after(self, opening: asyncio.Task[None]) -> None:
         while self._vault is None:
@@ -84,8 +141,8 @@ class Keeper:
                 await asyncio.sleep(RETRY)
                 opening = asyncio.create_task(self._open())
         while True:
-            if isinstance(self._vault.store, Directory):
-                await self._tend(self._vault.store.tidy(), "half-written files of an earlier crash")
+            if isinstance(self._store, Directory):
+                await self._tend(self._store.tidy(), "half-written files of an earlier crash")
             await asyncio.sleep(self._interval)
             if self._leads():
                 await self._tend(sweep(self._vault), "bodies that belonged to no image")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 
 from safelight.bully import Epoch
 from safelight.node.balance import weight
@@ -32,19 +33,22 @@ class LoadBook:
         changed: Callable[[], None],
         most: int,
         min_rate: float,
+        degraded: Callable[[], str] = str,
     ) -> None:
-        """`state` gives role, epoch and leader; `stands_back` why the node does not stand for election, if so. Others'
-        loads are forgotten after `freshness` seconds. `changed` is called when work begins or ends here. Some
-        `most` images are taken at a time, and as many are read: see `shares`, also for `min_rate`.
+        """`state` gives role, epoch and leader; `stands_back` why the node does not stand for election, if so, and
+        `degraded` what is wrong with it if it does. Others' loads are forgotten after `freshness` seconds. `changed`
+        is called when work begins or ends here. Some `most` images are taken at a time, and as many are read: see
+        `shares`, also for `min_rate`.
         """
         self._node = node
-        self._state, self._stands_back = state, stands_back
+        self._state, self._stands_back, self._degraded = state, stands_back, degraded
         self._freshness = freshness
         self._changed = changed
         self._uploads = Shares(most, CRAWLERS * most, min_rate)
         self._reads = Shares(most, READERS * most, min_rate)
         self._started = time.monotonic()
         self._heard: dict[int, tuple[float, Load]] = {}
+        self._listens_since = inf
         self.in_flight = 0
         self.images = 0
         self.bytes = 0
@@ -122,6 +126,7 @@ class LoadBook:
             declines=self.declines,
             weight=self.weight,
             stands_back=self._stands_back(),
+            degraded=self._degraded(),
             room=self.room,
         )
 
@@ -131,6 +136,21 @@ class LoadBook:
         for load in loads:
             if load.node != self._node and (load.node == peer or peer == self._state()[2]):
                 self._heard[load.node] = (now, load)
+
+    def listens(self) -> None:
+        """From now on others can be heard."""
+        self._listens_since = time.monotonic()
+
+    def another_is_well(self) -> bool:
+        """Whether another node tells of no trouble; also as long as one that tells so may not have been heard yet."""
+        others = [load for load in self.known() if load.node != self._node]
+        if not others:
+            return time.monotonic() - self._listens_since < self._freshness
+        return any(not (load.stands_back or load.degraded) for load in others)
+
+    def another_is_unwell(self) -> bool:
+        """Whether another node tells of some trouble."""
+        return any(load.stands_back or load.degraded for load in self.known() if load.node != self._node)
 
     def known(self) -> list[Load]:
         """All fresh loads, in the order of nodes."""

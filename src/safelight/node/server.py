@@ -18,7 +18,7 @@ from collections.abc import Callable
 import uvloop
 
 from safelight.allocator import keep_segments
-from safelight.bully import Election
+from safelight.bully import Election, Epoch
 from safelight.config import Address, Config
 from safelight.descriptors import raise_limit
 from safelight.errors import SafelightError
@@ -43,7 +43,7 @@ from safelight.node.watch import Watch, unsaved
 from safelight.node.work import Workshop
 from safelight.protocol import Load
 from safelight.tls import check_plain_http, client_tls, server_tls
-from safelight.vault.opening import check_unused, directory_of, users_here
+from safelight.vault.opening import check_unused, users_here
 
 UNUSED_GRANTS = 0.5
 """Seconds that a leaving node waits for bodies which it granted and which have not begun to come."""
@@ -102,6 +102,7 @@ class Node:
             self._report_soon,
             config.max_in_flight,
             config.min_rate,
+            lambda: self._watch.degraded,
         )
         self._balance = Balance()
         self._reporting: asyncio.TimerHandle | None = None
@@ -125,23 +126,33 @@ class Node:
                 now=time.monotonic(),
             ),
             send=self._links.send,
-            save=lambda epoch: datadir.save_epoch(config.data_dir, node, epoch),
+            save=self._save,
             unsaved=lambda error: self._watch.observe("epoch", False, unsaved(error)),
             loads=lambda: self._load.known() if self._member.leads else [self._load.own()],
             begun=lambda: self._gate.begun(),
             heard=self._heard,
             say=say,
         )
-        others, vault = config.addresses.keys() - {node}, directory_of(config)
+        others = config.addresses.keys() - {node}
         self._watch = Watch(
-            look=lambda: datadir.examine(config.data_dir, vault, node, self._member.met or others, keys),
-            save=lambda: datadir.save_epoch(config.data_dir, node, self._member.epoch),
+            look=lambda: datadir.examine(config.data_dir, node, self._member.met or others, keys),
+            save=lambda: self._save(self._member.epoch),
             ready=self._member.ready,
             leader=lambda: self._member.settled(timing.silence),
+            leads=lambda: self._member.leads,
+            another_is_well=lambda: bool(others) and self._load.another_is_well(),
             crashes=datadir.begin_life(config.data_dir, node, time.time()).crashes,
             say=say,
         )
-        self._keeper = Keeper(config, lambda: keys.ring, leads=lambda: self._member.leads, say=say)
+        self._keeper = Keeper(
+            config,
+            node,
+            lambda: keys.ring,
+            leads=lambda: self._member.leads,
+            alarm=self._load.another_is_unwell,
+            observe=self._observe_vault,
+            say=say,
+        )
         here = users_here(config, lambda: keys.ring)
         users = Users(lambda: self._keeper.vault or here)
         self._gate = Gate(config, node, life, keys.ring, users, self._member, self._load, self._balance)
@@ -176,6 +187,7 @@ class Node:
         if not address.loopback and tls is None:
             self._say("WARNING: plain HTTP beyond loopback: tokens and images cross the network readable")
         await self._watch.start()
+        self._load.listens()
         self._links.start()
         self._member.start()
         await stop.wait()
@@ -189,6 +201,19 @@ class Node:
         await runner.cleanup()
         await self._keeper.stop()
         self._say("stopped")
+
+    def _save(self, epoch: Epoch) -> None:
+        """Put the epoch on the disk. Raises OSError, also at once where the disk would keep us waiting."""
+        if not self._watch.disk_answers:
+            raise OSError(errno.ETIMEDOUT, "the disk does not answer")
+        datadir.save_epoch(self._config.data_dir, self._number, epoch)
+
+    def _observe_vault(self, reason: str, suspicion: str) -> None:
+        degraded = self._watch.degraded
+        self._watch.observe("vault", not reason, reason)
+        self._watch.note("vault", suspicion)
+        if self._watch.degraded != degraded:  # before a leader in trouble takes this node for a better one
+            self._member.report()
 
     def _lost(self, peer: int) -> None:
         self._balance.lost(peer)

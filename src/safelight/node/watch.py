@@ -1,6 +1,7 @@
-"""Looks after a node's fitness: every second, whether its disk, its keyring and its vault are as they should be.
+"""Looks after a node's fitness: every second, whether its disk and its keyring are as they should be.
 
-Whoever meets a failure in between says so with `observe`; the election hears of every change at once.
+Whoever meets a failure elsewhere, such as the keeper of the vault, says so with `observe`; the election hears of every
+change at once.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from math import inf
 
 from safelight.descriptors import NONE_LEFT
 from safelight.node.datadir import NO_DESCRIPTORS, State
@@ -16,7 +18,13 @@ from safelight.node.fitness import Fitness
 INTERVAL = 1.0
 """Seconds between two looks."""
 
-PATIENCE = 5.0
+SLOW = 1.0
+"""Seconds of a look after which the disk is slow, and other nodes better not count on this one."""
+
+STUCK = 1.5
+"""Seconds of a look after which nothing is written on the event loop: it could stand still with the disk."""
+
+PATIENCE = 3.0
 """Seconds that a look may take before the disk counts as hung."""
 
 
@@ -30,18 +38,22 @@ class Watch:
         save: Callable[[], None],
         ready: Callable[[bool], None],
         leader: Callable[[], Awaitable[int | None]],
+        leads: Callable[[], bool],
+        another_is_well: Callable[[], bool],
         crashes: int,
         say: Callable[[str], None],
     ) -> None:
         """`look` runs in a thread. `save` puts the epoch on the disk, or raises OSError. `ready` tells the election.
-        `leader` waits for as long as it is reasonable to wait for one. `crashes`: the node's, lately.
+        `leader` waits for as long as it is reasonable to wait for one. `leads`: whether this node does.
+        `another_is_well`: whether another node is known to be without trouble. `crashes`: the node's, lately.
         """
         self._look, self._save, self._ready, self._leader, self._say = look, save, ready, leader, say
+        self._leads, self._another_is_well = leads, another_is_well
         self._fitness = Fitness()
         self._crashes = crashes
         self._fit = True  # as the election was last told
         self._unsaved = False
-        self._disk_is_everybodys = False
+        self._looking_since = inf
         self._tasks: list[asyncio.Task[None]] = []
         self._giving_way: asyncio.Task[None] | None = None
         self._knows = asyncio.Event()
@@ -62,14 +74,28 @@ class Watch:
         """Why the node does not stand for election; empty if it does."""
         return self._fitness.why_not(time.monotonic())
 
+    @property
+    def degraded(self) -> str:
+        """What is wrong with the node although it stands for election; empty if nothing is."""
+        return self._fitness.degraded(time.monotonic())
+
+    @property
+    def disk_answers(self) -> bool:
+        """Whether the data directory's disk may be written to here and now."""
+        return time.monotonic() - self._looking_since < STUCK
+
     def observe(self, cause: str, ok: bool, why: str = "") -> None:
         """Something ("disk", "keyring", "vault", "epoch", "descriptors") is well, or is not. On the event loop only."""
-        if cause in ("disk", "vault") and self._disk_is_everybodys:
-            ok = True  # who else would lead has no other: what can still be done is better done than refused
         if cause == "epoch":
             self._unsaved = not ok
-        self._fitness.observe(cause, ok, time.monotonic(), why)
+        now = time.monotonic()
+        self._fitness.hear(self._another_is_well(), now)
+        self._fitness.observe(cause, ok, now, why, leads=self._leads())
         self._judge()
+
+    def note(self, cause: str, why: str) -> None:
+        """Something is not as it should be, and is no reason to stand back; with an empty `why` it is again."""
+        self._fitness.note(cause, why)
 
     def leave(self) -> None:
         """The node is stopping: let others lead, for good."""
@@ -102,19 +128,23 @@ class Watch:
 
     async def _look_once(self) -> None:
         look = asyncio.ensure_future(asyncio.to_thread(self._look))
-        await asyncio.wait({look}, timeout=PATIENCE)
+        self._looking_since = time.monotonic()
+        await asyncio.wait({look}, timeout=SLOW)
+        if not look.done():
+            self.note("disk", "the disk is slow to answer")
+            await asyncio.wait({look}, timeout=PATIENCE - SLOW)
         if not look.done():
             self.observe("disk", False, f"the disk has not answered for {PATIENCE:g} s")
             self._knows.set()
         state = await look
+        self._looking_since = inf
+        self.note("disk", state.full)
         self.observe("descriptors", not state.descriptors, state.descriptors)
         if state.descriptors:  # of the rest nothing can be known
             self._knows.set()
             return
-        self._disk_is_everybodys = state.everybodys
         self.observe("disk", not state.disk, state.disk)
         self.observe("keyring", not state.keyring, state.keyring)
-        self.observe("vault", not state.vault, state.vault)
         if self._unsaved:  # here and not in the thread: an epoch must not be overwritten by an older one
             try:
                 self._save()

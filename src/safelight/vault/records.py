@@ -34,6 +34,8 @@ RECORDS, BODIES = "records/", "bodies/"
 USERS, TOKENS = "users/", "tokens/"
 IDENTITY = "vault"
 """The object that says whose vault it is."""
+PROBES = "probes/"
+"""What nodes make and remove at once, to see whether they can."""
 _VERSION = b"\x01"
 _NONCE_SIZE = 12
 _KEY_ID_AT, _NONCE_AT, _SEALED_AT = 1, 9, 21

@@ -22,6 +22,7 @@ from safelight.vault.chain import key_of
 from safelight.vault.records import (
     BODIES,
     IDENTITY,
+    PROBES,
     RECORDS,
     USERS,
     BadRecord,
@@ -148,6 +149,8 @@ async def _other(vault: Vault, entry: Entry) -> Checked:
     """An object that no latest record named when we looked."""
     aim = aim_of(entry.key) if entry.key.startswith(BODIES) else None
     if entry.key == IDENTITY:
+        return Checked(entry.key, entry.size)
+    if entry.key.startswith(PROBES):
         return Checked(entry.key, entry.size)
     if is_token(entry.key):  # whose user has another by now, or never came to be
         return Checked(entry.key, entry.size)

@@ -1,0 +1,101 @@
+"""Whether a store works, judged by its calls: begun, answered, failed, in; what is wrong with it, in words, out.
+
+No clock, no disk. Reads, writes and commits are judged apart: a disk may give what it holds, and even take what is
+written into memory, while it makes nothing durable. Calls are real ones, or probes: calls that a node makes on
+purpose to learn how the store is, while there is a reason to ask and perhaps no real work.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+HANG = 3.0
+"""Seconds in which a call waits and none is answered, after which the store counts as hung."""
+
+FAILING = 1.0
+"""Seconds that a row of failures lasts, with no success in between, after which the store counts as failed."""
+
+SUSPICIOUS = 1.0
+"""Seconds in which a call waits and none is answered, after which a probe is worth its while."""
+
+RECENT = 3.0
+"""Seconds after the failure of a real call in which the success of a probe proves nothing: it is another call."""
+
+
+class Kind(Enum):
+    """What a call asks for."""
+
+    READ = "reads"
+    WRITE = "writes"  # into a body that is not whole yet
+    COMMIT = "commits"  # durable when it returns
+
+
+class _Calls:
+    """The calls of one kind."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._since: float | None = None  # when calls began to wait, or the latest answer to one of several
+        self._first: float | None = None  # of a row of failures
+        self._latest = self._real = 0.0  # failure, and failure of a real call
+        self._why = ""
+
+    def begun(self, now: float) -> None:
+        self._waiting += 1
+        if self._since is None:
+            self._since = now
+
+    def answered(self, now: float, why: str, probe: bool) -> None:
+        self._waiting -= 1
+        self._since = now if self._waiting else None
+        if why:
+            if self._first is None:
+                self._first, self._real = now, -RECENT
+            self._latest, self._why = now, why
+            if not probe:
+                self._real = now
+        elif self._first is not None and (not probe or now - self._real >= RECENT):
+            self._first = None
+
+    def dropped(self) -> None:
+        self._waiting -= 1  # and what it has waited for is still to come
+
+    def reason(self, now: float) -> str:
+        if self._first is not None and self._latest - self._first >= FAILING:
+            return self._why
+        return f"the vault has answered nothing for {HANG:g} s" if self._silent(now) >= HANG else ""
+
+    def suspicion(self, now: float) -> str:
+        if self._first is not None:
+            return self._why
+        return "the vault is slow to answer" if self._silent(now) >= SUSPICIOUS else ""
+
+    def _silent(self, now: float) -> float:
+        return 0.0 if self._since is None else now - self._since
+
+
+class Health:
+    """The health of one store. Times are in seconds, of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._calls = {kind: _Calls() for kind in Kind}
+
+    def begun(self, kind: Kind, now: float) -> None:
+        """A call has been made."""
+        self._calls[kind].begun(now)
+
+    def answered(self, kind: Kind, now: float, why: str = "", *, probe: bool = False) -> None:
+        """A call has been answered: with `why`, by a failure of the store."""
+        self._calls[kind].answered(now, why, probe)
+
+    def dropped(self, kind: Kind) -> None:
+        """The caller of a call has gone before there was an answer."""
+        self._calls[kind].dropped()
+
+    def reason(self, now: float) -> str:
+        """Why the store counts as failed or hung; empty if it does not."""
+        return next(filter(None, (calls.reason(now) for calls in self._calls.values())), "")
+
+    def suspicion(self, now: float) -> str:
+        """What may become a reason unless a probe, or another call, succeeds; empty if nothing may."""
+        return next(filter(None, (calls.suspicion(now) for calls in self._calls.values())), "")

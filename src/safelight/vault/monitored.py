@@ -1,0 +1,136 @@
+"""A store that keeps account of its own health: every call's outcome and duration goes to `health`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+
+from safelight.descriptors import NONE_LEFT
+from safelight.encryption.stream import Bytes
+from safelight.pour import File
+from safelight.vault.health import Health, Kind
+from safelight.vault.records import IDENTITY, PROBES
+from safelight.vault.store import Body, Entry, Missing, Store, StoreError, StoreFull
+
+
+class Monitored:
+    """A `Store`. What is poured from a file is not seen here; what is read before that is."""
+
+    def __init__(self, store: Store, health: Health) -> None:
+        self._store = store
+        self._health = health
+
+    async def create(self, key: str, data: bytes) -> bool:
+        with self.call(Kind.COMMIT):
+            return await self._store.create(key, data)
+
+    async def get(self, key: str) -> bytes:
+        with self.call(Kind.READ):
+            return await self._store.get(key)
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        with self.call(Kind.READ):
+            return await self._store.get_many(keys)
+
+    async def body(self, key: str) -> Body:
+        return _Body(await self._store.body(key), self)
+
+    async def size(self, key: str) -> int:
+        with self.call(Kind.READ):
+            return await self._store.size(key)
+
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[Bytes]:
+        async with aclosing(self._store.read(key, start, end)) as chunks:
+            while True:
+                with self.call(Kind.READ):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                yield chunk
+
+    def file(self, key: str) -> File | None:
+        return self._store.file(key)
+
+    async def list(self, prefix: str) -> AsyncIterator[Entry]:
+        found = self._store.list(prefix)
+        while True:
+            with self.call(Kind.READ):
+                entry = await anext(found, None)
+            if entry is None:
+                return
+            yield entry
+
+    async def delete(self, key: str) -> None:
+        with self.call(Kind.COMMIT):
+            await self._store.delete(key)
+
+    async def settle(self, key: str) -> None:
+        with self.call(Kind.COMMIT):
+            await self._store.settle(key)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def probe(self, name: str) -> None:
+        """Read a little, and make and remove a little under `name`, to learn how the store is. Never raises."""
+
+        async def read() -> None:
+            with suppress(StoreError, Missing), self.call(Kind.READ, probe=True):
+                await self._store.get(IDENTITY)
+
+        async def write() -> None:
+            key = PROBES + name
+            with suppress(StoreError), self.call(Kind.WRITE, probe=True), self.call(Kind.COMMIT, probe=True):
+                await self._store.delete(key)  # what a crash has left of the one before
+                await self._store.create(key, b"probe")
+                await self._store.delete(key)
+
+        await asyncio.gather(read(), write())
+
+    @contextmanager
+    def call(self, kind: Kind, *, probe: bool = False) -> Iterator[None]:
+        """Account for one call, which is made in the block."""
+        self._health.begun(kind, time.monotonic())
+        try:
+            yield
+        except StoreFull:  # it works, and has no room: another node would not find more
+            self._health.answered(kind, time.monotonic(), probe=probe)
+            raise
+        except StoreError as error:
+            cause = error.__cause__
+            ours = isinstance(cause, OSError) and cause.errno in NONE_LEFT  # this process's trouble, and seen as such
+            self._health.answered(kind, time.monotonic(), "" if ours else str(error), probe=probe)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            self._health.dropped(kind)
+            raise
+        except BaseException:
+            self._health.answered(kind, time.monotonic(), probe=probe)
+            raise
+        else:
+            self._health.answered(kind, time.monotonic(), probe=probe)
+
+
+class _Body:
+    """A `Body` of a monitored store."""
+
+    def __init__(self, body: Body, store: Monitored) -> None:
+        self._body = body
+        self._store = store
+
+    async def write(self, pieces: Sequence[Bytes]) -> None:
+        with self._store.call(Kind.WRITE):
+            await self._body.write(pieces)
+
+    async def finish(self) -> None:
+        with self._store.call(Kind.COMMIT):
+            await self._body.finish()
+
+    async def publish(self, key: str, data: bytes) -> bool:
+        with self._store.call(Kind.COMMIT):
+            return await self._body.publish(key, data)
+
+    async def abandon(self) -> None:
+        await self._body.abandon()

@@ -1,0 +1,142 @@
+"""A store's health by its calls: what fails for a while, or hangs, is known as such; what is slow or full is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safelight.vault.directory import Directory
+from safelight.vault.health import FAILING, HANG, RECENT, SUSPICIOUS, Health, Kind
+from safelight.vault.monitored import Monitored
+from safelight.vault.records import IDENTITY, PROBES
+from safelight.vault.store import Missing, StoreError, StoreFull
+
+
+def call(health: Health, now: float, why: str = "", *, kind: Kind = Kind.READ, probe: bool = False) -> None:
+    """A call that is answered at once."""
+    health.begun(kind, now)
+    health.answered(kind, now, why, probe=probe)
+
+
+def test_one_failure_is_a_suspicion_and_a_row_of_them_a_reason_until_a_success() -> None:
+    health = Health()
+    call(health, 0.0, "EIO")
+    assert (health.reason(100.0), health.suspicion(100.0)) == ("", "EIO")
+    call(health, FAILING / 2, "EIO")
+    assert health.reason(FAILING / 2) == ""
+    call(health, FAILING, "EIO", probe=True)
+    assert health.reason(FAILING) == "EIO"
+    call(health, FAILING + 1)
+    assert (health.reason(FAILING + 1), health.suspicion(FAILING + 1)) == ("", "")
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_success_of_another_kind_proves_nothing(kind: Kind) -> None:
+    health = Health()
+    for tenth in range(20):
+        for each in Kind:
+            call(health, tenth / 10, "EIO" if each is kind else "", kind=each)
+    assert health.reason(2.0) == "EIO"
+    assert (health.suspicion(2.0), Health().suspicion(2.0)) == ("EIO", "")
+
+
+def test_a_probes_success_does_not_outweigh_real_calls_that_fail_at_the_same_time() -> None:
+    health = Health()
+    for second in range(3):
+        call(health, second, "EIO")
+        call(health, second + 0.5, probe=True)
+    assert health.reason(2.5) == "EIO"
+    call(health, 2.0 + RECENT, probe=True)  # nobody but the probe has called for so long
+    assert health.reason(2.0 + RECENT) == ""
+
+
+def test_a_call_that_waits_while_none_is_answered_is_a_hang_also_if_its_caller_has_gone() -> None:
+    health = Health()
+    health.begun(Kind.COMMIT, 0.0)
+    assert health.suspicion(SUSPICIOUS) != ""
+    assert health.reason(HANG - 0.1) == ""
+    health.dropped(Kind.COMMIT)
+    for tenth in range(31):  # what is read in between tells nothing of what is written
+        call(health, tenth / 10)
+    assert "answered nothing for 3 s" in health.reason(HANG)
+    call(health, HANG, kind=Kind.COMMIT, probe=True)
+    assert (health.reason(HANG), health.suspicion(HANG)) == ("", "")
+
+
+def test_one_slow_call_is_no_hang_as_long_as_others_are_answered() -> None:
+    health = Health()
+    health.begun(Kind.COMMIT, 0.0)  # a gigabyte is synced
+    for second in range(60):
+        call(health, second, kind=Kind.COMMIT, probe=True)
+        assert health.reason(second + 0.9) == ""
+
+
+# -- a store that is monitored --
+
+
+class Broken(Directory):
+    """Raises what it is told to, or hangs, in `create`."""
+
+    raises: Exception | None = None
+    hangs = False
+
+    async def create(self, key: str, data: bytes) -> bool:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.raises is not None:
+            raise self.raises
+        return await super().create(key, data)
+
+
+def in_store(path: Path, test: Callable[[Broken, Health, Monitored], Coroutine[Any, Any, None]]) -> None:
+    store, health = Broken(path), Health()
+    asyncio.run(test(store, health, Monitored(store, health)))
+
+
+def test_errors_of_the_store_count_and_what_else_is_raised_does_not(tmp_path: Path) -> None:
+    async def test(store: Broken, health: Health, monitored: Monitored) -> None:
+        with pytest.raises(Missing):
+            await monitored.get("records/a/b.1")
+        store.raises = StoreFull("no room")
+        with pytest.raises(StoreFull):
+            await monitored.create("records/a/b.1", b"")
+        assert health.suspicion(1e9) == ""
+        store.raises = StoreError("EIO")
+        with pytest.raises(StoreError):
+            await monitored.create("records/a/b.1", b"")
+        assert health.suspicion(1e9) == "EIO"
+        store.raises = None
+        assert await monitored.create("records/a/b.1", b"")
+        body = await monitored.body("bodies/a/b")
+        await body.write([b"sealed"])
+        assert await body.publish("records/a/b.2", b"")
+        assert [entry.key async for entry in monitored.list("bodies/")] == ["bodies/a/b"]
+        assert b"".join([chunk async for chunk in monitored.read("bodies/a/b", 0, 100)]) == b"sealed"
+        assert health.suspicion(1e9) == ""
+
+    in_store(tmp_path, test)
+
+
+def test_a_probe_finds_out_and_leaves_nothing(tmp_path: Path) -> None:
+    async def test(store: Broken, health: Health, monitored: Monitored) -> None:
+        await store.create(IDENTITY, b"{}")
+        await store.create(f"{PROBES}3", b"left by a crash")
+        store.raises = StoreError("EIO")
+        await monitored.probe("3")
+        assert health.suspicion(1e9) == "EIO"
+        store.raises = None
+        await monitored.probe("3")
+        assert health.suspicion(1e9) == ""
+        assert [entry.key async for entry in store.list("")] == [IDENTITY]
+        store.hangs = True
+        probe = asyncio.create_task(monitored.probe("3"))
+        await asyncio.sleep(0.01)
+        probe.cancel()
+        await asyncio.gather(probe, return_exceptions=True)
+        assert "answered nothing" in health.reason(1e9)
+
+    in_store(tmp_path, test)
