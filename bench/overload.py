@@ -1,8 +1,8 @@
-"""A crowd at once: `python -m bench.overload [--clients 200]`.
+"""A crowd at once, and one hostile user: `python -m bench.overload [--clients 200]`.
 
 So many clients, each a session of its own, upload an image of 1 MB in the same moment to three nodes. Written into
 bench/RESULTS.md are how many failed, how long an upload took, what they added to each node's memory, and how long
-others wait for `status`.
+others wait for `status`. Then one hostile user holds all that it can get, and another works as always: see `hostile`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import results
+from bench import hostile, results
 from bench.memory import image_of, peak
 from bench.speed import run
 from safelight.client.feedback import Silence
@@ -73,10 +73,7 @@ async def crowd(config: Config, image: Path, to: Path, clients: int) -> tuple[li
     return times, failures, await looking
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.overload", description=__doc__)
-    parser.add_argument("--clients", type=int, default=200, metavar="N")
-    clients = parser.parse_args().clients
+def many(clients: int) -> None:
     with tempfile.TemporaryDirectory(prefix="safelight-bench-") as directory:
         image, config = image_of(Path(directory) / "image.png", 1), throwaway(Path(directory))
         with Cluster(config, lambda node, line: None) as cluster:
@@ -97,9 +94,32 @@ def main() -> None:
             for node, was in before.items():
                 role = "leader" if node == leader else "worker"
                 said.append(f"node {node} ({role}): {was:.0f} MiB before, at most {peak(cluster.pid(node)):.0f} MiB")
+    _report("overload", said)
+
+
+def beside_a_hostile_user() -> None:
+    with tempfile.TemporaryDirectory(prefix="safelight-bench-") as directory:
+        config = throwaway(Path(directory))
+        with Cluster(config, lambda node, line: None) as cluster:
+            cluster.start()
+            leader = asyncio.run(wait_for_leader(config, 30))
+            said = hostile.figures(config, leader, Path(directory))
+            said.append(f"node {leader} (leader): {peak(cluster.pid(leader)):.0f} MiB at most")
+    _report("hostile", said)
+
+
+def _report(section: str, said: list[str]) -> None:
     text = "\n".join(said)
     print(text)
-    results.write("overload", f"```\n{text}\n```")
+    results.write(section, f"```\n{text}\n```")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.overload", description=__doc__)
+    parser.add_argument("--clients", type=int, default=200, metavar="N", help="0: only the hostile user")
+    if clients := parser.parse_args().clients:
+        many(clients)
+    beside_a_hostile_user()
 
 
 if __name__ == "__main__":
