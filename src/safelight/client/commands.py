@@ -12,9 +12,10 @@ import msgspec
 from safelight.client import listing
 from safelight.client.batch import is_directory
 from safelight.client.console import Transcript
+from safelight.client.errand import BrokeOff
 from safelight.client.images import Meaning
 from safelight.client.info import describe
-from safelight.client.many import Get, Remove, Upload
+from safelight.client.many import Get, Remove, Upload, hopeless
 from safelight.client.session import Saved, Session
 from safelight.client.status import ServerStatus, survey
 from safelight.config import Config
@@ -71,7 +72,7 @@ class Commands:
 
     async def _each(self, paths: Iterable[str], work: Callable[[str], Awaitable[Saved]], done: str) -> bool:
         batch = list(paths)
-        failed = 0
+        failed, left, number = 0, "", 0
         for number, path in enumerate(batch, start=1):
             if len(batch) > 1:
                 self._transcript.say(f"{path} ({number} of {len(batch)})", "bold")
@@ -81,12 +82,15 @@ class Commands:
             except SafelightError as error:
                 self._transcript.failed(str(error) if shown(path) in str(error) else f"{path}: {error}")
                 failed += 1
+                if hopeless(error) and not isinstance(error, BrokeOff) and number < len(batch):
+                    left = f"; the rest was not tried: {error}"
+                    break
             else:
                 self._transcript.succeeded(done, saved.path, kept=saved.kept)
             finally:
                 self._transcript.settle()
         if len(batch) > 1:
-            self._transcript.say(f"{len(batch) - failed} done, {failed} failed", "bold")
+            self._transcript.say(f"{number - failed} done, {failed} failed{left}", "bold")
         return not failed
 
     # -- the vault ------------------------------------------------------------------------------------

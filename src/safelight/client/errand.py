@@ -19,6 +19,7 @@ import msgspec
 
 from safelight.client.account import ALL_DOWN, Account
 from safelight.client.feedback import Feedback
+from safelight.client.retry import policy
 from safelight.client.servers import Broken, Servers, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
@@ -36,6 +37,8 @@ CROWDED = 20
 ROUND = 1.5
 """Seconds that a server has for its answer to an offer: it may wait in there for an election's end."""
 
+UNAVAILABLE = "the vault cannot be used: trying again"
+
 BLINK = 0.1
 """Seconds of an election that nobody needs to be told of."""
 
@@ -51,8 +54,8 @@ AWAY = 1.0
 QUIET = 1.0
 """Seconds without a moving byte after which a client looks whether somebody else leads by now."""
 
-PASSING = {Problem.NOT_THE_LEADER, Problem.NO_LEADER, Problem.LEAVING, Problem.BUSY}
-"""Refusals that an election's end makes good, or other images' end."""
+TRIES = 3
+"""Requests that must have met an unavailable vault before the time limit ends them: each may have taken longer."""
 
 STRANGE = {Problem.INTERNAL, Problem.OTHER_CLUSTER}
 """Refusals by what is as good as no server of ours."""
@@ -60,12 +63,13 @@ STRANGE = {Problem.INTERNAL, Problem.OTHER_CLUSTER}
 ELSEWHERE = {Problem.INTERNAL, Problem.DISK_FULL}
 """Refusals by a leader that cannot do the work: another will lead, if there is one."""
 
-ANOTHER_TRY = PASSING | ELSEWHERE | {Problem.BAD_TICKET, Problem.STALLED, Problem.BAD_LENGTH, Problem.OVERTAKEN}
-"""Refusals of the request that another offer may make good; so may VAULT_AWAY, until the time limit."""
-
 
 class NoLeader(SafelightError):
-    """Nobody granted the offer in time."""
+    """Nobody granted the offer, or did the work, in time."""
+
+
+class BrokeOff(NoLeader):
+    """The leader took this image again and again, and never came to its end."""
 
 
 class Superseded(Exception):
@@ -111,10 +115,9 @@ class Errand:
     async def run(self) -> int:
         """Offer and send until it is done. Returns the node that did it. Raises SafelightError."""
         self._feedback.broadcasting()
-        give_up = time.monotonic() + self._config.timeout
         crowded = time.monotonic() + CROWDED * self._config.timeout
         try:
-            granted, full, away = await self._find_leader(), set[int](), 0
+            granted, full, away, unavailable = await self._find_leader(), set[int](), 0, list[float]()
             for attempt in count(1):
                 try:
                     await self._send_watched(granted)
@@ -128,12 +131,16 @@ class Errand:
                         await asyncio.sleep(LONGEST_PAUSE * random.uniform(0.5, 1.5))
                         granted, away = await self._find_leader(), away + 1
                         continue
-                    if refusal.problem is Problem.VAULT_AWAY and time.monotonic() < give_up:
-                        self._feedback.waiting(f"{refusal}: trying again")
-                        await asyncio.sleep(AWAY)
+                    if refusal.problem is Problem.VAULT_AWAY:
+                        unavailable.append(time.monotonic())
+                        waited = unavailable[-1] - unavailable[0]
+                        if waited >= self._config.timeout and len(unavailable) >= TRIES:
+                            raise _no_vault(waited) from None
+                        self._feedback.waiting(UNAVAILABLE)
+                        await asyncio.sleep(AWAY * random.uniform(0.5, 1.5))
                         granted, away = await self._find_leader(), away + 1
                         continue
-                    if refusal.problem not in ANOTHER_TRY or attempt - away >= ATTEMPTS or granted.server in full:
+                    if not policy(refusal).request or attempt - away >= ATTEMPTS or granted.server in full:
                         raise
                     if refusal.problem is Problem.DISK_FULL:
                         full.add(granted.server)
@@ -145,7 +152,7 @@ class Errand:
                 except Broken as error:
                     why = f"server {granted.server}: {reason(error)}"
                     if attempt - away >= ATTEMPTS:
-                        raise NoLeader(f"the image broke off {attempt} times, last with {why}: try again") from None
+                        raise BrokeOff(f"the image broke off {attempt} times, last with {why}: try again") from None
                     self._spare(granted)
                 self._feedback.waiting(f"{why}: looking for the leader, then sending again")
                 granted = await self._find_leader()
@@ -187,12 +194,16 @@ class Errand:
                 raise done[0].exception() or AssertionError
             if done:
                 await asyncio.sleep(BLINK / 10)  # perhaps another one grants it yet
-            nobody = len(answers) == len(self._asked) and all(map(_absent, answers.values()))
+            nobody = len(answers) == len(self._asked) and all(
+                _absent(error) and not (isinstance(error, TimeoutError) and self._servers.connects(server))
+                for server, error in answers.items()
+            )
             if waited >= (min(ALL_DOWN, self._config.timeout) if nobody else self._config.timeout):
                 raise self._no_leader(answers, waited)
             if now - self._offered >= BLINK and aloud:
                 self._feedback.waiting(
                     "no server can be reached" if nobody
+                    else UNAVAILABLE if any(map(_no_vault_in, answers.values()))
                     else "the servers have as much in work as they take" if self._busy > self._offered
                     else "the servers are electing a leader"
                 )  # fmt: skip
@@ -214,7 +225,7 @@ class Errand:
                     self._heard_all.set()
                 if aloud:
                     self._tell(server, error)
-                if not (_passes(error) or _absent(error)):
+                if not (isinstance(error, Broken) or policy(error).offer):
                     raise
                 with suppress(TimeoutError):
                     async with asyncio.timeout(BLINK):
@@ -224,7 +235,8 @@ class Errand:
                         await self._found.wait()
                 if self._found.is_set():
                     raise
-                pause = min(2 * pause, LONGEST_BUSY_PAUSE if self._busy > self._offered else LONGEST_PAUSE)
+                long = self._busy > self._offered or _no_vault_in(error)
+                pause = min(2 * pause, LONGEST_BUSY_PAUSE if long else LONGEST_PAUSE)
 
     def _granted(self, leader: int, grant: Grant) -> Granted:
         """Raises NoLeader if this client cannot reach the node that was assigned."""
@@ -269,6 +281,8 @@ class Errand:
         self._said.add(server)
 
     def _no_leader(self, errors: dict[int, BaseException], waited: float) -> NoLeader:
+        if any(map(_no_vault_in, errors.values())):
+            return _no_vault(waited)
         leaders = {error.leader for error in errors.values() if isinstance(error, Refusal) and error.leader is not None}
         answers = "; ".join(f"server {server}: {reason(error)}" for server, error in sorted(errors.items()))
         hint = ""
@@ -336,9 +350,12 @@ class Errand:
         self._moved = time.monotonic()
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether an election's end makes this good."""
-    return isinstance(error, Refusal) and error.problem in PASSING
+def _no_vault_in(error: BaseException) -> bool:
+    return isinstance(error, Refusal) and error.problem is Problem.VAULT_AWAY
+
+
+def _no_vault(waited: float) -> NoLeader:
+    return NoLeader(f"the vault could not be used for {waited:.0f} s: the nodes' logs say why; try again later")
 
 
 def _absent(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from multidict import CIMultiDictProxy
 from safelight.client.account import ALL_DOWN, Account
 from safelight.client.errand import CROWDED, NoLeader
 from safelight.client.outputs import Reservation
+from safelight.client.retry import policy
 from safelight.client.servers import Broken, Servers, read_small, reason
 from safelight.config import Config
 from safelight.decoding import Malformed, decode
@@ -49,9 +50,6 @@ PATIENCE = 2.0
 
 PAUSE = 0.25
 """Seconds between two rounds."""
-
-AWAY = {Problem.BUSY, Problem.INTERNAL, Problem.OTHER_CLUSTER, Problem.LEAVING, Problem.NO_LEADER, Problem.VAULT_AWAY}
-"""Refusals that another node, or the same one later, would perhaps not give."""
 
 _T = TypeVar("_T")
 
@@ -202,7 +200,7 @@ class Images:
                     asked = self._account.known_to(server, partial(request, server))
                     answer = await _while_it_moves(asked, patience, moved)
                 except (Refusal, *Broken) as error:
-                    if isinstance(error, Refusal) and error.problem not in AWAY:
+                    if isinstance(error, Refusal) and not policy(error).read:
                         raise
                     problems[server] = error
                     if isinstance(error, Refusal) and error.problem is Problem.BUSY:

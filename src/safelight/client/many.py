@@ -21,17 +21,25 @@ from safelight.client.images import Meaning
 from safelight.client.inputs import LeftOut, NotAnImage
 from safelight.client.journal import JournalUnreadable
 from safelight.client.outputs import DiskFull
+from safelight.client.retry import policy
 from safelight.client.session import AlreadyThere, Session
 from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.protocol import Kept, Problem, Refusal, Scheme
 
 HOPELESS = (NoLeader, Unreachable, Disagreement, DiskFull, JournalUnreadable)
-"""What would meet every image alike. `AT_ONCE` of them one after the other, and the rest is left for another time."""
+"""What would meet every image alike, beside the refusals of which the retry policy says so. `AT_ONCE` of them without a
+success in between, and the rest is left for another time.
+"""
 
 SKIPPED = "skipped"
 
 _T = TypeVar("_T")
+
+
+def hopeless(error: object) -> bool:
+    """Whether other images would fail alike."""
+    return isinstance(error, HOPELESS) or (isinstance(error, Refusal) and not policy(error).others)
 
 
 class Result(NamedTuple):
@@ -75,7 +83,7 @@ class _Run(ABC, Generic[_T]):
 
     async def run(self, words: Iterable[str]) -> bool:
         """Whether all succeeded. Ends with a summary, however it ends."""
-        hopeless, left = 0, ""
+        in_vain, left = 0, ""
         with self._many:
             try:
                 async with aclosing(several(self.items(words), self._counted)) as results:
@@ -84,11 +92,11 @@ class _Run(ABC, Generic[_T]):
                             self._failed(self.name(item), result)
                         else:
                             self._tell(item, result)
-                            if result.skipped:
-                                continue
-                        hopeless = hopeless + 1 if isinstance(result, HOPELESS) else 0
-                        if hopeless == AT_ONCE:
-                            left = "; the rest was not tried"
+                        if isinstance(result, Result) and result.what == self.done:
+                            in_vain = 0
+                        in_vain += hopeless(result)
+                        if in_vain == AT_ONCE:
+                            left = f"; the rest was not tried: {result}"
                             break
             except asyncio.CancelledError:
                 left = "; stopped"
@@ -225,6 +233,8 @@ class Get(_Run[Kept]):
                     yield image
             except SafelightError as error:
                 self._failed(word, error)
+                if hopeless(error):
+                    return
 
     async def work(self, item: Kept) -> Result:
         feedback = OneOfMany(self._many, item.size)
