@@ -81,16 +81,17 @@ def link_if_absent(temporary: Path, final: Path) -> None:
         temporary.unlink()
 
 
-def sync_directory(directory: Path | str) -> None:
-    """Make the names in `directory` durable: fsync(2) of a file does not."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def sync_directory(directory: Path | str | int) -> None:
+    """Make the names in `directory`, a path or an open descriptor, durable: fsync(2) of a file does not."""
+    descriptor = directory if isinstance(directory, int) else os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # what file systems answer that cannot sync a directory
             raise
     finally:
-        os.close(descriptor)
+        if descriptor != directory:
+            os.close(descriptor)
 
 
 def _written_beside(path: Path, data: bytes, part: Path | None = None) -> Path:

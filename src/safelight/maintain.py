@@ -94,9 +94,9 @@ async def rewrap(config: Config) -> None:
 
 
 async def _open(config: Config) -> Vault:
-    """The vault; for a cluster without one, where its users are."""
+    """The vault, which is never begun here; for a cluster without one, where its users are."""
     keyring = keyring_file(config).read()
-    return await open_users(config, lambda: keyring)
+    return await open_users(config, lambda: keyring, begin=False)
 
 
 async def _chains(vault: Vault) -> int:

@@ -15,9 +15,10 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
+from typing import TypeVar
 
 STEP = 1 << 20
 """Bytes of a step at most."""
@@ -29,6 +30,8 @@ _NO_SENDFILE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 LOOK = 0.25
 """Seconds between two looks at whether a full socket's bytes are being taken."""
+
+_T = TypeVar("_T")
 
 
 class File:
@@ -54,6 +57,23 @@ class File:
             if not self._over:
                 self._descriptor = self._opener()
 
+    async def beginning(self, count: int) -> tuple[int, bytes]:
+        """How many bytes the file has, and its first `count`. Raises OSError."""
+        return await self._do(lambda descriptor: (os.fstat(descriptor).st_size, os.pread(descriptor, count, 0)))
+
+    async def chunks(self, start: int, end: int) -> AsyncGenerator[bytes]:
+        """Its bytes from `start` up to `end`, fewer if it is shorter. Raises OSError."""
+        while chunk := await self._do(_reading(min(STEP, end - start), start)):
+            yield chunk
+            start += len(chunk)
+
+    async def _do(self, work: Callable[[int], _T]) -> _T:
+        def locked() -> _T:
+            with self._lock:
+                return work(self._descriptor)
+
+        return await asyncio.get_running_loop().run_in_executor(self.threads, locked)
+
     def step(self, connection: int, offset: int, count: int) -> int:
         """How many bytes went. Raises BlockingIOError if the socket is full, and OSError."""
         with self._lock:
@@ -73,6 +93,10 @@ class File:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
                 self._descriptor = -1
+
+
+def _reading(count: int, offset: int) -> Callable[[int], bytes]:
+    return lambda descriptor: os.pread(descriptor, count, offset)
 
 
 def can_pour(transport: asyncio.BaseTransport | None) -> bool:

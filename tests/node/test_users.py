@@ -336,7 +336,7 @@ def remembering(config: Config, work: Callable[[Users, Counting, list[float]], A
         async with admission.opened(config) as operator:
             vault = operator._vault()
             assert isinstance(vault.store, Directory)
-            store, clock = Counting(vault.store._files.root), [0.0]
+            store, clock = Counting(vault.store._files.root.path), [0.0]
             mine = Vault(store, vault.keyring)
             await work(Users(lambda: mine, clock=lambda: clock[0]), store, clock)
 

@@ -102,6 +102,11 @@ class ModelStore:
     def __init__(self, paged: bool) -> None:
         self._paged = paged
 
+    identity = 0
+
+    def guard(self, key: str, data: bytes) -> None:
+        pass
+
     async def create(self, key: str, data: bytes) -> bool:
         made: bool = await ask(Request("link", key, data))
         await ask(Request("sync", key))

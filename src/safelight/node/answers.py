@@ -9,17 +9,28 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 
+from safelight.encryption.errors import CannotOpen
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
 from safelight.http import web
 from safelight.node.shares import Place
 from safelight.pour import LOOK, File, can_pour, pour, unsent
-from safelight.protocol import Refusal
+from safelight.protocol import Problem, Refusal
 from safelight.vault.records import Image
 from safelight.vault.vault import Vault, sealed_size_of
+
+
+@contextmanager
+def from_the_vault(user: str, say: Callable[[str], None]) -> Iterator[None]:
+    """For work with what the vault keeps for a user: that it does not open is the vault's damage, not the request's."""
+    try:
+        yield
+    except CannotOpen as error:
+        say(f"An image of {user} in the vault cannot be opened: {error}")
+        raise Refusal(Problem.DAMAGED, f"the image in the vault cannot be opened: {error}") from None
 
 
 class Interrupted(Exception):
@@ -104,16 +115,8 @@ async def send_sealed(
     pours = request.method != "HEAD" and can_pour(request.transport)
     file = await vault.sealed_file(image) if pours else None
     if file is None:
-        return await send(request, response, _first_two_joined(vault.sealed(image)), patience, place)
+        return await send(request, response, vault.sealed(image), patience, place)
     return await _send_file(request, response, image.header, file, sealed_size_of(image), patience, place)
-
-
-async def _first_two_joined(chunks: AsyncGenerator[Bytes]) -> AsyncGenerator[Bytes]:
-    """The same bytes. A sealed file's header is in the record: it must not go out before its body has been found."""
-    async with aclosing(chunks):
-        yield bytes(await anext(chunks, b"")) + await anext(chunks, b"")
-        async for chunk in chunks:
-            yield chunk
 
 
 async def _write(

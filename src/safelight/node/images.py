@@ -23,12 +23,11 @@ import msgspec
 
 from safelight.config import Config
 from safelight.decoding import Malformed, decode
-from safelight.encryption.errors import CannotOpen
 from safelight.encryption.sealed import read_header
 from safelight.encryption.stream import Bytes
 from safelight.http import web
 from safelight.names import NAME_MAX, check_image_name, shown
-from safelight.node.answers import send, send_sealed
+from safelight.node.answers import from_the_vault, send, send_sealed
 from safelight.node.conditions import Current, check_conditions, http_date
 from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
@@ -113,17 +112,12 @@ class Images:
             status, (start, end) = 206, part
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{answer.size}"
         headers["Content-Length"] = str(end - start)
-        with self._load.answering(user) if request.method == "HEAD" else self._load.reading(user) as place:
-            try:
-                response = web.StreamResponse(status=status, headers=headers)
-                if answer.read is None:
-                    if request.method != "HEAD":
-                        await vault.check(image)
-                    return await send_sealed(request, response, vault, image, self._config.body_timeout, place)
-                return await send(request, response, answer.read(start, end), self._config.body_timeout, place)
-            except CannotOpen as error:
-                self._say(f"An image of {user} in the vault cannot be opened: {error}")
-                raise Refusal(Problem.DAMAGED, f"the image in the vault cannot be opened: {error}") from None
+        reading = self._load.answering(user) if request.method == "HEAD" else self._load.reading(user)
+        with reading as place, from_the_vault(user, self._say):
+            response = web.StreamResponse(status=status, headers=headers)
+            if answer.read is None:
+                return await send_sealed(request, response, vault, image, self._config.body_timeout, place)
+            return await send(request, response, answer.read(start, end), self._config.body_timeout, place)
 
     def _vault(self) -> Vault:
         vault = self._keeper.vault

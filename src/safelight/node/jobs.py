@@ -10,7 +10,7 @@ from safelight.encryption import Scheme
 from safelight.encryption.stream import Bytes
 from safelight.http import web
 from safelight.names import check_image_name
-from safelight.node.answers import send, send_sealed, send_whole
+from safelight.node.answers import from_the_vault, send, send_sealed, send_whole
 from safelight.node.bodies import Body
 from safelight.node.conditions import check_conditions, conditional
 from safelight.node.gate import Gate
@@ -54,7 +54,8 @@ class Jobs:
         job = await self._job(request, Action.SEAL)
         vault = self._keeper.vault if job.keep and job.scheme is Scheme.SEALED else None
         if vault is not None:
-            return await self._keep(request, job, vault)
+            with from_the_vault(job.user, self._say):
+                return await self._keep(request, job, vault)
         async with self._workshop.spool() as spool:
             with self._load.work(job.user, job.size) as place:
                 size = await self._workshop.seal(job, self._body(request, job, place), spool)

@@ -127,7 +127,7 @@ class Keeper:
     async def _look(self, directory: Path) -> None:
         """Look at the vault without a call of it. Costs next to nothing, and so is done also where nobody calls."""
         self._health.begun(Kind.READ, time.monotonic())
-        trouble = await asyncio.to_thread(trouble_with, directory)
+        trouble = await asyncio.to_thread(lambda: trouble_with(directory, self._keyring()))
         self._health.answered(Kind.READ, time.monotonic(), trouble, probe=True)
 
     # -- housekeeping --------------------------------------------------------------------------------

@@ -47,8 +47,7 @@ from safelight.protocol import (
     problem_body,
 )
 from safelight.vault.opening import NONE
-from safelight.vault.records import BadRecord
-from safelight.vault.store import StoreError, StoreFull
+from safelight.vault.store import BadObject, StoreError, StoreFull
 from safelight.vault.vault import AlreadyRemoved, NameTaken, NoSuchImage, Overtaken
 
 _NAME = "{name:[^/]+}"
@@ -222,7 +221,7 @@ class Routes:
         except DataError as error:  # not the client's fault, nor its business
             self._say(str(error))
             return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
-        except (StoreError, BadRecord) as error:  # nor is this
+        except (StoreError, BadObject) as error:  # nor is this
             self._say(str(error))
             if self._config.vault == NONE and not isinstance(error, StoreFull):  # it is the data directory's trouble
                 return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
@@ -297,7 +296,7 @@ def _vaults_refusal(error: SafelightError) -> Refusal:
         case StoreError():
             return Refusal(Problem.VAULT_AWAY, "the vault cannot be used now: try again; the node's log says why")
         case _:
-            return Refusal(Problem.DAMAGED, "a record in the vault is damaged: the node's log says which")
+            return Refusal(Problem.DAMAGED, "an object in the vault is damaged: the node's log says which")
 
 
 def _json(value: msgspec.Struct, status: int = 200) -> web.Response:

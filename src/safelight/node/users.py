@@ -24,8 +24,8 @@ from safelight.errors import SafelightError
 from safelight.names import check_user
 from safelight.node.datadir import DataError
 from safelight.protocol import Problem, Refusal, fingerprint
-from safelight.vault.records import USERS, BadRecord, Record, Revoked, User
-from safelight.vault.store import Missing
+from safelight.vault.records import USERS, Record, Revoked, User
+from safelight.vault.store import BadObject, Missing
 from safelight.vault.vault import Vault
 
 FRESH = 1.0
@@ -164,7 +164,7 @@ class Users:
         vault = self._vault()
         try:
             found = [_users(vault.read(each), each.key) async for each in vault.chains.all(USERS)]
-        except BadRecord as error:
+        except BadObject as error:
             raise _damaged(error) from None
         return sorted(found, key=lambda each: each.user)
 
@@ -200,8 +200,10 @@ async def _claimed(vault: Vault, mine: str) -> str | None:
         user = (await vault.store.get(key)).decode("ascii", "replace")
     except Missing:
         return None
+    except BadObject as error:
+        raise _damaged(error) from None
     if not _CLAIM.fullmatch(user):
-        raise _damaged(BadRecord(f"{key} is damaged"))
+        raise _damaged(BadObject(f"{key} is damaged"))
     return USERS + user
 
 
@@ -210,15 +212,15 @@ async def _look(vault: Vault, chain: str) -> tuple[User | Revoked | None, int]:
     try:
         record, number = await vault.look(chain)
         return (None if record is None else _users(record, chain)), number
-    except BadRecord as error:
+    except BadObject as error:
         raise _damaged(error) from None
 
 
 def _users(record: Record, key: str) -> User | Revoked:
     if not isinstance(record, User | Revoked):
-        raise BadRecord(f"{key} is no user's record")
+        raise BadObject(f"{key} is no user's record")
     return record
 
 
-def _damaged(error: BadRecord) -> DataError:
+def _damaged(error: BadObject) -> DataError:
     return DataError(f"a user's record cannot be read: {error}; restore it from a backup")

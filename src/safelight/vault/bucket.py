@@ -16,9 +16,11 @@ import asyncio
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -28,7 +30,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from safelight.config import is_loopback
 from safelight.encryption.stream import Bytes
-from safelight.vault.store import KEY, MAX_SMALL, Entry, Missing, StoreError, StoreFull
+from safelight.vault.store import KEY, MAX_SMALL, BadObject, Entry, Missing, StoreError, StoreFull
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -43,6 +45,10 @@ IN_FLIGHT = 2
 """Parts of one body on their way at a time, while the next is gathered: 24 MiB."""
 AT_ONCE = 32
 """Small objects that are asked for at the same time."""
+
+ASSURED = 2.0
+"""Seconds for which a bucket that was found to be the vault counts as it: so long nobody notices that it was emptied.
+Asking costs one request."""
 
 RANGE = 4 << 20
 """Bytes that are asked for at once in reading; the next are asked for before these are consumed."""
@@ -85,6 +91,13 @@ class Bucket:
         self._scheme = url.partition(":")[0]
         self._store = store
         self._proven = False
+        self._guard: tuple[str, bytes] | None = None
+        self._assured = -inf  # when, by the monotonic clock, the guard was last found to be as it should
+        self._assuring = asyncio.Lock()
+        self.identity = 0
+
+    def guard(self, key: str, data: bytes) -> None:
+        self._guard = _checked(key), data
 
     @classmethod
     def open(cls, url: str) -> Bucket:
@@ -117,14 +130,20 @@ class Bucket:
         if len(data) > MAX_SMALL:
             raise ValueError(f"{len(data)} bytes are too many to be made in one call")
         _checked(key)
+        await self._assure()
         await self._prove()
         return await self._create(key, data)
 
     async def get(self, key: str) -> bytes:
+        _checked(key)
+        async with self._finding():
+            return await self._get(key)
+
+    async def _get(self, key: str) -> bytes:
         async with self._asking():
-            found = await obstore.get_async(self._store, _checked(key))
+            found = await obstore.get_async(self._store, key)
             if found.meta["size"] > MAX_SMALL:
-                raise StoreError(f"The bucket {self._url} has something else at {key}: it is too large for a record")
+                raise BadObject(f"{key} is larger than what is kept there: restore it from a backup")
             return bytes(await found.bytes_async())
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes]:
@@ -140,10 +159,11 @@ class Bucket:
         return BucketBody(self, self._store, _checked(key))
 
     async def size(self, key: str) -> int:
-        async with self._asking():
+        _checked(key)
+        async with self._finding(), self._asking():
             try:
                 # Not HEAD: its answer has no body, and so does not tell a missing bucket from a missing object.
-                return (await obstore.get_async(self._store, _checked(key), options={"range": (0, 1)})).meta["size"]
+                return (await obstore.get_async(self._store, key, options={"range": (0, 1)})).meta["size"]
             except BaseError as error:
                 if _status(error) == 416:  # there is no first byte
                     return 0
@@ -179,15 +199,18 @@ class Bucket:
             async with self._asking():
                 page = await anext(pages, None)
             if page is None:
+                await self._assure()
                 return
             for item in page:
                 if KEY.fullmatch(item["path"]):  # other things may lie in a bucket
                     yield Entry(item["path"], item["size"], item["last_modified"].timestamp())
 
     async def delete(self, key: str) -> None:
+        _checked(key)
+        await self._assure()
         try:
             async with self._asking():
-                await obstore.delete_async(self._store, _checked(key))
+                await obstore.delete_async(self._store, key)
         except Missing:
             pass
 
@@ -197,6 +220,39 @@ class Bucket:
 
     async def close(self) -> None:
         """Nothing to do: connections end with the last reference to them."""
+
+    async def _assure(self) -> None:
+        """Make sure that this is still the bucket that it was: its guard was there a moment ago. Raises StoreError."""
+        if self._guard is None or time.monotonic() - self._assured < ASSURED:
+            return
+        async with self._assuring:
+            asked = time.monotonic()
+            if asked - self._assured < ASSURED:
+                return
+            lapsed = self._assured == -inf
+            self._assured = -inf
+            key, data = self._guard
+            try:
+                found = await self._get(key)
+            except (Missing, BadObject):
+                found = None
+            if found != data:
+                what = "is missing" if found is None else "says that it is another's"
+                raise StoreError(
+                    f"The bucket {self._url} is not the vault that it was (its object {key!r} {what}): restore it from "
+                    "a backup; until then nothing is written"
+                )
+            self._assured = asked
+            self.identity += lapsed
+
+    @asynccontextmanager
+    async def _finding(self) -> AsyncIterator[None]:
+        """For a look at one object: that it is missing says nothing where all are."""
+        try:
+            yield
+        except Missing:
+            await self._assure()
+            raise
 
     async def _prove(self) -> None:
         """Make sure that a create does not overwrite. Raises StoreError."""
@@ -230,6 +286,10 @@ class Bucket:
 
     async def _range(self, key: str, start: int, end: int) -> memoryview:
         """The bytes from `start` up to `end`, fewer if the object is shorter."""
+        async with self._finding():
+            return await self._asked_range(key, start, end)
+
+    async def _asked_range(self, key: str, start: int, end: int) -> memoryview:
         try:
             return memoryview(await obstore.get_range_async(self._store, key, start=start, end=end))
         except (BaseError, OSError) as error:
@@ -248,6 +308,12 @@ class Bucket:
 
     def _error(self, error: BaseError | OSError) -> StoreError | Missing:
         """What the library's error means. Its own text has addresses in it, which may have secrets in them."""
+        what = self._meaning(error)
+        if isinstance(what, StoreError):
+            self._assured = -inf  # whatever was away may come back as another
+        return what
+
+    def _meaning(self, error: BaseError | OSError) -> StoreError | Missing:
         text = str(error)
         code = _code(error)
         if code in _FULL or _status(error) == 507:
@@ -309,6 +375,7 @@ class BucketBody:
 
     async def finish(self) -> None:
         self._check_whole()
+        await self._bucket._assure()
         self._closing = True
         try:
             await self._run(self._writer.close())

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from itertools import islice
 from typing import NamedTuple
 
-from safelight.vault.store import Body, Missing, Store
+from safelight.vault.store import BadObject, Body, Missing, Store
 
 BATCH = 500
 """Generations that are read at a time."""
@@ -44,20 +44,24 @@ class Chains:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: OrderedDict[str, Generation] = OrderedDict()
+        self._identity = store.identity
 
     async def latest(self, name: str) -> Generation | None:
         """The highest generation; None if there is none. It may not be durable yet: see `Store.settle`."""
-        latest = self._known.get(name)
+        latest, identity = self._recall(name), self._identity
         while True:
             number = latest.number + 1 if latest else 1
             try:
                 latest = Generation(name, number, await self._store.get(key_of(name, number)))
             except Missing:
+                if self._store.identity != identity:  # what was read before may be of another vault
+                    latest, identity = self._recall(name), self._identity
+                    continue
                 return self._remembered(latest) if latest else None
 
     def knows(self, name: str) -> bool:
         """Whether anything of a chain is remembered here."""
-        return name in self._known
+        return self._recall(name) is not None
 
     async def append(self, name: str, number: int, data: bytes, *, after: Body | None = None) -> bool:
         """Make generation `number`, durably, the one after the highest that the caller saw. False if another did.
@@ -65,13 +69,21 @@ class Chains:
         `after`: a body that it names, and that is to be finished first.
         """
         if number > 1:  # or a power failure could take what was only seen, and leave what we make behind a gap
-            await self._store.settle(key_of(name, number - 1))
+            await self.settle(name, number - 1)
         key = key_of(name, number)
         made = await self._store.create(key, data) if after is None else await after.publish(key, data)
         if not made:
             return False
         self._remembered(Generation(name, number, data))
         return True
+
+    async def settle(self, name: str, number: int) -> None:
+        """Make sure that a generation that was found is durable. Raises BadObject if it is gone."""
+        try:
+            await self._store.settle(key_of(name, number))
+        except BadObject:
+            self.forget(name)
+            raise
 
     def forget(self, name: str) -> None:
         """Read a chain again next time: what was read was damaged, and may be restored."""
@@ -80,25 +92,54 @@ class Chains:
     async def all(self, prefix: str) -> AsyncIterator[Generation]:
         """The highest generation of every chain whose name begins with `prefix`, a folder; in no order.
 
-        A chain that is made or grows meanwhile may come as it was.
+        A chain that is made or grows meanwhile may come as it was. Raises BadObject when all others have come, if there
+        is something that cannot be read.
         """
         highest: dict[str, int] = {}
+        bad: list[BadObject] = []
         async for entry in self._store.list(prefix):
             name, _, digits = entry.key.rpartition(".")
-            if digits.isdecimal():
+            if entry.wrong:
+                bad.append(BadObject(f"{entry.key} is no object of the vault: {entry.wrong}"))
+            elif digits.isdecimal():
                 highest[name] = max(highest.get(name, 0), int(digits))
         left = iter(highest.items())
         while batch := list(islice(left, BATCH)):
-            found = {name: self._known.get(name) for name, _ in batch}
+            found = {name: self._recall(name) for name, _ in batch}
             new = [(name, number) for name, number in batch if (known := found[name]) is None or known.number < number]
-            read = await self._store.get_many([key_of(name, number) for name, number in new])
-            found |= {name: Generation(name, number, data) for (name, number), data in zip(new, read, strict=True)}
+            found |= {each.name: each for each in await self._read(new, bad)}
             for generation in found.values():
-                assert generation is not None
-                yield self._remembered(generation)
+                if generation is not None:
+                    yield self._remembered(generation)
+        if bad:
+            raise bad[0]
+
+    async def _read(self, generations: list[tuple[str, int]], bad: list[BadObject]) -> list[Generation]:
+        """Read many generations that a listing showed; why those that cannot be read cannot is added to `bad`."""
+        keys = [key_of(name, number) for name, number in generations]
+        try:
+            data = await self._store.get_many(keys)
+            return [Generation(*each, data) for each, data in zip(generations, data, strict=True)]
+        except (BadObject, Missing):  # which of them? and what of the others?
+            read = []
+            for each, key in zip(generations, keys, strict=True):
+                try:
+                    read.append(Generation(*each, await self._store.get(key)))
+                except BadObject as error:
+                    bad.append(error)
+                except Missing:
+                    bad.append(BadObject(f"{key} was there, and is gone: restore it from a backup"))
+            return read
+
+    def _recall(self, name: str) -> Generation | None:
+        """What is remembered of a chain: nothing, if the store has another identity since."""
+        if self._identity != self._store.identity:
+            self._known.clear()
+            self._identity = self._store.identity
+        return self._known.get(name)
 
     def _remembered(self, generation: Generation) -> Generation:
-        known = self._known.get(generation.name)
+        known = self._recall(generation.name)
         if known is None or known.number < generation.number:
             self._known[generation.name] = generation
         self._known.move_to_end(generation.name)

@@ -9,6 +9,8 @@ which `tidy` removes.
 A file system without hard links (FAT, some network shares) is refused. The substitute in `durable.link_if_absent`,
 an empty file that takes the name first, would be an object that is not whole, for ever after a crash in that moment.
 
+How a path is resolved, and how the store knows that the root is still the vault, is in `beneath`.
+
 Every system call that looks at the disk is made in a thread, even the quick ones: on a network file system or a
 failing disk there are no quick ones. The threads are the store's own, so a disk that hangs holds up nobody else's.
 """
@@ -20,7 +22,6 @@ import errno
 import os
 import re
 import secrets
-import stat
 import threading
 import time
 from collections import deque
@@ -28,7 +29,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,7 +37,8 @@ from safelight.durable import sync_directory
 from safelight.encryption.stream import Bytes
 from safelight.errors import reason
 from safelight.pour import File
-from safelight.vault.store import KEY, MAX_SMALL, Entry, Missing, StoreError, StoreFull
+from safelight.vault.beneath import Found, Root, Tree
+from safelight.vault.store import KEY, MAX_SMALL, BadObject, Entry, Missing, StoreError, StoreFull
 
 CHUNK = 1 << 20
 """Bytes that are read at a time, and that a body gathers in memory before it writes them: a body that is smaller
@@ -54,7 +56,6 @@ fails cleanly: it finds nothing to give a name to."""
 
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 _MOST_PIECES = 1024  # of one writev(2): IOV_MAX on Linux and macOS
-_NO_OBJECT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
 _REMEDY = {
@@ -71,7 +72,7 @@ class Directory:
     """A `Store` in plain files, 0600 in directories 0700. No key may be another's beginning: `a` and `a/b`.
 
     Any number of processes may use one directory at the same time. The root has to be there: see `make`.
-    A bad key is a ValueError.
+    A bad key is a ValueError. Without a `guard` the root has to stay the directory that it is at first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,6 +95,13 @@ class Directory:
         except OSError as error:
             raise _trouble(path, error) from error
 
+    @property
+    def identity(self) -> int:
+        return self._files.root.identity
+
+    def guard(self, key: str, data: bytes) -> None:
+        self._files.root.guard(_checked(key), data)
+
     async def create(self, key: str, data: bytes) -> bool:
         return await self._run(self._files.create, *_small(key, data))
 
@@ -101,7 +109,7 @@ class Directory:
         return await self._run(self._files.get, _checked(key))
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes]:
-        return await self._run(lambda: list(map(self._files.get, map(_checked, keys))))
+        return await self._run(self._files.get_many, [_checked(key) for key in keys])
 
     async def body(self, key: str) -> _Body:
         return _Body(_Part(self._files, _checked(key)), self._run, self._threads)
@@ -126,17 +134,17 @@ class Directory:
             try:
                 return self._files.open(key)
             except OSError as error:
-                raise _trouble(self._files.root, error) from error
+                raise _trouble(self._files.root.path, error) from error
 
         return File(open_it, self._threads)
 
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
         if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
             raise ValueError(f"{prefix!r} is no beginning of keys")
-        found = self._files.walk(prefix, KEY)  # not closed here: a thread may still be in it after a cancellation
+        found = self._files.objects(prefix)  # not closed here: a thread may still be in it after a cancellation
         while batch := await self._run(_next_of, found):
-            for key, state in batch:
-                yield Entry(key, state.st_size, state.st_mtime)
+            for entry in batch:
+                yield entry
 
     async def delete(self, key: str) -> None:
         await self._run(self._files.delete, _checked(key))
@@ -159,7 +167,15 @@ class Directory:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
         except OSError as error:
-            raise _trouble(self._files.root, error) from error
+            raise _trouble(self._files.root.path, error) from error
+
+
+def read_from(root: Path, key: str) -> bytes:
+    """A small object of a store in a directory. Blocks. Raises Missing, BadObject and StoreError."""
+    try:
+        return _Files(root).get(_checked(key))
+    except OSError as error:
+        raise _trouble(root, error) from error
 
 
 class _Body:
@@ -187,6 +203,7 @@ class _Body:
         await self._written()
         await self._hand_over(self._part.finish)
         self._finished = True
+        self._threads.submit(self._part.discard)
 
     async def publish(self, key: str, data: bytes) -> bool:
         """In one go: each time that a thread begins costs more than what it does."""
@@ -194,6 +211,7 @@ class _Body:
         await self._written()
         made = await self._hand_over(partial(self._part.finish, naming=naming))
         self._finished = True
+        self._threads.submit(self._part.discard)
         return bool(made)
 
     async def _written(self) -> None:
@@ -228,123 +246,142 @@ class _Files:
     """The objects below a root."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._durable: set[str] = set()
-        """Directories whose own names are known to be durable: two for each user."""
+        self.root = Root(root)
+        self._durable: dict[str, int] = {}
+        """Directories whose own names are known to be durable, two for each user, and in which identity of the root."""
 
-    def path(self, key: str) -> str:
-        return f"{self.root}/{key}"
-
-    def create(self, key: str, data: bytes) -> bool:
-        part = _Part(self, key)
+    def create(self, key: str, data: bytes, tree: Tree | None = None) -> bool:
+        """`tree`: to make it in, if one is open already."""
+        part = _Part(self, key, tree)
         try:
             return part.publish([data])
         finally:
             part.discard()
 
     def get(self, key: str) -> bytes:
-        with open(self.open(key), "rb", buffering=0) as file:
+        with self.root.opened() as tree:
+            return self._get(tree, key)
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        found = []
+        for _, together in groupby(keys, key=_parent):  # a directory is opened once for all that are in it
+            with self.root.opened() as tree:
+                found += [self._get(tree, key) for key in together]
+        return found
+
+    def _get(self, tree: Tree, key: str) -> bytes:
+        with open(self._found(tree, tree.open, key), "rb", buffering=0) as file:
             data = file.read(MAX_SMALL + 1)
         if len(data) > MAX_SMALL:
-            raise StoreError(f"{self.root / key} is larger than what is kept there: restore it from a backup")
+            raise BadObject(f"{key} is larger than what is kept there: restore it from a backup")
         return data
 
     def open(self, key: str) -> int:
         """A descriptor for reading. Raises Missing."""
-        try:
-            descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
-        except _NO_OBJECT:
-            raise self._missing(key) from None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise Missing(key)
-        return descriptor
+        with self.root.opened() as tree:
+            return self._found(tree, tree.open, key)
 
     def size(self, key: str) -> int:
+        with self.root.opened() as tree:
+            return self._found(tree, tree.state, key).st_size
+
+    def _found(self, tree: Tree, look: Callable[[str], _T], key: str) -> _T:
         try:
-            state = os.stat(self.path(key))
-        except _NO_OBJECT:
-            raise self._missing(key) from None
-        if not stat.S_ISREG(state.st_mode):
-            raise Missing(key)
-        return state.st_size
+            return look(key)
+        except FileNotFoundError:
+            self.root.check(tree)
+            raise Missing(key) from None
 
     def delete(self, key: str) -> None:
-        path = self.path(key)
-        with suppress(*_NO_OBJECT):
-            os.unlink(path)
-        try:
-            sync_directory(_parent(path))  # in any case: whoever else deleted it may not have come so far
-        except _NO_OBJECT:
-            self.check_root()
+        with self.root.opened() as tree:
+            try:
+                directory = tree.directory(_parent(key))
+            except FileNotFoundError:
+                self.root.check(tree)
+                return
+            try:
+                os.unlink(_name(key), dir_fd=directory)
+            except FileNotFoundError:
+                pass
+            except (IsADirectoryError, PermissionError):  # the second on macOS
+                tree.state(key)
+                raise
+            sync_directory(directory)  # in any case: whoever else deleted it may not have come so far
+            self.root.check(tree)
 
     def settle(self, key: str) -> None:
-        directory = _parent(self.path(key))
-        self.make_directory(directory)
-        sync_directory(directory)
+        with self.root.opened() as tree:
+            try:
+                directory = self.directory(tree, _parent(key))
+                tree.state(key)
+            except FileNotFoundError:
+                self.root.check(tree)
+                raise BadObject(f"{key} was there, and is gone: restore it from a backup") from None
+            sync_directory(directory)
+            self.root.check(tree)
 
-    def make_directory(self, directory: str, *, anew: bool = False) -> None:
-        """Make a directory, and those between it and the root, and make their names durable.
-
-        Also if they are there: whoever made them may not have come so far. Once is enough, but for `anew`.
+    def directory(self, tree: Tree, path: str, *, make: bool = False) -> int:
+        """The descriptor of a directory, whose name and the names of those between it and the root are durable: whoever
+        made them may not have come so far. Once is enough. With `make` they are made where they are missing.
         """
-        if (directory in self._durable and not anew) or directory == str(self.root):
-            return
-        self.make_directory(_parent(directory), anew=anew)
-        with suppress(FileExistsError):
-            os.mkdir(directory, 0o700)
-        sync_directory(_parent(directory))
-        self._durable.add(directory)
-
-    def walk(self, prefix: str, names: re.Pattern[str]) -> Iterator[tuple[str, os.stat_result]]:
-        """Files with such names, by their paths below the root. What vanishes meanwhile is left out."""
+        if not path:
+            return tree.root
+        above, durable = self.directory(tree, _parent(path), make=make), self._durable.get(path) == tree.identity
         try:
-            entries = os.scandir(self.root / prefix)
-        except _NO_OBJECT:
-            self.check_root()
-            return
-        with entries:
-            for entry in entries:
-                path = prefix + entry.name
-                if entry.is_dir():
-                    if KEY.fullmatch(entry.name):  # others are not ours: lost+found, .snapshot
-                        yield from self.walk(path + "/", names)
-                elif names.fullmatch(entry.name):
-                    with suppress(FileNotFoundError):
-                        state = entry.stat()
-                        if stat.S_ISREG(state.st_mode):
-                            yield path, state
+            descriptor = tree.directory(path)
+        except FileNotFoundError:
+            if not make:
+                raise
+            self.root.check(tree)  # or directories would be made in what is not the vault any more
+            durable = False
+            with suppress(FileExistsError):
+                os.mkdir(_name(path), 0o700, dir_fd=above)
+            descriptor = tree.directory(path)
+        if not durable:
+            sync_directory(above)
+            self._durable[path] = tree.identity
+        return descriptor
+
+    def walk(self, prefix: str) -> Iterator[Found]:
+        """Everything below a prefix, hidden files as well; what vanishes meanwhile is left out."""
+        with self.root.opened() as tree:
+            try:
+                found = tree.walk(prefix.rstrip("/"), KEY)
+            except FileNotFoundError:
+                pass
+            else:
+                yield from found
+            self.root.check(tree)
+
+    def objects(self, prefix: str) -> Iterator[Entry]:
+        for path, _, state, wrong in self.walk(prefix):
+            if KEY.fullmatch(path):
+                yield Entry(path, state.st_size, state.st_mtime, f"it {wrong}" if wrong else "")
 
     def tidy(self) -> int:
         removed = 0
-        for path, state in self.walk("", _PART):
-            if state.st_mtime < time.time() - LEFT_OVER:
+        for path, directory, state, wrong in self.walk(""):
+            if _PART.fullmatch(_name(path)) and not wrong and state.st_mtime < time.time() - LEFT_OVER:
                 with suppress(FileNotFoundError):
-                    os.unlink(self.root / path)
+                    os.unlink(_name(path), dir_fd=directory)
                     removed += 1
         return removed
-
-    def check_root(self) -> None:
-        """Where there is no root, nobody can say what is in it."""
-        os.stat(self.path(""))  # with a slash at its end: a directory
-
-    def _missing(self, key: str) -> Missing:
-        self.check_root()
-        return Missing(key)
 
 
 class _Part:
     """A file in the making under its hidden name. One thread at a time works with it, however many are sent: a
     cancelled task leaves one behind, and its descriptor must not be closed, and given to another file, meanwhile.
+
+    It holds the root and the directory that it was begun in, so no part of it comes to lie in another.
     """
 
-    def __init__(self, files: _Files, key: str) -> None:
-        self.path = files.path(key)
+    def __init__(self, files: _Files, key: str, tree: Tree | None = None) -> None:
         self._files = files
-        self._directory = _parent(self.path)
-        self._hidden = f"{self._directory}/.{secrets.token_hex(8)}.part"
+        self._key = key
+        self._hidden = f".{secrets.token_hex(8)}.part"
+        self._tree, self._borrowed = tree, tree is not None
         self._lock = threading.Lock()
-        self._descriptor = -1
+        self._descriptor = self._directory = -1
         self._linked = self._named = self._over = False
 
     def write(self, pieces: Sequence[Bytes]) -> None:
@@ -360,11 +397,11 @@ class _Part:
         """As `publish`, of a name that nobody else has. Then, if `naming`, make that object; as `_Files.create`."""
         with self._lock:
             if not self._publish(pieces):
-                raise StoreError(f"{self.path} exists already, and was left as it is: try again")
+                raise StoreError(f"{self._key} exists already, and was left as it is: try again")
             if naming is None:
                 return True
             self._named = True  # from now on it may have a record, whatever becomes of this call
-            return self._files.create(*naming)
+            return self._files.create(*naming, self._tree)
 
     def _publish(self, pieces: Sequence[Bytes]) -> bool:
         descriptor = self._opened()
@@ -373,48 +410,51 @@ class _Part:
         self._linked = self._link()
         self._discard()
         sync_directory(self._directory)
+        assert self._tree is not None
+        self._files.root.check(self._tree)
         return self._linked
 
     def discard(self) -> None:
-        """Leave no hidden file. Harmless after `publish`."""
+        """Leave no hidden file, and give back descriptors. Harmless after `publish`."""
         with self._lock, suppress(OSError):
             self._discard()
+            self._close()
 
     def take_back(self) -> None:
         """Leave nothing at all, unless something may name it."""
         with self._lock, suppress(OSError):
             self._discard()
             if self._linked and not self._named:
-                os.unlink(self.path)
+                os.unlink(_name(self._key), dir_fd=self._directory)
+            self._close()
 
     def _opened(self) -> int:
         if self._over:
             raise OSError(errno.EBADF, "abandoned")
         if self._descriptor < 0:
-            self._files.make_directory(self._directory)
-            try:
-                self._descriptor = self._open()
-            except FileNotFoundError:  # somebody removed the directory since it was made
-                self._files.make_directory(self._directory, anew=True)
-                self._descriptor = self._open()
+            if self._tree is None:
+                self._tree = self._files.root.open()
+            self._directory = self._files.directory(self._tree, _parent(self._key), make=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._hidden, flags, 0o600, dir_fd=self._directory)
         return self._descriptor
 
-    def _open(self) -> int:
-        return os.open(self._hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
     def _link(self) -> bool:
+        place = self._directory
         try:
-            os.link(self._hidden, self.path)
+            os.link(self._hidden, _name(self._key), src_dir_fd=place, dst_dir_fd=place, follow_symlinks=False)
         except FileExistsError:
             return False
         except FileNotFoundError:
-            self._files.check_root()
-            raise StoreError(f"{self._hidden} was removed while it was written: try again") from None
+            assert self._tree is not None
+            self._files.root.check(self._tree)
+            raise StoreError(f"{self._key} was removed while it was written: try again") from None
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             raise StoreError(
-                f"cannot use the vault {self._files.root}: its file system has no hard links; choose another directory"
+                f"cannot use the vault {self._files.root.path}: its file system has no hard links; "
+                "choose another directory"
             ) from error
         return True
 
@@ -426,7 +466,13 @@ class _Part:
                 os.close(descriptor)  # first: NFS keeps open files under another hidden name
             finally:
                 with suppress(FileNotFoundError):
-                    os.unlink(self._hidden)
+                    os.unlink(self._hidden, dir_fd=self._directory)
+
+    def _close(self) -> None:
+        """Nothing more can be taken back after this."""
+        self._linked = False
+        if self._tree is not None and not self._borrowed:
+            self._tree.close()
 
 
 class _Reader:
@@ -472,6 +518,10 @@ def _parent(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
 def _next_of(found: Iterator[_T]) -> Sequence[_T]:
     return list(islice(found, BATCH))
 
@@ -493,6 +543,6 @@ def _trouble(root: Path, error: OSError) -> StoreError:
     if number == errno.ENOENT:
         return StoreError(
             f"the vault {root} is missing: mount it, or restore it from a backup; "
-            "it is not made anew, for that would hide a loss"
+            "no new one is made, as that would hide a loss"
         )
     return StoreError(f"cannot use the vault {root}: {reason(error)}; {_REMEDY.get(number, 'check its disk')}")

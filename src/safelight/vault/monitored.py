@@ -12,7 +12,7 @@ from safelight.encryption.stream import Bytes
 from safelight.pour import File
 from safelight.vault.health import Health, Kind
 from safelight.vault.records import IDENTITY, PROBES
-from safelight.vault.store import Body, Entry, Missing, Store, StoreError, StoreFull
+from safelight.vault.store import BadObject, Body, Entry, Missing, Store, StoreError, StoreFull
 
 
 class Monitored:
@@ -21,6 +21,13 @@ class Monitored:
     def __init__(self, store: Store, health: Health) -> None:
         self._store = store
         self._health = health
+
+    @property
+    def identity(self) -> int:
+        return self._store.identity
+
+    def guard(self, key: str, data: bytes) -> None:
+        self._store.guard(key, data)
 
     async def create(self, key: str, data: bytes) -> bool:
         with self.call(Kind.COMMIT):
@@ -77,12 +84,12 @@ class Monitored:
         """Read a little, and make and remove a little under `name`, to learn how the store is. Never raises."""
 
         async def read() -> None:
-            with suppress(StoreError, Missing), self.call(Kind.READ, probe=True):
+            with suppress(StoreError, BadObject, Missing), self.call(Kind.READ, probe=True):
                 await self._store.get(IDENTITY)
 
         async def write() -> None:
             key = PROBES + name
-            with suppress(StoreError), self.call(Kind.WRITE, probe=True), self.call(Kind.COMMIT, probe=True):
+            with suppress(StoreError, BadObject), self.call(Kind.WRITE, probe=True), self.call(Kind.COMMIT, probe=True):
                 await self._store.delete(key)  # what a crash has left of the one before
                 await self._store.create(key, b"probe")
                 await self._store.delete(key)

@@ -22,9 +22,9 @@ from safelight.decoding import Malformed, decode
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError, reason
 from safelight.vault.chain import Chains, key_of
-from safelight.vault.directory import Directory
+from safelight.vault.directory import Directory, read_from
 from safelight.vault.records import BODIES, RECORDS, TOKENS, USERS
-from safelight.vault.store import Missing, Store, StoreError
+from safelight.vault.store import BadObject, Missing, Store, StoreError
 from safelight.vault.vault import Vault
 
 OWNER = "vault"
@@ -49,8 +49,9 @@ class _Marker(msgspec.Struct, frozen=True):
     cluster: str
 
 
-async def open_vault(config: Config, keyring: Callable[[], Keyring]) -> Vault | None:
-    """The vault, which is begun if there has been none; None if the configuration says so.
+async def open_vault(config: Config, keyring: Callable[[], Keyring], *, begin: bool = True) -> Vault | None:
+    """The vault; None if the configuration says so. With `begin` it is begun if there has been none; without, nothing
+    is made, there or here.
 
     Raises CannotUseVault, and StoreError, after which trying again may help.
     """
@@ -58,21 +59,22 @@ async def open_vault(config: Config, keyring: Callable[[], Keyring]) -> Vault | 
         return None
     ring = keyring()
     marker = _read_marker(config)  # before the vault is looked at: other nodes may be about to begin it
-    store = await _store_of(config, begin=marker is None)
+    store = await _store_of(config, begin=begin and marker is None)
     try:
-        await _check_owner(store, config, ring, marker)
-        if marker is None and (here := config.data_dir / "users").is_dir():
-            await _carry_over(Directory(here), store)
-        _write_marker(config, _Marker(url_of(config), ring.cluster_id), marker)
+        store.guard(OWNER, await _check_owner(store, config, ring, marker, begin=begin))
+        if begin:
+            if marker is None and (here := config.data_dir / "users").is_dir():
+                await _carry_over(Directory(here), store)
+            _write_marker(config, _Marker(url_of(config), ring.cluster_id), marker)
     except BaseException:
         await store.close()
         raise
     return Vault(store, keyring)
 
 
-async def open_users(config: Config, keyring: Callable[[], Keyring]) -> Vault:
-    """Where the cluster's users are. Raises as `open_vault`."""
-    return await open_vault(config, keyring) or users_here(config, keyring)
+async def open_users(config: Config, keyring: Callable[[], Keyring], *, begin: bool = True) -> Vault:
+    """Where the cluster's users are. `begin` and errors are as with `open_vault`."""
+    return await open_vault(config, keyring, begin=begin) or users_here(config, keyring)
 
 
 def users_here(config: Config, keyring: Callable[[], Keyring]) -> Vault:
@@ -137,14 +139,19 @@ def directory_of(config: Config) -> Path | None:
     )
 
 
-def trouble_with(directory: Path) -> str:
-    """What keeps a node from working with a vault in this directory, in words; empty if nothing does."""
+def trouble_with(directory: Path, ring: Keyring) -> str:
+    """What keeps a node from working with the cluster's vault in this directory, in words; empty if nothing does.
+
+    A file system that is not mounted, an empty directory and another cluster's vault do. Blocks.
+    """
     try:
-        with (directory / OWNER).open("rb") as owner:
-            owner.read(1)
-        os.stat(directory)
-    except OSError as error:
-        return f"the vault {directory} cannot be read ({reason(error)})"
+        owner = _decoded(read_from(directory, OWNER))
+    except Missing:
+        return f"the vault {directory} has no object {OWNER!r}: it is not mounted, or its contents are gone"
+    except SafelightError as error:
+        return str(error)
+    if owner != _ours(ring):
+        return f"the vault {directory} belongs to another cluster"
     # Asks the file system, too: even the superuser cannot write to what is mounted read-only (access(2), EROFS).
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         return f"the vault {directory} cannot be written to"
@@ -167,13 +174,17 @@ async def _store_of(config: Config, *, begin: bool) -> Store:
     return Directory(directory)
 
 
-async def _check_owner(store: Store, config: Config, ring: Keyring, marker: _Marker | None) -> None:
-    """Make sure that the vault is the cluster's. A new one becomes it."""
-    ours = _Owner(ring.cluster_id, ring.derive("vault-check").hex()[:16])
+def _ours(ring: Keyring) -> _Owner:
+    return _Owner(ring.cluster_id, ring.derive("vault-check").hex()[:16])
+
+
+async def _check_owner(store: Store, config: Config, ring: Keyring, marker: _Marker | None, *, begin: bool) -> bytes:
+    """Make sure that the vault is the cluster's. A new one becomes it, if it may `begin`. The object that says so."""
+    ours = _ours(ring)
     owner = await _owner_of(store)
     if owner is None:
-        if marker is not None:
-            raise _lost(config, f"the vault {url_of(config)} is empty")
+        if marker is not None or not begin:
+            raise _lost(config, f"the vault {url_of(config)} has no object {OWNER!r}, which says whose it is")
         if await _anything_in(store) and await _owner_of(store) is None:  # asked again: others may have begun it
             raise CannotUseVault(
                 f"the vault {url_of(config)} has images in it, and nothing that says whose: restore its object "
@@ -192,13 +203,21 @@ async def _check_owner(store: Store, config: Config, ring: Keyring, marker: _Mar
             f"the vault {url_of(config)} was made with another node secret than the keyring's in {config.data_dir}: "
             "restore that keyring"
         )
+    return await store.get(OWNER)
 
 
 async def _owner_of(store: Store) -> _Owner | None:
     try:
-        return decode(await store.get(OWNER), _Owner)
+        return _decoded(await store.get(OWNER))
     except Missing:
         return None
+    except BadObject as error:
+        raise CannotUseVault(f"the vault's object {OWNER!r} is damaged ({error}): restore it from a backup") from None
+
+
+def _decoded(data: bytes) -> _Owner:
+    try:
+        return decode(data, _Owner)
     except Malformed:
         raise CannotUseVault(f"the vault's object {OWNER!r} is damaged: restore it from a backup") from None
 
@@ -212,6 +231,8 @@ async def _anything_in(store: Store) -> bool:
 
 def _lost(config: Config, what: str) -> CannotUseVault:
     marker = config.data_dir / MARKER
+    if not marker.exists():
+        return CannotUseVault(f"{what}: mount it, or restore it from a backup; a node begins a new one when it starts")
     return CannotUseVault(
         f"{what}, but this cluster has used a vault: mount it, or restore it from a backup; "
         f"to begin an empty one, delete {marker}"

@@ -28,7 +28,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from safelight.encryption.keys import Keyring
-from safelight.errors import SafelightError
+from safelight.vault.store import BadObject
 
 RECORDS, BODIES = "records/", "bodies/"
 USERS, TOKENS = "users/", "tokens/"
@@ -41,7 +41,7 @@ _NONCE_SIZE = 12
 _KEY_ID_AT, _NONCE_AT, _SEALED_AT = 1, 9, 21
 
 
-class BadRecord(SafelightError):
+class BadRecord(BadObject):
     """An object that ought to be a record is none that can be read, and why."""
 
 

@@ -35,6 +35,13 @@ class StoreFull(StoreError):
     """There is no room for more."""
 
 
+class BadObject(SafelightError):
+    """What lies under a key is not what belongs there, and why: it was changed, or another put it there.
+
+    The key is taken all the same.
+    """
+
+
 class Missing(Exception):
     """There is no object under this key."""
 
@@ -45,6 +52,8 @@ class Entry(NamedTuple):
     key: str
     size: int
     modified: float
+    wrong: str = ""
+    """What is wrong with it if it is no object at all, in words: it is a link, a directory, another account's."""
 
 
 class Body(Protocol):
@@ -66,7 +75,20 @@ class Body(Protocol):
 
 
 class Store(Protocol):
-    """All methods raise StoreError where the store fails, and may be called at the same time from many tasks."""
+    """All methods raise StoreError where the store fails, BadObject where something else lies under a key, and may be
+    called at the same time from many tasks.
+    """
+
+    @property
+    def identity(self) -> int:
+        """Changes when the store was not what it had been and was checked again (see `guard`): whatever was remembered
+        of its contents is to be read again.
+        """
+
+    def guard(self, key: str, data: bytes) -> None:
+        """From now on the store is the one in which the object `key` has this content. While it has not, the store is
+        unavailable: nothing is written, acknowledged or said to be missing.
+        """
 
     async def create(self, key: str, data: bytes) -> bool:
         """Make an object of at most `MAX_SMALL` bytes, unless the key is taken: then False.
@@ -96,13 +118,17 @@ class Store(Protocol):
         """The same object as a file to pour from; None if it is none. Opening it raises Missing and StoreError."""
 
     def list(self, prefix: str) -> AsyncIterator[Entry]:
-        """All objects whose keys begin with `prefix`, which ends with '/' or is empty; in no order."""
+        """All objects whose keys begin with `prefix`, which ends with '/' or is empty; in no order. What lies under a
+        key and is no object is there, too: see `Entry.wrong`.
+        """
 
     async def delete(self, key: str) -> None:
         """Remove an object; durable when this returns. It is no error if there is none."""
 
     async def settle(self, key: str) -> None:
-        """Make sure that an object which was found is durable: its maker may still be about it."""
+        """Make sure that an object which was found is durable: its maker may still be about it. Raises BadObject if it
+        is gone by now.
+        """
 
     async def close(self) -> None:
         """Give back connections and the like."""

@@ -15,7 +15,8 @@ import msgspec
 from safelight.encryption.errors import CannotOpen
 from safelight.encryption.sealed import read_header, rewrapped
 from safelight.vault.chain import Generation
-from safelight.vault.records import BODIES, RECORDS, USERS, Aborted, BadRecord, Image, Record, Removed, aim_of, key_id
+from safelight.vault.records import BODIES, RECORDS, USERS, Aborted, Image, Record, Removed, aim_of, key_id
+from safelight.vault.store import BadObject
 from safelight.vault.vault import Vault
 
 GRACE = 3600.0
@@ -30,8 +31,8 @@ async def sweep(vault: Vault, grace: float = GRACE) -> int:
     """Delete the bodies that no record names nor can come to name; how many."""
     swept = 0
     async for entry in vault.store.list(BODIES):
-        if vault.clock() - entry.modified >= grace:
-            with suppress(BadRecord):  # where it is not clear what an image's record says, nothing of it is deleted
+        if vault.clock() - entry.modified >= grace and not entry.wrong:
+            with suppress(BadObject):  # where it is not clear what an image's record says, nothing of it is deleted
                 swept += await _sweep(vault, entry.key)
     return swept
 
@@ -64,11 +65,15 @@ async def rewrap(vault: Vault) -> AsyncIterator[Counter[str]]:
     """
     counts: Counter[str] = Counter()
     for prefix in (USERS, RECORDS):
-        async for generation in vault.chains.all(prefix):
-            try:
-                counts[await _rewrap(vault, generation)] += 1
-            except (BadRecord, CannotOpen):
-                counts[UNREADABLE] += 1
+        try:
+            async for generation in vault.chains.all(prefix):
+                try:
+                    counts[await _rewrap(vault, generation)] += 1
+                except (BadObject, CannotOpen):
+                    counts[UNREADABLE] += 1
+                yield counts
+        except BadObject:
+            counts[UNREADABLE] += 1
             yield counts
 
 

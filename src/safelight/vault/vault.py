@@ -22,11 +22,11 @@ from safelight.encryption.errors import Damaged
 from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import PartOpener, read_header, rewrapped
 from safelight.encryption.stream import Bytes
-from safelight.errors import SafelightError
+from safelight.errors import SafelightError, reason
 from safelight.pour import File
 from safelight.vault.chain import Chains, Generation, key_of
 from safelight.vault.records import BadRecord, Image, Record, Records, Removed, new_body
-from safelight.vault.store import Body, Missing, Store, StoreError
+from safelight.vault.store import BadObject, Body, Missing, Store, StoreError
 
 SMALL = 1 << 16
 """Bytes of a segment that is opened where it is; a larger one is opened in a thread."""
@@ -58,7 +58,7 @@ class Details(NamedTuple):
 
 
 class Vault:
-    """The images in a store. All methods raise StoreError where it fails, and BadRecord where it has been damaged."""
+    """The images in a store. All methods raise StoreError where it fails, and BadObject where it has been damaged."""
 
     def __init__(self, store: Store, keyring: Callable[[], Keyring], *, clock: Callable[[], float] = time.time) -> None:
         """`keyring` is asked at each use: a rotation takes effect at once. `clock` gives Unix seconds."""
@@ -121,43 +121,52 @@ class Vault:
 
         Raises as `part`.
         """
-        header = read_header(image.header)
         try:
             size = await self.store.size(image.body)
-            beginning = await self._bytes(image.body, 0, header.length)
+            beginning = await self._bytes(image.body, 0, len(image.header))
         except Missing:
             raise await self._gone(image) from None
-        if size != sealed_size_of(image) or read_header(beginning).fixed != header.fixed:
-            raise Damaged
+        _check(image, size, beginning)
 
     async def sealed(self, image: Image) -> AsyncGenerator[Bytes]:
-        """The sealed file as it is now, `sealed_size_of` bytes; nothing of it is verified. Raises as `part`."""
-        header = image.header
-        yield header
-        end = sealed_size_of(image)
-        async with aclosing(self.store.read(image.body, len(header), end)) as chunks:
-            at = len(header)
-            try:
+        """The sealed file as it is now, `sealed_size_of` bytes, of a body that was checked. Raises as `part`.
+
+        In a directory the file that was checked is the one that is read, whatever becomes of its name meanwhile.
+        """
+        at, end = len(image.header), sealed_size_of(image)
+        file = await self.sealed_file(image)
+        if file is None:
+            await self.check(image)
+        try:
+            yield image.header
+            async with aclosing(file.chunks(at, end) if file else self.store.read(image.body, at, end)) as chunks:
                 async for chunk in chunks:
                     yield chunk
                     at += len(chunk)
-            except Missing:
-                raise await self._gone(image) from None
+        except Missing:
+            raise await self._gone(image) from None
+        finally:
+            if file is not None:
+                file.close()
         if at != end:
             raise Damaged
 
     async def sealed_file(self, image: Image) -> File | None:
         """The sealed file but for its header, at the same places, open to pour from, and to be closed; None where the
-        store has no files. Raises as `part`.
+        store has no files. It has been checked as `check` does, through the descriptor that is poured from. Raises as
+        `part`.
         """
         file = self.store.file(image.body)
         if file is not None:
             try:
                 await file.open()
-            except Missing:
-                raise await self._gone(image) from None
-            except BaseException:
+                _check(image, *await file.beginning(len(image.header)))
+            except BaseException as error:
                 file.close()
+                if isinstance(error, Missing):
+                    raise await self._gone(image) from None
+                if isinstance(error, OSError):
+                    raise StoreError(f"cannot read {image.body} in the vault: {reason(error)}") from error
                 raise
         return file
 
@@ -215,7 +224,7 @@ class Vault:
 
     async def _drop(self, body: str) -> None:
         """Delete a body that no record names any more. Where that fails, or we die before, the sweeper will."""
-        with suppress(StoreError):
+        with suppress(StoreError, BadObject):
             await self.store.delete(body)
 
     async def digest(self, image: Image) -> bytes:
@@ -273,7 +282,7 @@ class Vault:
         otherwise a power failure could take what was found, and leave what followed from it.
         """
         if number:
-            await self.store.settle(key_of(chain, number))
+            await self.chains.settle(chain, number)
 
     def read(self, generation: Generation) -> Record:
         """What a generation says. Raises BadRecord."""
@@ -330,6 +339,12 @@ def _found(record: Image | Removed, upload: str) -> Image:
     if isinstance(record, Removed):
         raise AlreadyRemoved("this upload succeeded, and its image was removed since")
     return record
+
+
+def _check(image: Image, size: int, beginning: bytes) -> None:
+    """Make sure that a file of this size with this beginning is the one sealed for an image. Raises CannotOpen."""
+    if size != sealed_size_of(image) or read_header(beginning).fixed != read_header(image.header).fixed:
+        raise Damaged
 
 
 def sealed_size_of(image: Image) -> int:

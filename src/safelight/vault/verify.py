@@ -25,7 +25,6 @@ from safelight.vault.records import (
     PROBES,
     RECORDS,
     USERS,
-    BadRecord,
     Image,
     OtherKey,
     Record,
@@ -34,7 +33,7 @@ from safelight.vault.records import (
     aim_of,
     is_token,
 )
-from safelight.vault.store import Entry, Missing
+from safelight.vault.store import BadObject, Entry, Missing
 from safelight.vault.vault import NoSuchImage, Vault, sealed_size_of
 
 Trouble = Literal["", "damaged", "missing", "foreign", "leftover"]
@@ -92,7 +91,7 @@ async def _record(vault: Vault, key: str) -> tuple[Checked, Record | None]:
         return Checked(key, 0, "missing", "it was there a moment ago"), None
     except OtherKey as error:
         return Checked(key, 0, "foreign", str(error)), None
-    except BadRecord as error:
+    except BadObject as error:
         return Checked(key, 0, "damaged", str(error)), None
     user = record.user if isinstance(record, Image | User | Revoked) else ""
     return Checked(key, len(data), user=user, name=record.name if isinstance(record, Image) else ""), record
@@ -120,6 +119,8 @@ async def _image(vault: Vault, image: Image) -> Checked:
         return found("missing", "the image's record is there, its bytes are not")
     except OtherCluster as error:
         return found("foreign", str(error))
+    except BadObject as error:
+        return found("damaged", str(error))
     except CannotOpen:
         return found("damaged", "a tag does not verify: its bytes are not those that were sealed")
     return found("", "")
@@ -132,6 +133,8 @@ async def _token(vault: Vault, user: User | Revoked) -> Checked:
         data = await vault.store.get(key)
     except Missing:
         return Checked(key, 0, "missing", "the user's record is there, what the token has claimed is not", user.user)
+    except BadObject as error:
+        return Checked(key, 0, "damaged", str(error), user.user)
     if USERS.encode() + data != vault.records.user(user.user).encode():
         return Checked(key, len(data), "damaged", "the token has claimed another name than its user's", user.user)
     return Checked(key, len(data), user=user.user)
@@ -141,12 +144,14 @@ async def _gone(vault: Vault, image: Image) -> bool:
     """Whether the image was removed while we looked at it."""
     try:
         return (await vault.find(image.user, image.name)).body != image.body
-    except (NoSuchImage, BadRecord):
+    except (NoSuchImage, BadObject):
         return True
 
 
 async def _other(vault: Vault, entry: Entry) -> Checked:
     """An object that no latest record named when we looked."""
+    if entry.wrong:
+        return Checked(entry.key, 0, "foreign", f"Safelight makes no such object: {entry.wrong}")
     aim = aim_of(entry.key) if entry.key.startswith(BODIES) else None
     if entry.key == IDENTITY:
         return Checked(entry.key, entry.size)
@@ -158,7 +163,7 @@ async def _other(vault: Vault, entry: Entry) -> Checked:
         return Checked(entry.key, entry.size, "foreign", "Safelight makes no such object")
     try:
         record, _ = await vault.look(aim[0])
-    except BadRecord:
+    except BadObject:
         return Checked(entry.key, entry.size)  # of which the record was told already
     if isinstance(record, Image) and record.body == entry.key:
         return Checked(entry.key, entry.size)  # it came after we began
