@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -16,7 +17,7 @@ from safelight.http import aiohttp, web
 from safelight.protocol import MAX_JSON, NumberedAnswer, NumberedOffer
 
 AT_ONCE = 64
-"""Offers of one line that are answered at the same time; the next ones wait in the socket."""
+"""Offers of one user that are answered at the same time, over however many lines; the next ones wait in the sockets."""
 
 Answer = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
 """What a POST of these bytes, with the headers of this request, is answered."""
@@ -29,13 +30,15 @@ class Lines:
         """`patience`: seconds that a client may leave a ping unanswered."""
         self._answer, self._patience = answer, patience
         self._open: set[web.WebSocketResponse] = set()
+        self._free: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by user, who has a line
 
-    async def accept(self, request: web.Request) -> web.StreamResponse:
-        """Take offers until the client goes, or sends what is none."""
+    async def accept(self, request: web.Request, user: str) -> web.StreamResponse:
+        """Take a user's offers until the client goes, or sends what is none."""
         socket = web.WebSocketResponse(heartbeat=self._patience, max_msg_size=MAX_JSON, compress=False)
         await socket.prepare(request)
         self._open.add(socket)
-        free, answering = asyncio.Semaphore(AT_ONCE), set[asyncio.Task[None]]()
+        free = self._free.setdefault(user, asyncio.Semaphore(AT_ONCE))
+        answering = set[asyncio.Task[None]]()
 
         async def answer(number: int, offer: bytes) -> None:
             try:

@@ -180,9 +180,9 @@ class Routes:
 
     async def offers(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/offers: the same over a WebSocket, one frame for each offer, and one for each answer."""
-        await self._gate.user(request)  # who is nobody gets no line; each offer is checked again
+        user = await self._gate.user(request)  # who is nobody gets no line; each offer is checked again
         with waiting(request):
-            return await self.lines.accept(request)
+            return await self.lines.accept(request, user)
 
     async def _answered(self, request: web.Request, offer: bytes) -> web.StreamResponse:
         return await self._guard(request, lambda _: self._granted(request, offer))

@@ -1,0 +1,67 @@
+"""A node's end of the lines, with answers that a test holds back."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from safelight.node.lines import AT_ONCE, Lines
+from tests.running import GENEROUS
+
+OFFER = msgspec.json.encode({"number": 1, "offer": {}})
+
+
+def test_one_user_has_so_many_offers_in_work_over_however_many_lines() -> None:
+    """And another user's are answered meanwhile."""
+    in_work, most = 0, 0
+
+    async def go() -> None:
+        nonlocal in_work, most
+        go_on = asyncio.Event()
+
+        async def answer(request: web.Request, offer: bytes) -> web.StreamResponse:
+            nonlocal in_work, most
+            if request.query["user"] == "alice":
+                in_work += 1
+                most = max(most, in_work)
+                await go_on.wait()
+                in_work -= 1
+            return web.Response(body=b"{}")
+
+        lines = Lines(answer, GENEROUS)
+
+        async def accept(request: web.Request) -> web.StreamResponse:
+            return await lines.accept(request, request.query["user"])
+
+        app = web.Application()
+        app.router.add_get("/", accept)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        listener = socket.create_server(("127.0.0.1", 0))
+        await web.SockSite(runner, listener).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/?user="
+        async with AsyncExitStack() as stack:
+            http = await stack.enter_async_context(aiohttp.ClientSession())
+            alices = [await stack.enter_async_context(http.ws_connect(url + "alice")) for _ in range(3)]
+            for line in alices:
+                for _ in range(AT_ONCE):
+                    await line.send_bytes(OFFER)
+            bob = await stack.enter_async_context(http.ws_connect(url + "bob"))
+            await bob.send_bytes(OFFER)
+            await bob.receive_bytes(timeout=GENEROUS)
+            async with asyncio.timeout(GENEROUS):
+                while in_work < AT_ONCE:
+                    await asyncio.sleep(0.01)
+            go_on.set()
+            for line in alices:
+                for _ in range(AT_ONCE):
+                    await line.receive_bytes(timeout=GENEROUS)
+        await runner.cleanup()
+
+    asyncio.run(go())
+    assert most == AT_ONCE
