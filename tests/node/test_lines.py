@@ -22,13 +22,15 @@ def test_one_user_has_so_many_offers_in_work_over_however_many_lines() -> None:
 
     async def go() -> None:
         nonlocal in_work, most
-        go_on = asyncio.Event()
+        full, go_on = asyncio.Event(), asyncio.Event()
 
         async def answer(request: web.Request, offer: bytes) -> web.StreamResponse:
             nonlocal in_work, most
             if request.query["user"] == "alice":
                 in_work += 1
                 most = max(most, in_work)
+                if in_work == AT_ONCE:
+                    full.set()
                 await go_on.wait()
                 in_work -= 1
             return web.Response(body=b"{}")
@@ -54,9 +56,7 @@ def test_one_user_has_so_many_offers_in_work_over_however_many_lines() -> None:
             bob = await stack.enter_async_context(http.ws_connect(url + "bob"))
             await bob.send_bytes(OFFER)
             await bob.receive_bytes(timeout=GENEROUS)
-            async with asyncio.timeout(GENEROUS):
-                while in_work < AT_ONCE:
-                    await asyncio.sleep(0.01)
+            await asyncio.wait_for(full.wait(), GENEROUS)
             go_on.set()
             for line in alices:
                 for _ in range(AT_ONCE):
