@@ -11,7 +11,8 @@ SOURCE = Path(safelight.__file__).parent
 
 LAYERS = [
     {"errors", "http", "allocator", "pour", "descriptors"},
-    {"bully", "encryption", "sizes", "imagetypes", "names", "decoding", "durable", "samples", "reach", "signals"},
+    {"bully", "encryption", "sizes", "imagetypes", "names", "decoding", "durable", "samples", "reach", "signals"}
+    | {"process"},
     {"config"},
     {"protocol"},
     {"signed", "tls", "vault"},

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import click
 
-from safelight import __version__
+from safelight import __version__, process
 from safelight.client.arguments import (
     Decorator,
     decrypt_arguments,
@@ -29,7 +30,7 @@ from safelight.client.arguments import (
     stacked,
     upload_arguments,
 )
-from safelight.errors import SafelightError
+from safelight.errors import SafelightError, reason
 
 if TYPE_CHECKING:
     from click.types import OptionHelpExtra
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from safelight.config import Config
 
 T = TypeVar("T")
+
+_NO_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""What a path in a message may have in it, and no line may."""
 
 
 # -- options: each setting of config.Config that a command takes, as --option and as SAFELIGHT_OPTION --
@@ -52,8 +56,10 @@ class _Setting(click.Option):
         extra = super().get_help_extra(ctx)
         assert self.name is not None
         default = getattr(Config(), self.name)
-        if isinstance(default, int):
+        if self.name.endswith("_size"):
             extra["default"] = human_size(default)
+        elif isinstance(default, int):
+            extra["default"] = str(default)
         elif isinstance(default, float):
             extra["default"] = f"{default:g}"
         elif isinstance(default, tuple):
@@ -61,7 +67,7 @@ class _Setting(click.Option):
         elif isinstance(default, str) and default:
             extra["default"] = default
         elif isinstance(default, Path):
-            home = Path.home()
+            home = os.path.expanduser("~")
             extra["default"] = f"~/{default.relative_to(home)}" if default.is_relative_to(home) else str(default)
         return extra
 
@@ -550,42 +556,43 @@ def demo(to: Path) -> None:
 
 
 def main() -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):  # a ✓ or a file's name that the terminal cannot show is no error
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    process.prepare()
     try:
-        code = safelight.main(prog_name="safelight", standalone_mode=False)
+        code = _code()
         sys.stdout.flush()
+    except SystemExit as ended:  # by a signal, or by output that cannot be written
+        code = ended.code
+    sys.exit(process.end(code if isinstance(code, int) else 0))
+
+
+def _code() -> int | str | None:
+    """Do what the command line says. The exit code, or None for 0; what went wrong is said in one line."""
+    try:
+        return cast(int | str | None, safelight.main(prog_name="safelight", standalone_mode=False))
     except SafelightError as error:
-        code = _complain(str(error), 1)
+        return _complain(str(error), 1)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
-        code = 2
+        return 2
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "safelight"
-        code = _complain(f"{error.format_message()} (see: {path} --help)", 2)
+        return _complain(f"{error.format_message()} (see: {path} --help)", 2)
     except click.ClickException as error:
-        code = _complain(error.format_message(), error.exit_code)
+        return _complain(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        code = 130
-    except BrokenPipeError:
-        code = 1
-    if code == 1:
-        _silence_broken_pipe()
-    sys.exit(code if isinstance(code, int) else 0)
+        return 130
+    except OSError as error:  # no disk for temporary files, no descriptors: the machine's trouble, and no bug
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{reason(error)}", 1)
+    except UnicodeEncodeError:
+        if (encoding := sys.getfilesystemencoding()) == "utf-8":
+            raise
+        return _complain(f"this locale's encoding, {encoding}, lacks letters of a name: set LC_ALL=C.UTF-8", 1)
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"safelight: {message}", err=True)
+    click.echo(f"safelight: {_NO_LINE.sub('�', message)}", err=True)
     return code
-
-
-def _silence_broken_pipe() -> None:
-    """Whoever read our output has gone: Python would complain when it flushes the rest."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _finish(succeeded: bool) -> None:

@@ -9,22 +9,32 @@ send a user's token to servers that somebody else chose.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import select
+import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 import platformdirs
 
 from safelight.bully import PROFILES, Timing
-from safelight.errors import SafelightError
+from safelight.errors import SafelightError, reason
 from safelight.names import check_user
-from safelight.sizes import parse_size
+from safelight.sizes import human_size, parse_size
 
 APP = "safelight"
+
+MAX_FILE = 1 << 20
+"""Bytes that a configuration file may have."""
+
+SLOWEST = 5.0
+"""Seconds that a configuration which comes through a pipe has until it begins."""
 
 
 class ConfigError(SafelightError):
@@ -62,6 +72,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _own_directory(find: Callable[[str], str]) -> Path:
+    """This account's directory for Safelight; one that begins with "~" where it has no home directory."""
+    try:
+        return Path(find(APP))
+    except RuntimeError:
+        return Path("~", APP)
+
+
 Positive = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 
 
@@ -74,14 +92,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     servers: tuple[str, ...] = ("127.0.0.1:8001", "127.0.0.1:8002", "127.0.0.1:8003")
     """host:port of node 1, node 2, … To a client their order does not matter."""
 
-    data_dir: Path = Path(platformdirs.user_data_dir(APP))
+    data_dir: Path = _own_directory(platformdirs.user_data_dir)
     """A machine's keyring, users and epoch counters, shared by its nodes."""
 
     keyring_secret_file: Path | None = None
     """A file with the secret that wraps the keyring, readable by its owner alone; or it is in the environment, as
     SAFELIGHT_KEYRING_SECRET."""
 
-    client_dir: Path = Path(platformdirs.user_config_dir(APP))
+    client_dir: Path = _own_directory(platformdirs.user_config_dir)
     """A person's tokens and REPL history."""
 
     vault: str = ""
@@ -107,7 +125,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_timeout: Positive = 30.0
     """Seconds that a node which was told to stop goes on with what it granted."""
 
-    max_image_size: Annotated[int, msgspec.Meta(gt=0)] = 16 << 30
+    max_image_size: Annotated[int, msgspec.Meta(gt=0, le=1 << 60)] = 16 << 30
     """Bytes; larger images are refused. The file may also say "16 GiB"."""
 
     max_in_flight: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
@@ -152,29 +170,53 @@ def local_servers(nodes: int, base_port: int) -> tuple[str, ...]:
     return tuple(f"127.0.0.1:{base_port + offset}" for offset in range(nodes))
 
 
+def expanded(path: str | Path) -> Path:
+    """The path, with the home directory that it begins with (`~`, `~user`). Raises ConfigError if there is none."""
+    found = os.path.expanduser(os.fspath(path))
+    if found.startswith("~"):
+        home = found.partition("/")[0]
+        raise ConfigError(f"there is no home directory {home}: write the whole path, or ./{home}")
+    return Path(found)
+
+
 def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
     """The configuration: `overrides` (from the command line and the environment; None is "not said")
     over `file` (None: the user's own, if there is one) over the defaults. Raises ConfigError.
     """
-    settings, text, source = {}, "", ""
-    default = Path(platformdirs.user_config_dir(APP)) / "config.toml"
-    if file is not None or default.exists():
-        source = str(file or default)
-        text = _read(Path(source))
+    settings, source = {}, str(file or _own_directory(platformdirs.user_config_dir) / "config.toml")
+    text = _read(Path(source), optional=file is None) if file or os.path.isabs(source) else None
+    if text is not None:
         settings = _convert(_parse(text, source), text, source)
     said = {key: value for key, value in overrides.items() if value is not None}
     config = _build({**settings, **_convert(said, "", "")}, "", "")
+    for key in ("data_dir", "client_dir"):
+        if key in overrides and str(getattr(config, key)).startswith("~"):
+            raise ConfigError(f"{key}: this account has no home directory: set HOME, or say --{key.replace('_', '-')}")
     for key, problem in _contradictions(config):
-        raise ConfigError(f"{key if key in said else _where(key, text, source)}: {problem}")
+        raise ConfigError(f"{key if key in said else _where(key, text or '', source)}: {problem}")
     return config
 
 
-def _read(file: Path) -> str:
+def _read(file: Path, *, optional: bool) -> str | None:
+    """The text, without a byte order mark. None for an `optional` file that does not exist. Raises ConfigError."""
+    problem = f"larger than {human_size(MAX_FILE)}"
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{file}: cannot read this configuration file: {reason}") from None
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode) and not select.select([stream], [], [], SLOWEST)[0]:
+                raise ConfigError(f"{file}: cannot read this configuration file: nothing is written into this pipe")
+            os.set_blocking(stream.fileno(), True)
+            data = stream.read(MAX_FILE + 1)
+        if len(data) <= MAX_FILE:
+            return data.decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if optional:
+            return None
+        problem = reason(error)
+    except OSError as error:
+        problem = reason(error)
+    except UnicodeDecodeError:
+        problem = "it is not UTF-8 text"
+    raise ConfigError(f"{file}: cannot read this configuration file: {problem}")
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
@@ -182,6 +224,8 @@ def _parse(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: this is not TOML: {error}") from None
+    except (RecursionError, ValueError):  # as it takes brackets and numbers of any length
+        raise ConfigError(f"{source}: this is nested too deeply, or has too long a number in it") from None
 
 
 def _convert(settings: dict[str, Any], text: str, source: str) -> dict[str, Any]:
@@ -197,10 +241,13 @@ def _convert(settings: dict[str, Any], text: str, source: str) -> dict[str, Any]
         settings["servers"] = [part.strip() for part in settings["servers"].split(",") if part.strip()]
     if source:
         for key in ("data_dir", "keyring_secret_file", "client_dir", "tls_certificate", "tls_key", "tls_ca"):
-            if isinstance(settings.get(key), str):
-                settings[key] = str(Path(source).parent / Path(settings[key]).expanduser())
+            if isinstance(path := settings.get(key), str) and not path.startswith("~"):
+                settings[key] = str(Path(source).parent / path)
     _build(settings, text, source)
     return settings
+
+
+_NO_URL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def _build(settings: dict[str, Any], text: str, source: str) -> Config:
@@ -215,6 +262,8 @@ def _build(settings: dict[str, Any], text: str, source: str) -> Config:
                 _ = config.addresses
             if key == "user":
                 check_user(value)
+            if key == "vault" and _NO_URL.search(unquote(value)):
+                raise ConfigError("no URL has control characters in it, or bytes that are not UTF-8")
         except msgspec.ValidationError as error:
             raise ConfigError(f"{_where(key, text, source)}: {_plainly(str(error))}") from None
         except SafelightError as error:
@@ -223,9 +272,14 @@ def _build(settings: dict[str, Any], text: str, source: str) -> Config:
 
 
 def _path(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, (str, Path)):
-        return Path(value).expanduser()
-    raise msgspec.ValidationError("expects a path, in quotes")
+    if kind is not Path or not isinstance(value, (str, Path)):
+        raise msgspec.ValidationError("expects a path, in quotes")
+    if "\0" in str(value):
+        raise msgspec.ValidationError("no path has a NUL byte in it")
+    try:
+        return expanded(value)
+    except ConfigError as error:
+        raise msgspec.ValidationError(str(error)) from None
 
 
 _KINDS = {

@@ -13,7 +13,10 @@ def parse_size(text: str | int) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a size such as 512M or 10 GiB")
-    return int(float(match[1]) * (1 << _UNITS[match[2].upper()]))
+    try:
+        return int(float(match[1]) * (1 << _UNITS[match[2].upper()]))
+    except OverflowError:
+        raise ValueError(f"{text[:20]}… is more than any file has") from None
 
 
 def human_size(size: int) -> str:

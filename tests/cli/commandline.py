@@ -11,10 +11,14 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
+import pytest
+
+from safelight import cli
 from safelight.cluster import environment
 from safelight.config import Config
 from tests.running import GENEROUS
@@ -33,6 +37,28 @@ def safelight(*arguments: str | Path, config: Config, cwd: Path, stdin: str = ""
         encoding="utf-8",
         timeout=2 * GENEROUS,
     )
+
+
+class Call:
+    """`safelight` in this process: exit code, standard output, standard error."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        """No setting from outside; everything is in `directory`."""
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+        monkeypatch.chdir(directory)
+        for key in Config.__struct_fields__:
+            monkeypatch.delenv(f"SAFELIGHT_{key.upper()}", raising=False)
+        monkeypatch.setenv("SAFELIGHT_CONFIG", "/dev/null")
+        monkeypatch.setenv("SAFELIGHT_DATA_DIR", str(directory / "data"))
+        monkeypatch.setenv("SAFELIGHT_CLIENT_DIR", str(directory / "client"))
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        self._monkeypatch.setattr(sys, "argv", ["safelight", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = self._capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
 
 
 class Started:
@@ -101,12 +127,19 @@ def started(*arguments: str | Path, config: Config, cwd: Path) -> Iterator[Start
 class Terminal:
     """`safelight` on a pseudo-terminal of its own: what a person types, and what a person sees."""
 
-    def __init__(self, *arguments: str, config: Config, cwd: Path) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        config: Config,
+        cwd: Path,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`variables`: of the environment, beside those of the configuration."""
         self._keyboard, screen = pty.openpty()
         fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         self._process = subprocess.Popen(
             [*COMMAND, *arguments],
-            env=environment(config) | {"TERM": "xterm"},
+            env=environment(config) | {"TERM": "xterm", **variables},
             cwd=cwd,
             stdin=screen,
             stdout=screen,

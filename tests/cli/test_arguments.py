@@ -10,44 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from safelight import cli
 from safelight.cluster import environment, throwaway
-from safelight.config import Config
 from safelight.encryption.sealed import MAGIC
-from tests.cli.commandline import COMMAND, safelight, started
+from tests.cli.commandline import COMMAND, Call, safelight, started
 
 NOWHERE = "127.0.0.1:1"  # tcpmux: nobody listens there
 
 
-@pytest.fixture(autouse=True)
-def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting from outside; an empty configuration file, data directory and client directory."""
-    monkeypatch.chdir(tmp_path)
-    for key in Config.__struct_fields__:
-        monkeypatch.delenv(f"SAFELIGHT_{key.upper()}", raising=False)
-    monkeypatch.setenv("SAFELIGHT_CONFIG", "/dev/null")
-    monkeypatch.setenv("SAFELIGHT_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("SAFELIGHT_CLIENT_DIR", str(tmp_path / "client"))
-
-
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Call":
-    return Call(monkeypatch, capsys)
-
-
-class Call:
-    """`safelight` in this process: exit code, standard output, standard error."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        self._monkeypatch.setattr(sys, "argv", ["safelight", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = self._capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    return Call(tmp_path, monkeypatch, capsys)
 
 
 def test_help_costs_no_server_and_no_terminal() -> None:

@@ -8,6 +8,7 @@ control characters: a terminal would obey them.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -172,7 +174,7 @@ class Transcript:
     def made(self, path: Path) -> None:
         """For programs: a new file's path, as it is, not made plain: a program opens it."""
         if self._quiet:
-            print(path, flush=True)
+            click.echo(os.fsencode(path))
 
     def complaint(self, message: str) -> tuple[Console, Text]:
         """Where and how a failure is told."""

@@ -76,6 +76,8 @@ class Images:
 
     async def all(self, match: str | None = None) -> AsyncIterator[list[Kept]]:
         """All images, or those whose name or original name matches, newest first, in pages of `MAX_LISTED`."""
+        if match is not None and match.encode(errors="ignore").decode() != match:
+            return  # no name has bytes that are not UTF-8
         query = {"limit": str(MAX_LISTED)} | ({"match": match} if match is not None else {})
         while True:
             listing = await self._ask_any(partial(self._page, f"{API}/images?{urlencode(query)}"))

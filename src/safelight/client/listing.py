@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,8 @@ from contextlib import suppress
 from rich.cells import cell_len
 
 from safelight.client.console import plain
+from safelight.errors import SafelightError
+from safelight.names import shown
 from safelight.protocol import Kept
 from safelight.sizes import human_size
 
@@ -81,31 +84,39 @@ def _print(lines: list[str]) -> None:
 
 
 async def _through_pager(first: list[str], rest: AsyncIterator[list[str]]) -> bool:
-    """False, and nothing is shown, if there is no pager."""
-    command = shlex.split(os.environ.get("PAGER", "less"))
-    environment = {"LESS": "FRX", **os.environ}
-    try:
-        pager = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, env=environment)
-    except (OSError, TypeError):  # it is not installed, or PAGER is empty
+    """False, and nothing is shown, if there is no pager. Raises SafelightError for one that fails."""
+    said = os.environ.get("PAGER", "less")
+    if (pager := _started(said)) is None:
         return False
-    assert pager.stdin is not None
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # it is the pager's: it stops a search, not the pager
     try:
-        with suppress(BrokenPipeError, ConnectionResetError):  # its user has seen enough
-            await _feed(pager.stdin, first)
+        with suppress(BrokenPipeError):  # its user has seen enough
+            await _feed(pager, first)
             async for lines in rest:
-                await _feed(pager.stdin, lines)
-        pager.stdin.close()
-        await pager.wait()
+                await _feed(pager, lines)
+        await asyncio.to_thread(pager.communicate)
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         if pager.returncode is None:
             pager.terminate()
-            await pager.wait()
+            pager.wait()
+    if pager.returncode:
+        raise SafelightError(f"the pager {shown(said)} failed (exit status {pager.returncode}): set PAGER to another")
     return True
 
 
-async def _feed(pager: asyncio.StreamWriter, lines: list[str]) -> None:
-    pager.write("".join(f"{line}\n" for line in lines).encode(errors="replace"))
-    await pager.drain()
+def _started(pager: str) -> subprocess.Popen[bytes] | None:
+    """None where it is not installed, and for what is empty or no command line."""
+    try:
+        command = shlex.split(pager)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, env={"LESS": "FRX", **os.environ})
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+async def _feed(pager: subprocess.Popen[bytes], lines: list[str]) -> None:
+    assert pager.stdin is not None
+    data = memoryview("".join(f"{line}\n" for line in lines).encode(errors="replace"))
+    while data:
+        data = data[await asyncio.to_thread(pager.stdin.write, data) :]

@@ -35,7 +35,7 @@ from safelight.client.commands import Commands, Confirm, info, leader_of
 from safelight.client.console import Transcript
 from safelight.client.session import Session
 from safelight.client.status import survey
-from safelight.config import Config
+from safelight.config import Config, expanded
 from safelight.errors import SafelightError, reason
 from safelight.names import shown
 from safelight.protocol import Scheme
@@ -113,7 +113,7 @@ class Repl:
                 options = _parse(name, upload_arguments, words)
                 return await self._commands.upload(
                     expand(options["paths"]),
-                    to=options["to"].expanduser(),
+                    to=expanded(options["to"]),
                     scheme=Scheme(options["scheme"]),
                     any_type=options["any_type"],
                     no_keep=options["no_keep"],
@@ -123,7 +123,7 @@ class Repl:
                 options = _parse(name, decrypt_arguments, words)
                 return await self._commands.decrypt(
                     expand(options["paths"]),
-                    to=options["to"].expanduser(),
+                    to=expanded(options["to"]),
                     scheme=Scheme(options["scheme"]),
                 )
             case "ls":
@@ -134,7 +134,7 @@ class Repl:
                 options = _parse(name, get_arguments, words)
                 return await self._commands.get(
                     options["names"],
-                    to=options["to"] and options["to"].expanduser(),
+                    to=options["to"] and expanded(options["to"]),
                     sealed=options["sealed"],
                     force=options["force"],
                 )
@@ -340,18 +340,28 @@ async def _through_pipe(repl: Repl, user: str, transcript: Transcript) -> bool:
 
 
 async def _standard_input() -> AsyncIterator[str]:
-    """Read in a daemon thread and without a lock that others want: a read that never returns keeps nobody here."""
+    """Read in a daemon thread and without a lock that others want: a read that never returns keeps nobody here.
+
+    Raises SafelightError where there is nothing to read from.
+    """
     loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[str | None] = asyncio.Queue()
+    lines: asyncio.Queue[str | OSError | None] = asyncio.Queue()
 
     def read() -> None:
-        with suppress(RuntimeError), open(0, "rb", buffering=0, closefd=False) as stream:  # the loop has ended
-            while line := stream.readline():
-                loop.call_soon_threadsafe(lines.put_nowait, os.fsdecode(line.rstrip(b"\r\n")))
-            loop.call_soon_threadsafe(lines.put_nowait, None)
+        with suppress(RuntimeError):  # the loop has ended
+            try:
+                with open(0, "rb", buffering=0, closefd=False) as stream:
+                    while line := stream.readline():
+                        loop.call_soon_threadsafe(lines.put_nowait, os.fsdecode(line.rstrip(b"\r\n")))
+                loop.call_soon_threadsafe(lines.put_nowait, None)
+            except OSError as error:
+                loop.call_soon_threadsafe(lines.put_nowait, error)
 
     threading.Thread(target=read, daemon=True).start()
     while (line := await lines.get()) is not None:
+        if isinstance(line, OSError):
+            why = "it is closed" if line.errno == errno.EBADF else reason(line)
+            raise SafelightError(f"cannot read commands from standard input: {why}")
         yield line
 
 

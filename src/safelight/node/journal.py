@@ -6,6 +6,7 @@ The thread writes to the descriptor, past Python's buffers: the interpreter woul
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -24,13 +25,14 @@ class Journal:
     """Lines for one stream. `say` may be called from any thread, and neither raises nor waits."""
 
     def __init__(self, stream: TextIO | None, prefix: str = "") -> None:
-        """`stream` is None where the process was started without it: then nothing is written."""
+        """Nothing is written where the process was started without the stream: it is None, or not open for writing."""
         self._prefix = prefix
         self._encoding = stream.encoding if stream else ""
         self._descriptor = stream.fileno() if stream else -1
         self._lines: deque[bytes] = deque()
         self._lost = 0
         self._closing = False
+        self._error: OSError | None = None
         self._news = threading.Condition()
         self._writer = threading.Thread(target=self._write_all, name="journal", daemon=True)
         if stream:
@@ -49,13 +51,14 @@ class Journal:
             self._lines.append(self._encoded(line))
             self._news.notify()
 
-    def close(self, patience: float) -> None:
-        """Write what still waits, for `patience` seconds at most."""
+    def close(self, patience: float) -> OSError | None:
+        """Write what still waits, for `patience` seconds at most. Why that failed, unless its reader has gone."""
         with self._news:
             self._closing = True
             self._news.notify()
         if self._writer.is_alive():
             self._writer.join(patience)
+        return None if isinstance(self._error, BrokenPipeError) else self._error
 
     def handler(self) -> logging.Handler:
         """For log records."""
@@ -66,12 +69,22 @@ class Journal:
         while data := data or self._next():
             try:
                 data = data[os.write(self._descriptor, data) :]
+                self._error = None
             except BlockingIOError:  # whoever shares the terminal may have made it so
                 select.select([], [self._descriptor], [])
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.EBADF:
+                    self._give_up()
+                    return
+                self._error = error
                 with self._news:
                     if self._news.wait_for(lambda: self._closing, RETRY):
                         return
+
+    def _give_up(self) -> None:
+        with self._news:
+            self._descriptor = -1
+            self._lines.clear()
 
     def _next(self) -> bytes:
         """What to write at once, empty at the end: no more than a pipe takes without mixing it with others' writes."""

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 import os
-import resource
 import secrets
 import signal
 import socket
@@ -21,7 +20,7 @@ from safelight.allocator import keep_segments
 from safelight.bully import Election, Epoch
 from safelight.config import Address, Config
 from safelight.descriptors import raise_limit
-from safelight.errors import SafelightError
+from safelight.errors import SafelightError, reason
 from safelight.http import web
 from safelight.node import datadir
 from safelight.node.balance import Balance, report_pause
@@ -59,10 +58,10 @@ class CannotServe(SafelightError):
 def run(config: Config, node: int, *, until_eof: bool = False) -> None:
     """Serve as node number `node` until SIGTERM or SIGINT; with `until_eof` also until standard input ends.
 
-    Raises CannotServe, ConfigError, DataError for the data directory, and CannotUseVault.
+    Raises CannotServe, ConfigError, DataError for the data directory, and CannotUseVault; CannotServe also at the end,
+    if its lines could not be written.
     """
     keep_segments()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would have the cluster key in it
     if node not in config.addresses:
         known = ", ".join(str(number) for number in config.addresses)
         raise CannotServe(f"there is no node {node}: this cluster has nodes {known} (one for each of `servers`)")
@@ -77,8 +76,10 @@ def run(config: Config, node: int, *, until_eof: bool = False) -> None:
         try:
             uvloop.run(Node(config, node, keys, journal.say).serve(listener, tls, until_eof=until_eof))
         finally:
-            for each in (journal, errors):
-                each.close(LAST_WORDS)
+            lost = journal.close(LAST_WORDS)
+            errors.close(LAST_WORDS)
+        if lost:
+            raise CannotServe(f"lines of this node are lost: cannot write to standard output: {reason(lost)}")
 
 
 class Node:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import msgspec
 
@@ -129,9 +129,12 @@ def directory_of(config: Config) -> Path | None:
             "vault: these servers are on several machines: name a directory that all mount, or a bucket, or none"
         )
     url = url_of(config)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise CannotUseVault(f"vault: {url!r} is no vault's address: {error}") from None
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-        return Path(unquote(parts.path))
+        return Path(os.fsdecode(unquote_to_bytes(parts.path)))
     if url == NONE or (parts.scheme in BUCKETS and parts.netloc):
         return None
     raise CannotUseVault(
