@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -167,6 +168,32 @@ def test_the_same_upload_succeeds_again_and_another_does_not(shared_cluster: Run
     assert (removed.status, removed.problem) == (410, "removed")
     assert ask(config, "PUT", path, content, Safelight_Upload=OTHER).problem == "image-taken"
     assert ask(config, "GET", path, user="bob").body == content
+
+
+@pytest.mark.parametrize("preference", ["return=minimal", "return=representation"])
+@pytest.mark.parametrize("framing", ["Content-Length", "chunked"])
+def test_a_retry_that_is_on_its_way_while_its_image_is_removed_says_so(
+    shared_cluster: Running, framing: str, preference: str
+) -> None:
+    """More of the body than sockets hold has gone: the node has found the image that it is compared with."""
+    config, content, upload = shared_cluster.config, image(16 * MEBIBYTE), os.urandom(16).hex()
+    path = f"/v1/images/{upload}.png"
+    assert ask(config, "PUT", path, content, Safelight_Upload=upload).status == 201
+    said = (
+        f"Authorization: Bearer {token_of(config, 'alice')}",
+        f"Safelight-Upload: {upload}",
+        f"Prefer: {preference}",
+    )
+    start, end, length = b"", b"", f"Content-Length: {len(content)}"
+    if framing == "chunked":
+        start, end, length = b"%x\r\n" % len(content), b"\r\n0\r\n\r\n", "Transfer-Encoding: chunked"
+    with line(config.addresses[LEADER]) as connection:
+        connection.request(f"PUT {path}", *said, length, body=start + content[: 12 * MEBIBYTE])
+        assert ask(config, "DELETE", path).status == 204
+        connection.send(content[12 * MEBIBYTE :] + end)
+        answer = connection.answer()
+    assert (answer.status, json.loads(answer.body)["type"]) == (410, "urn:safelight:problem:removed")
+    assert ask(config, "PUT", path, content, Safelight_Upload=upload).problem == "removed"
 
 
 def test_an_image_whose_answer_nobody_took_is_kept_all_the_same(shared_cluster: Running) -> None:

@@ -25,7 +25,7 @@ from safelight.protocol import SEALED_TYPE, Action, Problem, Refusal
 from safelight.sizes import human_size
 from safelight.tickets import Job
 from safelight.vault.records import Image
-from safelight.vault.vault import NoSuchImage, Vault, sealed_size_of
+from safelight.vault.vault import AlreadyRemoved, NoSuchImage, Vault, sealed_size_of
 
 JOB = web.RequestKey("job", Job)
 
@@ -64,6 +64,12 @@ class Jobs:
                 return await self._send(request, job, place, spool.size, spool.chunks(), status=201)
 
     async def _keep(self, request: web.Request, job: Job, vault: Vault) -> web.StreamResponse:
+        try:
+            return await self._keep_and_answer(request, job, vault)
+        except NoSuchImage:  # what this very upload has made, and what was compared with the body or about to be sent
+            raise AlreadyRemoved("this upload succeeded, and its image was removed since") from None
+
+    async def _keep_and_answer(self, request: web.Request, job: Job, vault: Vault) -> web.StreamResponse:
         original, modified = _original(request, job), _modified(request)
         with self._load.work(job.user, job.size) as place:
             body = self._body(request, job, place)

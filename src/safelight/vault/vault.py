@@ -218,6 +218,10 @@ class Vault:
                 raise NameTaken("this upload id has been used for another image: use a new one")
             return there
         except NoSuchImage:  # one of the two was deleted while it was read
+            record, number = await self.look(draft.chain)
+            await self.settle(draft.chain, number)
+            if isinstance(record, Removed):
+                _found(record, draft.upload)
             raise Overtaken("this upload met a removal or a sweep: send it again") from None
         finally:
             await self._drop(draft.key)  # no record names it, nor will: its generation is another's
