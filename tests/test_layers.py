@@ -10,7 +10,7 @@ import safelight
 SOURCE = Path(safelight.__file__).parent
 
 LAYERS = [
-    {"errors", "http", "allocator", "pour", "descriptors"},
+    {"errors", "http", "allocator", "times", "pour", "descriptors"},
     {"bully", "encryption", "sizes", "imagetypes", "names", "decoding", "durable", "samples", "reach", "signals"}
     | {"process"},
     {"config"},
@@ -31,6 +31,7 @@ CORE = [
     "names.py",
     "imagetypes.py",
     "sizes.py",
+    "times.py",
     "signed.py",
     "tickets.py",
     "orders.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from decimal import Decimal
 from enum import Enum, StrEnum
 from http import HTTPStatus
 from typing import Annotated
@@ -223,8 +224,8 @@ class Kept(msgspec.Struct, omit_defaults=True):
     """When it was kept: Unix seconds."""
     original: str = ""
     """The name of the file that it came from, if the client said so."""
-    modified: float | None = None
-    """When that file was last modified: Unix seconds."""
+    modified: Decimal | None = None
+    """When that file was last modified: Unix seconds, to the nanosecond."""
 
 
 class Listing(msgspec.Struct, omit_defaults=True):

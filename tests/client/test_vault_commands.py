@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 
@@ -77,7 +78,7 @@ async def whole(request: web.Request) -> web.StreamResponse:
     return web.Response(body=BYTES, headers={"ETag": '"1"', "Last-Modified": "Mon, 03 Feb 2020 04:05:06 GMT"})
 
 
-def kept(name: str, original: str, **more: float) -> Kept:
+def kept(name: str, original: str, **more: Decimal) -> Kept:
     return Kept(name, len(BYTES), "image/png", 1_700_000_000.0, original, **more)
 
 
@@ -96,21 +97,31 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize(("original", "file"), HOSTILE.items(), ids=[ascii(name)[:20] for name in HOSTILE])
-def test_a_name_that_a_server_says_leads_nowhere_else(tmp_path: Path, original: str, file: str) -> None:
-    config, to = throwaway(tmp_path / "cluster", 1), tmp_path / "a" / "b"
+def fetched(directory: Path, original: str, modified: str) -> dict[str, bytes]:
+    """The files that `get '*'` makes of an image of which a server says this; none of them is elsewhere."""
+    config, to = throwaway(directory / "cluster", 1), directory / "a" / "b"
 
     async def go() -> bool:
-        images = listing(kept("sealed.png", original, modified=1e300))
+        images = listing(kept("sealed.png", original, modified=Decimal(modified)))
         async with serving(config, 1, images=images, image=whole), Session(config, "alice") as session:
             commands = Commands(session, Transcript(dialogue=True))
             return await commands.get(["*"], to=to, sealed=False, force=False)
 
-    before = contents(tmp_path)
+    before = contents(directory)
     assert asyncio.run(go())
-    assert contents(to) == [file]
-    assert (to / file).read_bytes() == BYTES
-    assert {*contents(tmp_path)} - {*before} <= {"a", "cluster"}
+    assert {*contents(directory)} - {*before} <= {"a", "cluster"}
+    return {path.name: path.read_bytes() for path in to.iterdir()}
+
+
+@pytest.mark.parametrize(("original", "file"), HOSTILE.items(), ids=[ascii(name)[:20] for name in HOSTILE])
+def test_a_name_that_a_server_says_leads_nowhere_else(tmp_path: Path, original: str, file: str) -> None:
+    assert fetched(tmp_path, original, "1e300") == {file: BYTES}
+
+
+@pytest.mark.parametrize("modified", ["1e300", "1e999999999", "-1e-999999999", "NaN", "-Infinity", "9" * 5000])
+def test_a_time_that_a_server_says_harms_nobody(tmp_path: Path, modified: str) -> None:
+    for _ in range(2):
+        assert fetched(tmp_path, "x.png", modified) == {"x.png": BYTES}
 
 
 def test_a_listing_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

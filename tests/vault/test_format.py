@@ -4,7 +4,9 @@ import base64
 import hashlib
 import hmac
 import json
+from decimal import Decimal
 
+import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -44,7 +46,7 @@ def test_keys_are_keyed_hashes_of_names() -> None:
 def test_records_open_by_the_page_alone() -> None:
     records = Records(lambda: RING)
     key = records.chain("alice", "a.png") + ".1"
-    image = Image("alice", "a.png", "0" * 32, "bodies/b", b"\x89SLT", 7, 1.5, "image/png", "A.png", 0.5)
+    image = Image("alice", "a.png", "0" * 32, "bodies/b", b"\x89SLT", 7, 1.5, "image/png", "A.png", Decimal("0.5"))
     assert _opened(records.write(image, key), key) == {
         "kind": "image",
         "user": "alice",
@@ -66,3 +68,20 @@ def test_records_open_by_the_page_alone() -> None:
         "upload": "0" * 32,
         "removed": 2.5,
     }
+
+
+@pytest.mark.parametrize("modified", ["1700000000", "1700000000.5", "-0.25", "null", None, "1700000000.123456789"])
+def test_records_of_earlier_versions_are_read(modified: str | None) -> None:
+    records, ring = Records(lambda: RING), RING.current
+    key = records.chain("alice", "a.png") + ".1"
+    said = "" if modified is None else f', "modified": {modified}'
+    text = (
+        '{"kind": "image", "user": "alice", "name": "a.png", "upload": "0", "body": "b", "header": "", "size": 7, '
+        f'"created": 1.5{said}}}'
+    )
+    head, nonce = b"\x01" + bytes.fromhex(RING.current_id), bytes(12)
+    sealed = AESGCM(ring.record_key()).encrypt(nonce, text.encode(), head + key.encode())
+    record = records.read(head + nonce + sealed, key)
+    assert isinstance(record, Image)
+    assert record.modified == (None if modified in (None, "null") else Decimal(str(modified)))
+    assert _opened(records.write(record, key), key).get("modified") == (json.loads(modified) if modified else None)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from safelight import times
 from safelight.client import listing
 from safelight.client.batch import is_directory
 from safelight.client.console import Transcript
@@ -86,6 +87,8 @@ class Commands:
                     left = f"; the rest was not tried: {error}"
                     break
             else:
+                if saved.note:
+                    self._transcript.note(f"{path}: {saved.note}")
                 self._transcript.succeeded(done, saved.path, kept=saved.kept)
             finally:
                 self._transcript.settle()
@@ -103,7 +106,7 @@ class Commands:
         if as_json:
             async for page in pages:
                 self._transcript.settle()
-                sys.stdout.write("".join(msgspec.json.encode(image).decode() + "\n" for image in page))
+                sys.stdout.write("".join(times.to_json(image).decode() + "\n" for image in page))
             return shown_names
         await listing.paged(self._lines(pages, pattern, most, shown_names))
         return shown_names

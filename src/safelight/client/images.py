@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import glob
-import math
 import random
 import re
 import shlex
@@ -21,6 +20,7 @@ from urllib.parse import quote, unquote, urlencode
 
 from multidict import CIMultiDictProxy
 
+from safelight import times
 from safelight.client.account import ALL_DOWN, Account
 from safelight.client.errand import CROWDED, NoLeader
 from safelight.client.outputs import Reservation
@@ -307,14 +307,13 @@ def _path(name: str) -> str:
 def _kept(name: str, headers: CIMultiDictProxy[str]) -> Kept:
     """What the headers of an answer say of an image. Raises Refusal for what is none of ours."""
     try:
-        modified = float(headers["Safelight-Modified"]) if "Safelight-Modified" in headers else None
         return Kept(
             name=name,
             size=int(headers["Content-Length"]),
             type=headers.get("Content-Type", ""),
             created=parsedate_to_datetime(headers["Last-Modified"]).timestamp(),
             original=unquote(headers.get("Safelight-Original", ""), errors="replace"),
-            modified=modified if modified is not None and math.isfinite(modified) else None,
+            modified=times.read(headers.get("Safelight-Modified", "")),
         )
     except (KeyError, ValueError, OverflowError):
         raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None

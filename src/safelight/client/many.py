@@ -20,7 +20,7 @@ from safelight.client.errand import NoLeader
 from safelight.client.images import Meaning
 from safelight.client.inputs import LeftOut, NotAnImage
 from safelight.client.journal import JournalUnreadable
-from safelight.client.outputs import DiskFull
+from safelight.client.outputs import DiskFull, Identity
 from safelight.client.retry import policy
 from safelight.client.session import AlreadyThere, Session
 from safelight.errors import SafelightError
@@ -45,13 +45,14 @@ def hopeless(error: object) -> bool:
 class Result(NamedTuple):
     """What an image is to be counted as, `done` if it succeeded; what to say of it; the new file, if there is one.
 
-    `skipped`: why, if it is not to be done at all.
+    `skipped`: why, if it is not to be done at all. `note`: what of it could not be done as it ought to be.
     """
 
     what: str
     line: str = ""
     path: Path | None = None
     skipped: LeftOut | None = None
+    note: str = ""
 
 
 class _Run(ABC, Generic[_T]):
@@ -116,6 +117,8 @@ class _Run(ABC, Generic[_T]):
     def _tell(self, item: _T, result: Result) -> None:
         if result.skipped:
             self._many.note(f"skipped {self.name(item)}: {result.skipped.one}")
+        if result.note:
+            self._many.note(f"{self.name(item)}: {result.note}")
         if result.line:
             self._many.line(f"✓ {result.line}", "green")
         if result.path is not None:
@@ -193,7 +196,7 @@ class Upload(_Run[Item]):
                 raise
             return Result(SKIPPED, skipped=error.reason)
         self._lacking |= not saved.kept
-        return Result(self.done, f"{path} → {saved.path} (server {saved.node})", saved.path)
+        return Result(self.done, f"{path} → {saved.path} (server {saved.node})", saved.path, note=saved.note)
 
     def name(self, item: Item) -> str:
         return item.path
@@ -222,7 +225,7 @@ class Get(_Run[Kept]):
         super().__init__(session, transcript)
         self._known = known or {}
         self._to, self._sealed, self._force = to, sealed, force
-        self._among: set[Path] = set()
+        self._among: set[Identity] = set()
 
     async def items(self, words: Iterable[str]) -> AsyncIterator[Kept]:
         for word in words:
@@ -247,7 +250,7 @@ class Get(_Run[Kept]):
             return Result("there already")
         finally:
             feedback.settled()
-        return Result(self.done, f"{item.name} → {saved.path} (server {saved.node})", saved.path)
+        return Result(self.done, f"{item.name} → {saved.path} (server {saved.node})", saved.path, note=saved.note)
 
     def name(self, item: Kept) -> str:
         return item.name

@@ -19,17 +19,20 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from safelight.client.inputs import CannotRead
 from safelight.durable import link_if_absent, sync_directory
 from safelight.errors import SafelightError, reason
-from safelight.names import shown
+from safelight.names import counted, shown
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -37,6 +40,16 @@ if TYPE_CHECKING:
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your disk quota is used up"}
 _UMASK_LOCK = threading.Lock()
+_REPLACING = threading.Lock()
+"""Held from the look at what is to be replaced on: two of our own outputs may have one name."""
+
+COARSEST = 2 * 10**9
+"""Nanoseconds: FAT's, the largest unit in which a file system that is in use counts the times of modification. A time
+that comes back changed by more was not rounded: it is one that the file system cannot hold.
+"""
+
+Identity = tuple[int, int]
+"""Device and inode: what makes two names one file, however they are written."""
 
 
 class CannotWrite(SafelightError):
@@ -79,6 +92,8 @@ class Reservation:
     def __init__(self, path: Path, part: Path, file: PartFile) -> None:
         self.path = path
         self.file = file
+        self.size = 0
+        """Bytes, once it is committed."""
         self._part = part
 
     @property
@@ -90,12 +105,50 @@ class Reservation:
         self.file.seek(0)
         self.file.truncate()
 
-    def commit(self, name: str | None = None, *, modified: float | None = None, replace: bool = False) -> None:
+    @property
+    def identity(self) -> Identity:
+        """The file's, now and under its final name."""
+        return identity(os.fstat(self.file.fileno()))
+
+    def date(self, times: Sequence[int | None]) -> int | None:
+        """Let it be last modified at the first of these times (Unix time, in nanoseconds) that its file system can
+        hold. Returns which that is; None: at none of them, but now.
+        """
+        return _date(self.file.fileno(), times)
+
+    def has_content_of(self, path: Path) -> bool:
+        """Whether a file has the same bytes. Raises CannotRead."""
+        try:
+            with path.open("rb") as other:
+                at = 0
+                while theirs := other.read(1 << 20):
+                    if os.pread(self.file.fileno(), len(theirs), at) != theirs:
+                        return False
+                    at += len(theirs)
+                return at == os.fstat(self.file.fileno()).st_size
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise CannotRead(f"cannot read {shown(str(path))}: {reason(error)}") from error
+
+    def commit_counted(self, name: str | None = None) -> None:
+        """As `commit`, under the first name that nobody has by now, counted on from `name` or the reserved one.
+
+        On a file system to which two names are one, a name that was free while it was reserved may be taken.
+        """
+        for number in count(1):
+            with suppress(NameTaken):
+                self.commit(counted(name or self.name, number))
+                return
+
+    def commit(
+        self, name: str | None = None, *, replace: bool = False, others: Container[Identity] = frozenset()
+    ) -> None:
         """Make the file durable and let it appear under its final name, with the permissions of any new file.
 
-        `name`: under this one instead, which was not reserved. `modified`: as if last modified then, in Unix
-        seconds. `replace`: in place of what is there. Raises NameTaken if the name exists by now: then
-        another may be tried. Raises DiskFull or CannotWrite if the system refuses.
+        `name`: under this one instead, which was not reserved. `replace`: in place of what is there, but for one of
+        `others`. Raises NameTaken if the name exists by now: then another may be tried. Raises DiskFull or CannotWrite
+        if the system refuses.
         """
         descriptor = self.file.fileno()
         path = self.path if name is None else self.path.with_name(name)
@@ -104,14 +157,14 @@ class Reservation:
                 raise CannotWrite(f"{shown(str(self._part))} was removed while it was written; try again")
             with suppress(PermissionError):  # FAT has no permissions to change
                 os.fchmod(descriptor, 0o666 & ~_umask())
-            if modified is not None:
-                with suppress(OverflowError):  # a time that no file can have comes from elsewhere, and harms nobody
-                    microseconds = round(modified * 1e6)  # a number of seconds in 64 bits has no more to say
-                    os.utime(descriptor, ns=(microseconds * 1000, microseconds * 1000))
             os.fsync(descriptor)
+            self.size = os.fstat(descriptor).st_size
             try:
                 if replace:
-                    self._part.replace(path)
+                    with _REPLACING:
+                        if (found := examine(path)) and identity(found) in others:
+                            raise FileExistsError
+                        self._part.replace(path)
                 else:
                     link_if_absent(self._part, path)
             except FileExistsError as error:
@@ -160,6 +213,56 @@ def sweep(directory: Path) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_at(file.fileno(), part):
                     part.unlink()
+
+
+def identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
+
+
+def examine(path: Path) -> os.stat_result | None:
+    """What has this name: None if nothing has. Raises CannotRead."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CannotRead(f"cannot read {shown(str(path))}: {reason(error)}") from error
+
+
+def dated(path: Path, found: os.stat_result, times: Sequence[int | None]) -> bool:
+    """Whether a file has the time that an output beside it would get from `Reservation.date`; as the file system there
+    stores it, which is tried where the two differ.
+    """
+    return found.st_mtime_ns in times[:1] or found.st_mtime_ns == _stored(path.parent, times)
+
+
+def _date(descriptor: int, times: Sequence[int | None]) -> int | None:
+    for moment in times:
+        if moment is None:
+            continue
+        with suppress(OSError, OverflowError):
+            os.utime(descriptor, ns=(moment, moment))
+            if abs(os.fstat(descriptor).st_mtime_ns - moment) < COARSEST:
+                return moment
+    with suppress(OSError):
+        os.utime(descriptor)
+    return None
+
+
+def _stored(directory: Path, times: Sequence[int | None]) -> int | None:
+    """What is read back of these times here. None where nothing can be tried, or none of them can be held."""
+    scratch = directory / f".{secrets.token_hex(8)}.part"
+    try:
+        descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return None
+    try:
+        os.unlink(scratch)
+        return os.fstat(descriptor).st_mtime_ns if _date(descriptor, times) is not None else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _claim(final: Path, replace: bool) -> Reservation | None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from safelight import names
+from safelight import names, times
 from safelight.client import inputs, outputs
 from safelight.client.account import Account
 from safelight.client.feedback import Feedback
@@ -40,13 +41,15 @@ BLINK = 0.1
 class Saved:
     """The file that was put in place, the node that did the work, and the file's size in bytes.
 
-    `kept`: the vault keeps the image, too.
+    `kept`: the vault keeps the image, too, and calls it `name`. `note`: what could not be done as it ought to be.
     """
 
     path: Path
     node: int
     size: int
     kept: bool = False
+    name: str = ""
+    note: str = ""
 
 
 class AlreadyThere(SafelightError):
@@ -103,16 +106,18 @@ class Session:
             wanted: Iterator[tuple[str, str]] = (
                 (names.encrypted_name(name, now + later, extension), secrets.token_hex(16)) for later in count()
             )
-            headers = {
-                "Safelight-Original": quote(names.repaired(name), safe=""),
-                "Safelight-Modified": f"{source.modified_ns / 1e9:.6f}",
-            }
+            headers = {"Safelight-Original": quote(names.repaired(name), safe="")}
+            modified = times.from_nanoseconds(source.modified_ns)
+            if modified is not None:
+                headers["Safelight-Modified"] = times.text(modified)
             if not keep:
                 headers["Safelight-Keep"] = "no"
+            note = "its time of modification is out of range, and is left out" if modified is None else ""
             if journal is None:
-                return await self._transform(
-                    source, Action.SEAL, scheme, to, wanted, outputs.Reservation.commit, feedback, headers, keep
+                saved = await self._transform(
+                    source, Action.SEAL, scheme, to, wanted, outputs.Reservation.commit_counted, feedback, headers, keep
                 )
+                return replace(saved, note=note if saved.kept else "")
             planned = Planned.of(source.path, source.size, source.modified_ns, to, scheme, keep)
             noted = await self._journal(journal)
             begun = noted.find(planned)
@@ -121,12 +126,12 @@ class Session:
 
             def commit(reservation: outputs.Reservation) -> None:
                 noted.made(planned, tag_of(reservation.file.fileno()))
-                reservation.commit()
+                reservation.commit_counted()
 
             wanted = noted.noting(planned, wanted)
             saved = await self._transform(source, Action.SEAL, scheme, to, wanted, commit, feedback, headers, keep)
-            noted.finished(planned, saved.path.name, saved.kept)
-            return saved
+            noted.finished(planned, saved.name if saved.kept else saved.path.name, saved.kept)
+            return replace(saved, note=note if saved.kept else "")
 
     async def sealed_before(
         self, path: str, journal: Path, *, to: Path, scheme: Scheme, any_type: bool, keep: bool
@@ -172,7 +177,7 @@ class Session:
         to: Path,
         sealed: bool = False,
         force: bool = False,
-        among: set[Path] | None = None,
+        among: set[outputs.Identity] | None = None,
         progress: Callable[[int, int], None],
     ) -> Saved:
         """Decrypt an image of the vault into the directory `to`, under its original's name and with its time; or
@@ -180,33 +185,64 @@ class Session:
 
         `force`: in place of what is there. `among`: the files that the images fetched before have, or were found to
         have; then a name that is taken counts on, and AlreadyThere is raised for an image whose file is there, of its
-        size and time. Raises SafelightError.
+        size and time, or with all its bytes. Raises SafelightError.
         """
         self._sweep(to)
         name = names.restored_name("" if sealed else image.original, image.name)
         size = sealed_size(Scheme.SEALED, image.size, self._account.user) if sealed else image.size
-        modified = None if sealed else image.created if image.modified is None else image.modified
+        moments = [] if sealed else _times(image)
+        ours = set() if among is None else among
+        counts_on = among is not None or force
+        alike: list[tuple[Path, outputs.Identity]] = []  # of the image's size, and not of its time
 
         def wanted() -> Iterator[str]:
+            gap: str | None = None
             for number in count(1):
-                candidate = names.counted(name, number)
-                path = to / candidate
-                if among is not None:
-                    if path in among:
+                path = to / names.counted(name, number)
+                found = outputs.examine(path)
+                if found is None:
+                    if gap is None and among is not None and not force:
+                        gap = path.name  # somebody removed that file, and the image's own may have a later number
                         continue
-                    among.add(path)
-                    if not force and _is(path, size, modified):
-                        raise AlreadyThere(path)
-                elif not force and os.path.lexists(path):
+                    yield gap or path.name
+                    if gap is None:
+                        continue
+                    gap = None
+                    yield path.name
+                elif not counts_on:
                     raise outputs.NameTaken(
                         f"{names.shown(str(path))} is there already: give --force to replace it, or --to DIR"
                     )
-                yield candidate
+                elif outputs.identity(found) in ours:
+                    continue
+                elif force:
+                    yield path.name
+                elif among is not None and stat.S_ISREG(found.st_mode) and found.st_size == size:
+                    if sealed or outputs.dated(path, found, moments):
+                        ours.add(outputs.identity(found))
+                        raise AlreadyThere(path)
+                    alike.append((path, outputs.identity(found)))
 
-        with outputs.reserve(to, wanted(), replace=force) as reservation:
+        candidates = wanted()
+        with outputs.reserve(to, candidates, replace=force) as reservation:
+            ours.add(reservation.identity)
+            counts_on = True
             node = await self.images.fetch(image, reservation, sealed=sealed, progress=progress)
-            await _in_thread(lambda: reservation.commit(modified=modified, replace=force))
-            return Saved(reservation.path, node, size)
+            for path, known in alike:
+                if known not in ours and await asyncio.to_thread(reservation.has_content_of, path):
+                    ours.add(known)
+                    raise AlreadyThere(path)
+            dated = await asyncio.to_thread(reservation.date, moments)
+            chosen = reservation.name
+            while True:
+                try:
+                    await _in_thread(partial(reservation.commit, chosen, replace=force, others=ours))
+                    break
+                except outputs.NameTaken:  # the file system takes two names for one, or another program was faster
+                    chosen = next(candidates)
+            left_out = not sealed and image.modified is not None and (dated is None or dated != moments[0])
+            note = f"its time of modification is left out: no file in {names.shown(str(to))} can have it"
+            return Saved(reservation.path, node, size, note=note if left_out else "")
 
     async def remove(self, name: str, *, feedback: Feedback) -> int:
         """Remove an image from the vault, for ever. Returns the node that did it. Raises SafelightError."""
@@ -271,11 +307,9 @@ class Session:
                 saving = asyncio.get_running_loop().call_later(BLINK, feedback.waiting, "saving")
                 try:
                     await _in_thread(lambda: commit(reservation))
-                except outputs.NameTaken:
-                    continue
                 finally:
                     saving.cancel()
-                return Saved(reservation.path, node, reservation.path.stat().st_size, transfer.kept)
+                return Saved(reservation.path, node, reservation.size, transfer.kept, offer.name)
 
     def _sweep(self, directory: Path) -> None:
         if directory not in self._swept:
@@ -289,23 +323,16 @@ def _commit_opened(reservation: outputs.Reservation) -> None:
     Nobody else knows an opened image's name yet: it may change until the last moment.
     """
     image_type = sniff(os.pread(reservation.file.fileno(), HEAD, 0))
-    if image_type is None or (better := names.with_type(reservation.name, image_type.extension)) == reservation.name:
-        reservation.commit()
-        return
-    for number in count(1):
-        with suppress(outputs.NameTaken):
-            reservation.commit(names.counted(better, number))
-            return
+    better = names.with_type(reservation.name, image_type.extension) if image_type else None
+    reservation.commit_counted(better)
 
 
-def _is(path: Path, size: int, modified: float | None) -> bool:
-    """Whether there is a file of this size and this time of modification, to the millisecond."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    same_time = modified is None or abs(found.st_mtime - modified) < 1e-3
-    return stat.S_ISREG(found.st_mode) and found.st_size == size and same_time
+def _times(image: Kept) -> list[int | None]:
+    """When the image's file was last modified, if that is known, and when the image was kept: Unix time, in
+    nanoseconds. None for what is no time of any file.
+    """
+    modified = [] if image.modified is None else [times.to_nanoseconds(image.modified)]
+    return [*modified, round(image.created * 1e6) * 1000 if math.isfinite(image.created) else None]
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

@@ -13,7 +13,6 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
-from decimal import Decimal
 from email.utils import formatdate
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from safelight import times
 from safelight.config import Config
 from safelight.decoding import Malformed, decode
 from safelight.encryption.sealed import read_header
@@ -85,7 +85,7 @@ class Images:
             [_kept(image) for image in found[:limit]], _cursor(found[limit - 1]) if found[limit:] else None
         )
         return web.Response(
-            body=msgspec.json.encode(listing), content_type="application/json", headers={"Cache-Control": "no-store"}
+            body=times.to_json(listing), content_type="application/json", headers={"Cache-Control": "no-store"}
         )
 
     async def get(self, request: web.Request) -> web.StreamResponse:
@@ -106,7 +106,7 @@ class Images:
             return web.Response(status=304, headers=headers)
         headers |= {**answer.headers, "Safelight-Original": quote(image.original or image.name, safe="")}
         if image.modified is not None:
-            headers["Safelight-Modified"] = _decimal(image.modified)
+            headers["Safelight-Modified"] = times.text(image.modified)
         status, start, end = 200, 0, answer.size
         if answer.read is not None and (part := _range(request, answer)) is not None:
             status, (start, end) = 206, part
@@ -248,8 +248,3 @@ def _read_cursor(request: web.Request) -> tuple[float, str] | None:
         return decode(text, tuple[float, str])
     except (ValueError, Malformed):
         raise Refusal(Problem.BAD_REQUEST, "after is what an earlier listing gave as next") from None
-
-
-def _decimal(seconds: float) -> str:
-    """A number without an exponent, that reads back as the same."""
-    return format(Decimal(repr(seconds)), "f").removesuffix(".0")

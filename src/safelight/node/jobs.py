@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Callable
+from decimal import Decimal
 
+from safelight import times
 from safelight.config import Config
 from safelight.encryption import Scheme
 from safelight.encryption.stream import Bytes
@@ -28,8 +29,6 @@ from safelight.vault.records import Image
 from safelight.vault.vault import AlreadyRemoved, NoSuchImage, Vault, sealed_size_of
 
 JOB = web.RequestKey("job", Job)
-
-MODIFIED = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,9})?")
 
 
 class Jobs:
@@ -175,14 +174,15 @@ def _original(request: web.Request, job: Job) -> str:
     return check_image_name(unescaped(said, "Safelight-Original"))
 
 
-def _modified(request: web.Request) -> float | None:
+def _modified(request: web.Request) -> Decimal | None:
     """When that file was last modified: Unix seconds."""
     said = request.headers.get("Safelight-Modified")
     if said is None:
         return None
-    if not MODIFIED.fullmatch(said):
+    modified = times.read(said)
+    if modified is None:
         raise Refusal(Problem.BAD_REQUEST, "Safelight-Modified is a number of Unix seconds, such as 1795380272.5")
-    return float(said)
+    return modified
 
 
 def _wants_a_receipt(request: web.Request) -> bool:

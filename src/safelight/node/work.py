@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from decimal import Decimal
 from types import TracebackType
 from typing import Self
 
@@ -172,7 +173,7 @@ class Workshop:
         return spool
 
     async def keep(
-        self, job: Job, body: Body, vault: Vault, original: str, modified: float | None
+        self, job: Job, body: Body, vault: Vault, original: str, modified: Decimal | None
     ) -> tuple[Image, bytes]:
         """Seal the body into the vault. If this very upload succeeded before, compare it with what is kept.
 
@@ -203,7 +204,7 @@ class Workshop:
             raise
 
     async def _fill(
-        self, draft: _Small, job: Job, body: Body, original: str, modified: float | None
+        self, draft: _Small, job: Job, body: Body, original: str, modified: Decimal | None
     ) -> tuple[bytes, Details]:
         """Put the sealed file of the body into the draft. Its header, and what else is to be known of it."""
         sealer, seen = sealed.Sealer(job.user, self._keys.ring), _Seen()

@@ -22,11 +22,13 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from decimal import Decimal
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from safelight import times
 from safelight.encryption.keys import Keyring
 from safelight.vault.store import BadObject
 
@@ -68,8 +70,8 @@ class Image(msgspec.Struct, frozen=True, tag_field="kind", tag="image", omit_def
     """Its media type."""
     original: str = ""
     """The name of the file that it came from."""
-    modified: float | None = None
-    """When that file was last modified: Unix seconds."""
+    modified: Decimal | None = None
+    """When that file was last modified: Unix seconds, to the nanosecond."""
 
 
 class Removed(msgspec.Struct, frozen=True, tag_field="kind", tag="removed"):
@@ -140,7 +142,7 @@ class Records:
         current = self._keyring().current_id
         beginning = _VERSION + bytes.fromhex(current)
         nonce = os.urandom(_NONCE_SIZE)
-        text = msgspec.json.encode(record)
+        text = times.to_json(record)
         return beginning + nonce + self._cipher(current).encrypt(nonce, text, beginning + key.encode())
 
     def read(self, data: bytes, key: str) -> Record:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from heapq import nlargest
 from itertools import zip_longest
 from typing import NamedTuple
@@ -54,7 +55,7 @@ class Details(NamedTuple):
     size: int
     type: str
     original: str
-    modified: float | None
+    modified: Decimal | None
 
 
 class Vault:
