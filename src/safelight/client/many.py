@@ -103,7 +103,7 @@ class _Run(ABC, Generic[_T]):
                 left = "; stopped"
                 raise
             finally:
-                self._many.summary(self._summary() + left, noted=bool(self._skipped))
+                self._many.summary(self._summary() + left, noted=bool(self._skipped or left))
         return not self._counts["failed"]
 
     async def _counted(self, item: _T) -> Result:
