@@ -14,10 +14,13 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
-def small_disk(directory: Path, mebibytes: int) -> Iterator[Path]:
-    """A file system of that size at `directory`, which is made. Skips the test where it may not be mounted."""
+def small_disk(directory: Path, mebibytes: int, *, files: int = 0) -> Iterator[Path]:
+    """A file system of that size at `directory`, which is made; with `files`, for so many at most. Skips the test where
+    it may not be mounted.
+    """
     directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "none", str(directory)]
+    options = f"size={mebibytes}m" + (f",nr_inodes={files}" if files else "")
+    mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(directory)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("only the superuser can mount a small file system to fill")
     try:

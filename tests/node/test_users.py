@@ -91,10 +91,10 @@ def before_creating(
     create = Directory.create
     pending = [happens]
 
-    async def interrupted(store: Directory, key: str, data: bytes) -> bool:
+    async def interrupted(store: Directory, key: str, data: bytes, *, reserve: bool = False) -> bool:
         if key.startswith(prefix) and pending:
             await pending.pop()()
-        return await create(store, key, data)
+        return await create(store, key, data, reserve=reserve)
 
     monkeypatch.setattr(Directory, "create", interrupted)
 

@@ -107,7 +107,10 @@ class ModelStore:
     def guard(self, key: str, data: bytes) -> None:
         pass
 
-    async def create(self, key: str, data: bytes) -> bool:
+    async def room(self) -> None:
+        return None
+
+    async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
         made: bool = await ask(Request("link", key, data))
         await ask(Request("sync", key))
         return made

@@ -88,7 +88,9 @@ async def sweeps_images(vault: Vault, body: str) -> bool:
     return True
 
 
-async def overwrites(chains: Chains, name: str, number: int, data: bytes, *, after: Body | None = None) -> bool:
+async def overwrites(
+    chains: Chains, name: str, number: int, data: bytes, *, after: Body | None = None, reserve: bool = False
+) -> bool:
     if after is not None:
         await after.finish()
     await ask(Request("overwrite", key_of(name, number), data))
@@ -97,7 +99,7 @@ async def overwrites(chains: Chains, name: str, number: int, data: bytes, *, aft
 
 
 async def appends_to_what_is_not_durable(
-    chains: Chains, name: str, number: int, data: bytes, *, after: Body | None = None
+    chains: Chains, name: str, number: int, data: bytes, *, after: Body | None = None, reserve: bool = False
 ) -> bool:
     if after is not None:
         await after.finish()

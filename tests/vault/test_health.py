@@ -84,12 +84,12 @@ class Broken(Directory):
     raises: Exception | None = None
     hangs = False
 
-    async def create(self, key: str, data: bytes) -> bool:
+    async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
         if self.hangs:
             await asyncio.Event().wait()
         if self.raises is not None:
             raise self.raises
-        return await super().create(key, data)
+        return await super().create(key, data, reserve=reserve)
 
 
 def in_store(path: Path, test: Callable[[Broken, Health, Monitored], Coroutine[Any, Any, None]]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 
 from safelight.config import Config
@@ -142,6 +143,8 @@ class Keeper:
                 opening = asyncio.create_task(self._open())
         while True:
             if isinstance(self._store, Directory):
+                with suppress(StoreError):  # those who use the vault hear of it
+                    await self._store.fill_reserve()
                 await self._tend(self._store.tidy(), "half-written files of an earlier crash")
             await asyncio.sleep(self._interval)
             if self._leads():

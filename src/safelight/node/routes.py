@@ -292,7 +292,8 @@ def _vaults_refusal(error: SafelightError) -> Refusal:
     """What a client is told of a store's troubles: no paths, and nothing of other users' images."""
     match error:
         case StoreFull():
-            return Refusal(Problem.DISK_FULL, "the vault is full: make room there, then try again")
+            missing = f" ({error.missing})" if error.missing else ""
+            return Refusal(Problem.DISK_FULL, f"the vault is full{missing}: remove images or make room, then try again")
         case StoreError():
             return Refusal(Problem.VAULT_AWAY, "the vault cannot be used now: try again; the node's log says why")
         case _:

@@ -25,6 +25,7 @@ from safelight.node.keyfile import Keys
 from safelight.protocol import Problem, Refusal
 from safelight.tickets import Job
 from safelight.vault.records import Image
+from safelight.vault.store import StoreFull
 from safelight.vault.vault import Details, Draft, NameTaken, Overtaken, Vault
 
 IN_MEMORY, SPOOLS_IN_MEMORY = 2 << 20, 64
@@ -199,8 +200,10 @@ class Workshop:
                 await draft.write([small.whole()])
                 image = await draft.commit(header, details)
             return image, small.whole() if image.header == header else b""  # else another's, or rewrapped
-        except BaseException:
+        except BaseException as error:
             await draft.abandon()
+            if isinstance(error, StoreFull) and error.free is not None:
+                error.free, error.needed = await vault.store.room(), job.size  # without what was written of it
             raise
 
     async def _fill(

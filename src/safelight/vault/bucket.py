@@ -126,7 +126,11 @@ class Bucket:
             raise StoreError(f"The bucket {url} cannot be opened: {advice}") from None
         return cls(url.rstrip("/"), store)
 
-    async def create(self, key: str, data: bytes) -> bool:
+    async def room(self) -> None:
+        return None
+
+    async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
+        """As in `Store`; a bucket has nothing in reserve."""
         if len(data) > MAX_SMALL:
             raise ValueError(f"{len(data)} bytes are too many to be made in one call")
         _checked(key)

@@ -63,15 +63,20 @@ class Chains:
         """Whether anything of a chain is remembered here."""
         return self._recall(name) is not None
 
-    async def append(self, name: str, number: int, data: bytes, *, after: Body | None = None) -> bool:
+    async def append(
+        self, name: str, number: int, data: bytes, *, after: Body | None = None, reserve: bool = False
+    ) -> bool:
         """Make generation `number`, durably, the one after the highest that the caller saw. False if another did.
 
-        `after`: a body that it names, and that is to be finished first.
+        `after`: a body that it names, and that is to be finished first. `reserve`: as with `Store.create`.
         """
         if number > 1:  # or a power failure could take what was only seen, and leave what we make behind a gap
             await self.settle(name, number - 1)
         key = key_of(name, number)
-        made = await self._store.create(key, data) if after is None else await after.publish(key, data)
+        if after is None:
+            made = await self._store.create(key, data, reserve=reserve)
+        else:
+            made = await after.publish(key, data)
         if not made:
             return False
         self._remembered(Generation(name, number, data))

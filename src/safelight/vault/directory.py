@@ -9,6 +9,10 @@ which `tidy` removes.
 A file system without hard links (FAT, some network shares) is refused. The substitute in `durable.link_if_absent`,
 an empty file that takes the name first, would be an object that is not whole, for ever after a crash in that moment.
 
+A full disk is to be emptied: a removal is an object, too. So nodes keep some files in reserve (`.spare-N` below the
+root), each with an inode and a block: where there is no room, a tombstone is written into one of them, which is then
+linked as any other. What is in use already cannot be taken by whoever else waits for room.
+
 How a path is resolved, and how the store knows that the root is still the vault, is in `beneath`.
 
 Every system call that looks at the disk is made in a thread, even the quick ones: on a network file system or a
@@ -38,7 +42,7 @@ from safelight.encryption.stream import Bytes
 from safelight.errors import reason
 from safelight.pour import File
 from safelight.vault.beneath import Found, Root, Tree
-from safelight.vault.store import KEY, MAX_SMALL, BadObject, Entry, Missing, StoreError, StoreFull
+from safelight.vault.store import KEY, MAX_SMALL, SPARE, BadObject, Entry, Missing, StoreError, StoreFull
 
 CHUNK = 1 << 20
 """Bytes that are read at a time, and that a body gathers in memory before it writes them: a body that is smaller
@@ -54,6 +58,8 @@ LEFT_OVER = 3600.0
 """Seconds that nobody has written to a hidden file, after which its writer is taken for dead. If it was not, it
 fails cleanly: it finds nothing to give a name to."""
 
+_FILES = 4  # that an upload takes, with its directories
+_SPARES = [f".spare-{number}" for number in range(16)]
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 _MOST_PIECES = 1024  # of one writev(2): IOV_MAX on Linux and macOS
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
@@ -102,8 +108,18 @@ class Directory:
     def guard(self, key: str, data: bytes) -> None:
         self._files.root.guard(_checked(key), data)
 
-    async def create(self, key: str, data: bytes) -> bool:
-        return await self._run(self._files.create, *_small(key, data))
+    async def room(self) -> int:
+        return await self._run(self._files.room)
+
+    async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
+        return await self._run(partial(self._files.create, *_small(key, data), reserve=reserve))
+
+    async def fill_reserve(self) -> None:
+        """Put files in reserve, for objects that must find room when there is no other; as far as there is room now.
+
+        For nodes, once. Deletions refill what was used.
+        """
+        await self._run(self._files.fill_reserve)
 
     async def get(self, key: str) -> bytes:
         return await self._run(self._files.get, _checked(key))
@@ -164,10 +180,14 @@ class Directory:
 
     async def _run(self, work: Callable[..., _T], *arguments: object) -> _T:
         """Do it in a thread. If the caller is cancelled, it is done to its end there, or never begun."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-        except OSError as error:
-            raise _trouble(self._files.root.path, error) from error
+
+        def done() -> _T:
+            try:
+                return work(*arguments)
+            except OSError as error:
+                raise _trouble(self._files.root.path, error) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, done)
 
 
 def read_from(root: Path, key: str) -> bytes:
@@ -249,14 +269,76 @@ class _Files:
         self.root = Root(root)
         self._durable: dict[str, int] = {}
         """Directories whose own names are known to be durable, two for each user, and in which identity of the root."""
+        self._spent = False  # whether some of the reserve was used
 
-    def create(self, key: str, data: bytes, tree: Tree | None = None) -> bool:
+    def create(self, key: str, data: bytes, tree: Tree | None = None, *, reserve: bool = False) -> bool:
         """`tree`: to make it in, if one is open already."""
-        part = _Part(self, key, tree)
+        try:
+            return self._create(_Part(self, key, tree), data)
+        except OSError as error:
+            if not reserve or error.errno not in _FULL:
+                raise
+            return self._create(_Spare(self, key, tree), data)
+
+    def _create(self, part: _Part, data: bytes) -> bool:
         try:
             return part.publish([data])
         finally:
             part.discard()
+
+    def room(self) -> int:
+        with self.root.opened() as tree:
+            return _room(tree.root)
+
+    def fill_reserve(self) -> None:
+        with self.root.opened() as tree:
+            self._fill_reserve(tree)
+
+    def _fill_reserve(self, tree: Tree) -> None:
+        self._spent = False
+        for name in _SPARES:
+            try:
+                descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tree.root)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                if error.errno in _FULL:
+                    self._spent = True
+                    return
+                raise
+            try:
+                _allocate(descriptor, SPARE)
+            except OSError as error:
+                os.unlink(name, dir_fd=tree.root)
+                if error.errno not in _FULL:
+                    raise
+                self._spent = True
+                return
+            finally:
+                os.close(descriptor)
+
+    def take_spare(self, tree: Tree, name: str) -> int:
+        """Give a file of the reserve another name, which nobody else takes then; its descriptor.
+
+        Raises OSError (ENOSPC) if there is none.
+        """
+        for spare in _SPARES:
+            try:
+                os.rename(spare, name, src_dir_fd=tree.root, dst_dir_fd=tree.root)
+                self._spent = True
+                flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                descriptor = os.open(name, flags, dir_fd=tree.root)
+            except FileNotFoundError:
+                continue
+            except OSError:  # it is a link, or the like: nobody writes into that
+                os.unlink(name, dir_fd=tree.root)
+                continue
+            state = os.fstat(descriptor)
+            if state.st_nlink == 1 and not tree.wrong(state):
+                return descriptor
+            os.close(descriptor)
+            os.unlink(name, dir_fd=tree.root)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def get(self, key: str) -> bytes:
         with self.root.opened() as tree:
@@ -308,6 +390,8 @@ class _Files:
                 raise
             sync_directory(directory)  # in any case: whoever else deleted it may not have come so far
             self.root.check(tree)
+            if self._spent:
+                self._fill_reserve(tree)
 
     def settle(self, key: str) -> None:
         with self.root.opened() as tree:
@@ -381,7 +465,7 @@ class _Part:
         self._hidden = f".{secrets.token_hex(8)}.part"
         self._tree, self._borrowed = tree, tree is not None
         self._lock = threading.Lock()
-        self._descriptor = self._directory = -1
+        self._descriptor = self._directory = self._place = -1
         self._linked = self._named = self._over = False
 
     def write(self, pieces: Sequence[Bytes]) -> None:
@@ -435,14 +519,18 @@ class _Part:
             if self._tree is None:
                 self._tree = self._files.root.open()
             self._directory = self._files.directory(self._tree, _parent(self._key), make=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._descriptor = os.open(self._hidden, flags, 0o600, dir_fd=self._directory)
+            self._place, self._descriptor = self._open(self._tree)
         return self._descriptor
 
+    def _open(self, tree: Tree) -> tuple[int, int]:
+        """Make the hidden file: the descriptor of its directory, and its own."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return self._directory, os.open(self._hidden, flags, 0o600, dir_fd=self._directory)
+
     def _link(self) -> bool:
-        place = self._directory
+        from_, to = self._place, self._directory
         try:
-            os.link(self._hidden, _name(self._key), src_dir_fd=place, dst_dir_fd=place, follow_symlinks=False)
+            os.link(self._hidden, _name(self._key), src_dir_fd=from_, dst_dir_fd=to, follow_symlinks=False)
         except FileExistsError:
             return False
         except FileNotFoundError:
@@ -466,13 +554,37 @@ class _Part:
                 os.close(descriptor)  # first: NFS keeps open files under another hidden name
             finally:
                 with suppress(FileNotFoundError):
-                    os.unlink(self._hidden, dir_fd=self._directory)
+                    os.unlink(self._hidden, dir_fd=self._place)
 
     def _close(self) -> None:
         """Nothing more can be taken back after this."""
         self._linked = False
         if self._tree is not None and not self._borrowed:
             self._tree.close()
+
+
+class _Spare(_Part):
+    """A part that is a file of the reserve: it has an inode and a block already, which nobody else can take."""
+
+    def _open(self, tree: Tree) -> tuple[int, int]:
+        return tree.root, self._files.take_spare(tree, self._hidden)
+
+    def _publish(self, pieces: Sequence[Bytes]) -> bool:
+        os.ftruncate(self._opened(), sum(map(len, pieces)))
+        return super()._publish(pieces)
+
+    def _link(self) -> bool:
+        """A directory may need another block for the name, which a second file of the reserve gives."""
+        try:
+            return super()._link()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+        tree, another = self._tree, f".{secrets.token_hex(8)}.part"
+        assert tree is not None
+        os.close(self._files.take_spare(tree, another))
+        os.unlink(another, dir_fd=tree.root)
+        return super()._link()
 
 
 class _Reader:
@@ -536,10 +648,28 @@ def _write(descriptor: int, pieces: Iterable[Bytes]) -> None:
             left[0] = left[0][written:]
 
 
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS
+        os.write(descriptor, bytes(size))
+        os.fsync(descriptor)
+
+
+def _room(root: int | Path) -> int:
+    """For how many bytes there is room; 0 where there is none for another few files, however small."""
+    state = os.statvfs(root)
+    return 0 if state.f_files and state.f_favail < _FILES else state.f_bavail * state.f_frsize
+
+
 def _trouble(root: Path, error: OSError) -> StoreError:
     number = error.errno or 0
     if full := _FULL.get(number):
-        return StoreFull(f"cannot write to the vault {root}: {full}; make room and try again")
+        free = None
+        if number == errno.ENOSPC:  # what a quota leaves is not to be seen here
+            with suppress(OSError):
+                free = _room(root)
+        return StoreFull(f"cannot write to the vault {root}: {full}; make room and try again", free)
     if number == errno.ENOENT:
         return StoreError(
             f"the vault {root} is missing: mount it, or restore it from a backup; "

@@ -29,9 +29,12 @@ class Monitored:
     def guard(self, key: str, data: bytes) -> None:
         self._store.guard(key, data)
 
-    async def create(self, key: str, data: bytes) -> bool:
+    async def room(self) -> int | None:
+        return await self._store.room()
+
+    async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
         with self.call(Kind.COMMIT):
-            return await self._store.create(key, data)
+            return await self._store.create(key, data, reserve=reserve)
 
     async def get(self, key: str) -> bytes:
         with self.call(Kind.READ):

@@ -18,8 +18,12 @@ from typing import NamedTuple, Protocol
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
 from safelight.pour import File
+from safelight.sizes import human_size
 
 KEY = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*")
+SPARE = 4096
+"""Bytes of an object that there is room for in reserve: a tombstone has some hundred."""
+
 MAX_SMALL = 64 * 1024
 """Bytes of an object that is made in one call, and read in one."""
 
@@ -33,6 +37,24 @@ class StoreError(SafelightError):
 
 class StoreFull(StoreError):
     """There is no room for more."""
+
+    def __init__(self, message: str, free: int | None = None, needed: int | None = None) -> None:
+        """`free`: bytes that there is room for, `needed`: bytes that were to be written; None where that is unknown."""
+        super().__init__(message)
+        self.free, self.needed = free, needed
+
+    @property
+    def missing(self) -> str:
+        """How much room there is, and how much more it takes, in words; empty where that is unknown."""
+        if self.free is None:
+            return ""
+        if self.needed is None or self.needed <= self.free:
+            return f"{human_size(self.free)} free"
+        lacking = human_size(self.needed - self.free)
+        return f"{human_size(self.needed)} needed, {human_size(self.free)} free, {lacking} missing"
+
+    def __str__(self) -> str:
+        return super().__str__() + (f" ({self.missing})" if self.missing else "")
 
 
 class BadObject(SafelightError):
@@ -90,8 +112,12 @@ class Store(Protocol):
         unavailable: nothing is written, acknowledged or said to be missing.
         """
 
-    async def create(self, key: str, data: bytes) -> bool:
-        """Make an object of at most `MAX_SMALL` bytes, unless the key is taken: then False.
+    async def room(self) -> int | None:
+        """For how many bytes there is room; None where the store does not say."""
+
+    async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
+        """Make an object of at most `MAX_SMALL` bytes, unless the key is taken: then False. With `reserve`, an object
+        of at most `SPARE` bytes may take the room that a full store has in reserve.
 
         Durable either way: whoever made it before may not have come so far.
         """

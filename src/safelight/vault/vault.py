@@ -26,7 +26,7 @@ from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError, reason
 from safelight.pour import File
 from safelight.vault.chain import Chains, Generation, key_of
-from safelight.vault.records import BadRecord, Image, Record, Records, Removed, new_body
+from safelight.vault.records import Aborted, BadRecord, Image, Record, Records, Removed, Revoked, new_body
 from safelight.vault.store import BadObject, Body, Missing, Store, StoreError
 
 SMALL = 1 << 16
@@ -277,8 +277,12 @@ class Vault:
             raise
 
     async def append(self, chain: str, number: int, record: Record, *, after: Body | None = None) -> bool:
-        """As `Chains.append`."""
-        return await self.chains.append(chain, number, self.records.write(record, key_of(chain, number)), after=after)
+        """As `Chains.append`. What frees room, or ends somebody's access, may take what is in reserve."""
+        data, reserve = (
+            self.records.write(record, key_of(chain, number)),
+            isinstance(record, Removed | Aborted | Revoked),
+        )
+        return await self.chains.append(chain, number, data, after=after, reserve=reserve)
 
     async def settle(self, chain: str, number: int) -> None:
         """Make sure that what was found in a chain is durable: its maker may still be about it.
