@@ -40,6 +40,16 @@ def test_a_node_is_unfit_until_everything_is_well_and_a_moment_longer() -> None:
     assert fitness.ready(1000.0 + FIRST_HOLD)
 
 
+def test_of_a_node_without_descriptors_only_that_is_said() -> None:
+    fitness = Fitness()
+    fitness.observe("vault", False, 1.0, "the vault cannot be used: Too many open files")
+    fitness.observe("epoch", False, 1.0, "cannot save the epoch")
+    fitness.observe("descriptors", False, 2.0, "it has no free file descriptors")
+    assert fitness.why_not(2.0) == "it has no free file descriptors"
+    fitness.observe("descriptors", True, 3.0)
+    assert "epoch" in fitness.why_not(3.0)
+
+
 def test_the_hold_down_doubles_with_each_failure_up_to_a_bound() -> None:
     fitness = Fitness()
     holds = [hold(fitness, now) for now in range(0, 100 * 60, 61)]

@@ -34,6 +34,10 @@ CALM = 300.0
 """Seconds of fitness after which earlier failures are forgotten, and of a life after which earlier crashes are."""
 
 
+ROOT = "descriptors"
+"""The cause of which others are consequences: a node that can open no file can use neither its disk nor its vault."""
+
+
 class Life(NamedTuple):
     """One life of a node's process, as the next one finds it if this one does not end politely."""
 
@@ -70,9 +74,12 @@ class _Causes:
             self._failures += 1
         self._wrong[cause] = self._last_words = why or f"the {cause} failed"
 
+    def has(self, cause: str) -> bool:
+        return cause in self._wrong
+
     def why(self, now: float) -> str:
         if self._wrong:
-            return "; ".join(self._wrong.values())
+            return self._wrong.get(ROOT) or "; ".join(self._wrong.values())
         return self._last_words if now < self._held_until else ""
 
 
@@ -132,7 +139,7 @@ class Fitness:
             return "it is stopping"
         own, shared = self._own.why(now), self._shared.why(now)
         if own or (self._another and shared):
-            return "; ".join(filter(None, [shared, own]))
+            return shared if self._shared.has(ROOT) else "; ".join(filter(None, [shared, own]))
         for why, until in self._gives_way.items():
             if now < until:
                 return f"{why}; {until - now:.0f} s more if another leads"
