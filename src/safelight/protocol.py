@@ -91,6 +91,7 @@ class Problem(Enum):
     NO_LEADER = ("no-leader", HTTPStatus.SERVICE_UNAVAILABLE, "No node leads at the moment")
     LEAVING = ("leaving", HTTPStatus.SERVICE_UNAVAILABLE, "The node is stopping")
     BUSY = ("busy", HTTPStatus.SERVICE_UNAVAILABLE, "The node has as much in work as it takes")
+    LACKS_KEY = ("lacks-key", HTTPStatus.SERVICE_UNAVAILABLE, "The node lacks a key that others have")
     VAULT_AWAY = ("vault-away", HTTPStatus.SERVICE_UNAVAILABLE, "The vault cannot be used at the moment")
     OVERTAKEN = ("overtaken", HTTPStatus.SERVICE_UNAVAILABLE, "The upload took too long and was given up")
     DISK_FULL = ("disk-full", HTTPStatus.INSUFFICIENT_STORAGE, "The node's disk is full")

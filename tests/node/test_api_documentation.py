@@ -42,6 +42,7 @@ def test_every_route_is_documented_and_nothing_else() -> None:
         links=Mock(accept=AsyncMock()),
         load=nothing,
         keys=nothing,
+        sharing=nothing,
         step_down=print,
         say=print,
     )

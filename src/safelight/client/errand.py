@@ -57,10 +57,10 @@ QUIET = 1.0
 TRIES = 3
 """Requests that must have met an unavailable vault before the time limit ends them: each may have taken longer."""
 
-STRANGE = {Problem.INTERNAL, Problem.OTHER_CLUSTER}
+STRANGE = {Problem.INTERNAL, Problem.LACKS_KEY, Problem.OTHER_CLUSTER}
 """Refusals by what is as good as no server of ours."""
 
-ELSEWHERE = {Problem.INTERNAL, Problem.DISK_FULL}
+ELSEWHERE = {Problem.INTERNAL, Problem.LACKS_KEY, Problem.DISK_FULL}
 """Refusals by a leader that cannot do the work: another will lead, if there is one."""
 
 

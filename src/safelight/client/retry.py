@@ -32,6 +32,7 @@ POLICY: dict[Problem, Retry] = {
     Problem.BUSY: Retry(offer=True, request=True, read=True),
     Problem.VAULT_AWAY: Retry(offer=True, request=True, read=True, others=False),
     Problem.INTERNAL: Retry(offer=True, request=True, read=True),
+    Problem.LACKS_KEY: Retry(offer=True, request=True, read=True),
     Problem.OTHER_CLUSTER: Retry(offer=True, read=True),
     Problem.DISK_FULL: Retry(request=True),
     Problem.BAD_TICKET: Retry(request=True),

@@ -42,6 +42,7 @@ class OtherCluster(CannotOpen):
     """The file is intact, and sealed with a cluster key that is not in the keyring."""
 
     def __init__(self, key_id: str) -> None:
+        self.key_id = key_id
         super().__init__(
             f"This file is sealed with the key {key_id}, which this cluster does not have: "
             "open it with the cluster that sealed it, or restore that cluster's keyring."

@@ -12,14 +12,14 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
-from safelight.encryption.errors import CannotOpen
+from safelight.encryption.errors import CannotOpen, OtherCluster
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
 from safelight.http import web
 from safelight.node.shares import Place
 from safelight.pour import LOOK, File, can_pour, pour, unsent
 from safelight.protocol import Problem, Refusal
-from safelight.vault.records import Image
+from safelight.vault.records import Image, OtherKey
 from safelight.vault.vault import Vault, sealed_size_of
 
 
@@ -28,6 +28,8 @@ def from_the_vault(user: str, say: Callable[[str], None]) -> Iterator[None]:
     """For work with what the vault keeps for a user: that it does not open is the vault's damage, not the request's."""
     try:
         yield
+    except OtherCluster as error:  # which another node may have
+        raise OtherKey(f"An image of {user} in the vault cannot be opened: {error}", error.key_id) from None
     except CannotOpen as error:
         say(f"An image of {user} in the vault cannot be opened: {error}")
         raise Refusal(Problem.DAMAGED, f"the image in the vault cannot be opened: {error}") from None

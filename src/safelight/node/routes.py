@@ -15,7 +15,7 @@ import msgspec
 from safelight import __version__
 from safelight.config import Config
 from safelight.decoding import Malformed, decode
-from safelight.encryption.errors import CannotOpen, TooLarge
+from safelight.encryption.errors import CannotOpen, OtherCluster, TooLarge
 from safelight.errors import SafelightError
 from safelight.http import HttpProcessingError, HttpVersion11, web
 from safelight.names import shown
@@ -27,6 +27,7 @@ from safelight.node.gate import Gate, GoTo
 from safelight.node.images import Images, NoSuchPart
 from safelight.node.jobs import Jobs
 from safelight.node.keyfile import Keys
+from safelight.node.keysharing import KeySharing
 from safelight.node.lines import Lines
 from safelight.node.links import PATH, Links
 from safelight.node.load import LoadBook
@@ -47,6 +48,7 @@ from safelight.protocol import (
     problem_body,
 )
 from safelight.vault.opening import NONE
+from safelight.vault.records import OtherKey
 from safelight.vault.store import BadObject, StoreError, StoreFull
 from safelight.vault.vault import AlreadyRemoved, NameTaken, NoSuchImage, Overtaken
 
@@ -78,6 +80,7 @@ class Routes:
         links: Links,
         load: LoadBook,
         keys: Keys,
+        sharing: KeySharing,
         step_down: Callable[[float], None],
         say: Callable[[str], None],
     ) -> None:
@@ -85,6 +88,7 @@ class Routes:
         self._gate, self._jobs, self._images = gate, jobs, images
         self._users, self._load, self._say = users, load, say
         self._links, self._keys, self._step_down = links, keys, step_down
+        self._sharing = sharing
         self.lines = Lines(self._answered, config.body_timeout)
 
     def application(self) -> web.Application:
@@ -215,6 +219,8 @@ class Routes:
                 response.force_close()  # where its body ends is not certain (RFC 9112, 6.1)
             return response
         except CannotOpen as error:
+            if isinstance(error, OtherCluster) and self._sharing.lacks(error.key_id):
+                return self._problem(self._sharing.refusal(error.key_id))
             return self._problem(Refusal(Problem.CANNOT_OPEN, str(error)))
         except TooLarge as error:
             return self._problem(Refusal(Problem.TOO_LARGE, str(error)))
@@ -223,6 +229,8 @@ class Routes:
             return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
         except (StoreError, BadObject) as error:  # nor is this
             self._say(str(error))
+            if isinstance(error, OtherKey) and self._sharing.may_lack(error.key_id):
+                return self._problem(self._sharing.refusal(error.key_id))
             if self._config.vault == NONE and not isinstance(error, StoreFull):  # it is the data directory's trouble
                 return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
             return self._problem(_vaults_refusal(error))

@@ -26,12 +26,13 @@ from safelight.node import datadir
 from safelight.node.balance import Balance, report_pause
 from safelight.node.connections import Connections, most_of
 from safelight.node.gate import Gate
-from safelight.node.handshake import Hello, Party
+from safelight.node.handshake import Party
 from safelight.node.images import Images
 from safelight.node.jobs import Jobs
 from safelight.node.journal import Journal
 from safelight.node.keeper import Keeper
 from safelight.node.keyfile import Keys, wrapper_of
+from safelight.node.keysharing import KeySharing
 from safelight.node.links import Links
 from safelight.node.listener import Listener
 from safelight.node.load import LoadBook
@@ -92,7 +93,6 @@ class Node:
         self._keys = keys
         self._cluster = keys.ring.cluster_id
         self._say = say
-        self._learning: set[asyncio.Task[None]] = set()
         life = secrets.token_hex(8)
         timing = config.timing
         self._load = LoadBook(
@@ -107,12 +107,21 @@ class Node:
         )
         self._balance = Balance()
         self._reporting: asyncio.TimerHandle | None = None
+        tls = client_tls(config)
+        self._sharing = KeySharing(
+            node,
+            keys,
+            config.addresses,
+            tls=tls,
+            observe=lambda reason: self._watch.observe("key", not reason, reason),
+            say=say,
+        )
         self._links = Links(
             Party(keys, node, life),
             config.addresses,
             patience=timing.silence,
-            tls=client_tls(config),
-            introduced=self._introduced,
+            tls=tls,
+            introduced=self._sharing.introduced,
             connected=lambda peer, life: self._member.connected(peer, life),
             lost=self._lost,
             received=lambda peer, frame: self._member.received(peer, frame),
@@ -169,6 +178,7 @@ class Node:
             links=self._links,
             load=self._load,
             keys=keys,
+            sharing=self._sharing,
             step_down=self._watch.step_down,
             say=say,
         )
@@ -189,6 +199,7 @@ class Node:
             self._say("WARNING: plain HTTP beyond loopback: tokens and images cross the network readable")
         await self._watch.start()
         self._load.listens()
+        self._sharing.start()
         self._links.start()
         self._member.start()
         await stop.wait()
@@ -198,6 +209,7 @@ class Node:
         self._member.stop()
         door.close()  # before the links: peers redial at once
         await self._links.close()
+        await self._sharing.stop()
         await self._routes.lines.close()
         await runner.cleanup()
         await self._keeper.stop()
@@ -218,6 +230,7 @@ class Node:
 
     def _lost(self, peer: int) -> None:
         self._balance.lost(peer)
+        self._sharing.lost(peer)
         self._member.lost(peer)
 
     def _heard(self, peer: int, loads: list[Load], begun: list[str]) -> None:
@@ -233,25 +246,6 @@ class Node:
     def _report(self) -> None:
         self._reporting = None
         self._member.report()
-
-    def _introduced(self, peer: Hello) -> None:
-        """Compare keys with a peer: it may have been told to use a key while this node was away, or the reverse."""
-        ours = [key.id for key in self._keys.ring.keys]
-        cure = "run `safelight keys rotate`, or copy the keyring of a machine that has all"
-        for who, missing in ((peer.node, {*ours} - {*peer.keys}), (self._number, {*peer.keys} - {*ours})):
-            if missing:
-                self._say(f"node {who} does not have the key {' and '.join(sorted(missing))}: {cure}")
-        if peer.current in ours and peer.current != self._keys.ring.current_id:
-            task = asyncio.create_task(self._use(peer.current))  # on the disk first: not on the event loop
-            self._learning.add(task)
-            task.add_done_callback(self._learning.discard)
-
-    async def _use(self, key: str) -> None:
-        try:
-            if await asyncio.to_thread(self._keys.use, key):
-                self._say(f"new images are sealed with the key {key}, as its peers do")
-        except SafelightError as error:
-            self._say(str(error))
 
     async def _leave(self) -> None:
         """Resign, decline what is new, finish what was granted."""

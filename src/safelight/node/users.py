@@ -24,7 +24,7 @@ from safelight.errors import SafelightError
 from safelight.names import check_user
 from safelight.node.datadir import DataError
 from safelight.protocol import Problem, Refusal, fingerprint
-from safelight.vault.records import USERS, Record, Revoked, User
+from safelight.vault.records import USERS, OtherKey, Record, Revoked, User
 from safelight.vault.store import BadObject, Missing
 from safelight.vault.vault import Vault
 
@@ -222,5 +222,7 @@ def _users(record: Record, key: str) -> User | Revoked:
     return record
 
 
-def _damaged(error: BadObject) -> DataError:
+def _damaged(error: BadObject) -> SafelightError:
+    if isinstance(error, OtherKey):
+        return error
     return DataError(f"a user's record cannot be read: {error}; restore it from a backup")

@@ -50,6 +50,10 @@ class BadRecord(BadObject):
 class OtherKey(BadRecord):
     """The record may be intact, and is sealed with a cluster key that is not in the keyring."""
 
+    def __init__(self, message: str, key_id: str) -> None:
+        super().__init__(message)
+        self.key_id = key_id
+
 
 class Image(msgspec.Struct, frozen=True, tag_field="kind", tag="image", omit_defaults=True):
     """There is an image under this name."""
@@ -154,7 +158,10 @@ class Records:
             text = self._cipher(key_id(data)).decrypt(nonce, data[_SEALED_AT:], beginning + key.encode())
             return _DECODER.decode(text)
         except KeyError:
-            raise OtherKey(f"{key} is sealed with the key {key_id(data)}, which is not in the keyring") from None
+            sealed_with = key_id(data)
+            raise OtherKey(
+                f"{key} is sealed with the key {sealed_with}, which is not in the keyring", sealed_with
+            ) from None
         except InvalidTag:
             raise BadRecord(f"{key} is damaged, or was put there by another") from None
         except msgspec.DecodeError:
