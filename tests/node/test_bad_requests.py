@@ -13,7 +13,7 @@ import pytest
 
 from safelight.config import Address
 from safelight.protocol import MAX_JSON, Problem
-from tests.node.rude import Answer, ask, enrolled, image, line, new_image, refused
+from tests.node.rude import Answer, ask, enrolled, image, line, new_image, refused, token
 from tests.running import Running, eventually, running
 
 LIMIT = 1 << 20
@@ -167,7 +167,7 @@ def test_a_body_that_stops_moving_is_given_up(node: Node) -> None:
 
 
 def test_an_offer_that_stops_moving_is_given_up(node: Node) -> None:
-    refused(node.ask("POST /v1/offers", "Content-Length: 100", body=b'{"user":'), Problem.STALLED)
+    refused(node.ask("POST /v1/offers", node.token, "Content-Length: 100", body=b'{"user":'), Problem.STALLED)
 
 
 def test_a_huge_body_is_refused_before_it_is_sent(node: Node) -> None:
@@ -491,7 +491,7 @@ BAD_USERS = ["..%2Fbob", "%2e%2e", ".hidden", "Bob", "b%00b", "b%0Ab", "a" * 65,
 def test_a_user_name_that_is_none_is_not_enrolled(node: Node, user: str) -> None:
     users = node.running.config.data_dir
     before = sorted(users.rglob("*"))
-    refused(node.ask(f"PUT /v1/users/{user}", "Authorization: Bearer slt_new"), Problem.BAD_REQUEST)
+    refused(node.ask(f"PUT /v1/users/{user}", f"Authorization: Bearer {token('new')}"), Problem.BAD_REQUEST)
     assert sorted(users.rglob("*")) == before
 
 
@@ -545,3 +545,9 @@ def test_an_unknown_scheme_is_refused(node: Node) -> None:
 
 def test_a_plain_request_is_no_link(node: Node) -> None:
     refused(node.ask("GET /v1/peer"), Problem.BAD_REQUEST)
+    with line(node.address) as connection:
+        connection.request("GET /v1/peer")
+        refused(connection.answer(), Problem.BAD_REQUEST)
+        body = image(LIMIT)  # the connection goes on as any other
+        connection.request(new_image(), node.token, f"Content-Length: {len(body)}", body=body)
+        assert connection.answer().status == 201

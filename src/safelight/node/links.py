@@ -237,8 +237,10 @@ class Links:
             self._complain(STRANGERS, f"refused a link: {refusal}")
         finally:
             self._incoming.discard(socket)
-            await socket.close()
+            if socket.prepared:  # else it was no request for a link: the connection goes on with HTTP
+                await socket.close()
             self._unproved.pop(connection, None)
+            connection.allow(None)
         return socket
 
     def _bound(self, connection: Connection) -> None:
