@@ -37,6 +37,8 @@ SEALED_TYPE = "application/octet-stream"
 ACCEPT_SEALED = "application/vnd.safelight.sealed"
 """The media type by which `Accept` asks for the sealed file in place of the image."""
 UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
+TOKEN = re.compile(r"slt_[A-Za-z0-9_-]{43}")
+"""A user's token: the prefix lets secret scanners know one; 43 characters are 32 bytes in base64url (RFC 4648, 5)."""
 
 
 def fingerprint(token: str) -> str:
@@ -80,6 +82,7 @@ class Problem(Enum):
     UNSUPPORTED_TYPE = ("unsupported-type", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not sent as it is")
     RANGE = ("range-not-satisfiable", HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "The image has no such part")
     EXPECTATION = ("expectation-failed", HTTPStatus.EXPECTATION_FAILED, "This expectation is not known")
+    TOO_MANY_TOKENS = ("too-many-tokens", HTTPStatus.TOO_MANY_REQUESTS, "Too many unknown tokens from this address")
     NOT_THE_LEADER = ("not-the-leader", HTTPStatus.MISDIRECTED_REQUEST, "Another node leads")
     OTHER_CLUSTER = ("other-cluster", HTTPStatus.MISDIRECTED_REQUEST, "This node is of another cluster")
     WRONG_HOST = ("wrong-host", HTTPStatus.MISDIRECTED_REQUEST, "This node does not answer to that name")

@@ -147,6 +147,11 @@ def refused(answer: Answer, problem: Problem) -> str:
     return detail
 
 
+def token(name: str) -> str:
+    """A token that is easy to tell from others."""
+    return f"slt_{name:_<43}"
+
+
 def enrolled(config: Config, user: str) -> str:
     """Enrol a user with a token of its own; the `Authorization` header that proves it."""
     header = f"Authorization: Bearer slt_{secrets.token_urlsafe(32)}"

@@ -16,10 +16,10 @@ from safelight.cluster import environment
 from safelight.node import admission
 from safelight.node.datadir import create_cluster
 from safelight.protocol import Problem, fingerprint
-from tests.node.rude import ask, image, refused
+from tests.node.rude import ask, image, refused, token
 from tests.running import Running, eventually, running
 
-MINE, ANOTHER = "Authorization: Bearer slt_mine", "Authorization: Bearer slt_another"
+MINE, ANOTHER = (f"Authorization: Bearer {token(each)}" for each in ("mine", "another"))
 
 
 def test_the_first_token_claims_a_name_on_every_node(shared_cluster: Running) -> None:
@@ -33,7 +33,7 @@ def test_the_first_token_claims_a_name_on_every_node(shared_cluster: Running) ->
 
 def test_a_token_is_one_users_only(shared_cluster: Running) -> None:
     one, two, _ = shared_cluster.config.addresses.values()
-    header = "Authorization: Bearer slt_carols"
+    header = f"Authorization: Bearer {token('carols')}"
     assert ask(one, "PUT /v1/users/carol", header).status == 201
     refused(ask(two, "PUT /v1/users/dave", header), Problem.WRONG_USER)
     assert ask(one, "PUT /v1/users/carol", header).status == 200
@@ -44,7 +44,7 @@ def test_of_many_tokens_at_once_one_claims_the_name(shared_cluster: Running) -> 
     statuses: list[int] = []
 
     def claim(number: int) -> None:
-        header = f"Authorization: Bearer slt_{number}"
+        header = f"Authorization: Bearer {token(str(number))}"
         statuses.append(ask(addresses[number % 3], "PUT /v1/users/zoe", header).status)
 
     crowd = [threading.Thread(target=claim, args=(number,)) for number in range(24)]
@@ -58,7 +58,7 @@ def test_of_many_tokens_at_once_one_claims_the_name(shared_cluster: Running) -> 
 def test_of_two_names_at_once_a_token_gets_one(shared_cluster: Running) -> None:
     addresses = list(shared_cluster.config.addresses.values())
     for number in range(10):
-        header = f"Authorization: Bearer slt_greedy{number}"
+        header = f"Authorization: Bearer {token(f'greedy{number}')}"
         statuses: list[int] = []
         together = threading.Barrier(2)
 
@@ -80,7 +80,7 @@ def test_of_two_names_at_once_a_token_gets_one(shared_cluster: Running) -> None:
 def test_a_user_whose_record_is_damaged_is_the_operators_business_and_nobody_elses(tmp_path: Path) -> None:
     with running(tmp_path, 1) as it:
         address = it.config.addresses[1]
-        asyncio.run(admission.add(it.config, "alice", fingerprint("slt_mine")))
+        asyncio.run(admission.add(it.config, "alice", fingerprint(token("mine"))))
         [record] = it.config.data_dir.rglob("users/*.1")
         intact = record.read_bytes()
         record.write_bytes(intact[::-1])
@@ -119,14 +119,14 @@ def test_every_node_hears_of_what_the_operator_does_and_none_is_started_anew(tmp
             assert "revoked" in refused(ask(each, "PUT /v1/users/alice", ANOTHER), Problem.USER_REVOKED)
         refused(ask(addresses[2], "PUT /v1/opened/a.png", MINE, body=sealed.body), Problem.UNKNOWN_TOKEN)
 
-        user("token", "alice", fingerprint("slt_another"))
+        user("token", "alice", fingerprint(token("another")))
         assert works(ANOTHER) == [True] * 3
         assert works(MINE) == [False] * 3
         assert ask(addresses[2], "PUT /v1/opened/a.png", ANOTHER, body=sealed.body).status == 200
         if vault != "none":
             assert ask(addresses[0], "GET /v1/images/a.png", ANOTHER).status == 200
         said = [line for node in it.config.addresses for line in it.said(node)]
-        assert not [line for line in said if "slt_" in line or fingerprint("slt_mine")[:8] in line]
+        assert not [line for line in said if "slt_" in line or fingerprint(token("mine"))[:8] in line]
 
 
 def own_address() -> str:
@@ -151,6 +151,6 @@ def test_beyond_loopback_only_the_operator_adds_users(tmp_path: Path) -> None:
         assert "operator" in refused(ask(address, "PUT /v1/users/alice", MINE), Problem.ENROLMENT_CLOSED)
         refused(ask(address, "PUT /v1/images/a.png", MINE, body=b"hello"), Problem.UNKNOWN_TOKEN)
         refused(ask(address, "GET /v1/status", host=f"localhost:{port}"), Problem.WRONG_HOST)
-        command = [sys.executable, "-m", "safelight", "user", "add", "alice", fingerprint("slt_mine")]
+        command = [sys.executable, "-m", "safelight", "user", "add", "alice", fingerprint(token("mine"))]
         subprocess.run(command, env=environment(it.config), check=True, capture_output=True)
         assert ask(address, "PUT /v1/images/a.png", MINE, body=b"hello").status == 201

@@ -17,6 +17,7 @@ from tests.node.rude import ask, enrolled, image, refused
 from tests.running import Running, running
 
 MEBIBYTE = 1 << 20
+BOB = f"Authorization: Bearer slt_{43 * 'b'}"
 
 
 @pytest.fixture
@@ -40,10 +41,10 @@ def test_a_full_disk_is_said_and_survived(tiny: Path) -> None:
         with pytest.raises(OSError, match="No space"):
             (tiny / "filler").write_bytes(bytes(16 * MEBIBYTE))
         refused(ask(address, "PUT /v1/images/a.png", token, "Safelight-Keep: no", body=large), Problem.DISK_FULL)
-        refused(ask(address, "PUT /v1/users/bob", "Authorization: Bearer slt_bob"), Problem.DISK_FULL)
+        refused(ask(address, "PUT /v1/users/bob", BOB), Problem.DISK_FULL)
         assert ask(address, "PUT /v1/images/a.png", token, "Safelight-Keep: no", body=small).status == 201
         (tiny / "filler").unlink()
-        assert ask(address, "PUT /v1/users/bob", "Authorization: Bearer slt_bob").status == 201
+        assert ask(address, "PUT /v1/users/bob", BOB).status == 201
         assert all(line.startswith("Node 1: ") for line in it.said(1)), it.said(1)
 
 

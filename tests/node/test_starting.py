@@ -20,7 +20,7 @@ from safelight.config import Config
 from safelight.node import admission
 from safelight.node.datadir import create_cluster
 from safelight.protocol import Problem
-from tests.node.rude import ask, refused
+from tests.node.rude import ask, refused, token
 from tests.running import GENEROUS, running
 
 
@@ -202,5 +202,5 @@ def test_what_holds_secrets_is_its_owners_alone_even_without_a_umask(tmp_path: P
 def test_a_node_whose_data_directory_vanishes_keeps_its_traceback_to_itself(tmp_path: Path) -> None:
     with running(tmp_path, 1, vault="none") as it:
         shutil.rmtree(it.config.data_dir / "users")
-        answer = ask(it.config.addresses[1], "PUT /v1/users/alice", "Authorization: Bearer slt_a")
+        answer = ask(it.config.addresses[1], "PUT /v1/users/alice", f"Authorization: Bearer {token('a')}")
         refused(answer, Problem.INTERNAL)

@@ -21,7 +21,7 @@ from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.node import admission
 from safelight.node.datadir import DataError, create_cluster
-from safelight.node.users import FRESH, NoSuchUser, Users
+from safelight.node.users import FRESH, MISSED, NoSuchUser, Users
 from safelight.protocol import Problem, Refusal, fingerprint
 from safelight.vault.directory import Directory
 from safelight.vault.records import TOKENS, USERS
@@ -388,6 +388,43 @@ def test_where_nobody_can_say_whether_a_user_was_revoked_the_token_is_not_believ
             await users.of_token("slt_mine")
         store.away = False
         assert await users.of_token("slt_mine") == "ann"
+
+    remembering(config, work)
+
+
+def test_a_token_that_is_nobodys_is_looked_up_once_in_a_while(config: Config) -> None:
+    async def work(users: Users, store: Counting, clock: list[float]) -> None:
+        for _ in range(100):
+            with pytest.raises(Refusal, match="nobody"):
+                await users.of_token("slt_mine")
+        assert store.reads == 1
+        await elsewhere(config, lambda others: others.enrol("ann", MINE))
+        with pytest.raises(Refusal, match="nobody"):  # for a moment
+            await users.of_token("slt_mine")
+        clock[0] += FRESH
+        assert await users.of_token("slt_mine") == "ann"
+
+    remembering(config, work)
+
+
+def test_a_token_is_a_users_as_soon_as_it_is_enrolled_here(config: Config) -> None:
+    async def work(users: Users, store: Counting, clock: list[float]) -> None:
+        with pytest.raises(Refusal):
+            await users.of_token("slt_mine")
+        looking = asyncio.create_task(users._find(MINE))  # it has begun, and ends after the enrolment
+        assert await users.enrol("ann", MINE)
+        await looking
+        assert await users.of_token("slt_mine") == "ann"
+
+    remembering(config, work)
+
+
+def test_what_is_remembered_of_tokens_that_are_nobodys_is_bounded(config: Config) -> None:
+    async def work(users: Users, store: Counting, clock: list[float]) -> None:
+        for number in range(MISSED + 100):
+            with pytest.raises(Refusal):
+                await users.of_token(f"slt_{number}")
+        assert len(users._missed) == MISSED
 
     remembering(config, work)
 

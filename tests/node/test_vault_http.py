@@ -30,7 +30,7 @@ from safelight.vault.records import Aborted, Image, Record
 from safelight.vault.vault import Draft
 from tests.mission.support import MEBIBYTE, Answer, enrolled, request, wait_until_all_follow
 from tests.mounts import small_disk
-from tests.node.rude import image, line, new_image
+from tests.node.rude import image, line, new_image, token
 from tests.node.test_starting import refusal
 from tests.running import SETTLED, Running, eventually, running, running_as
 
@@ -594,7 +594,7 @@ def test_a_node_whose_vault_cannot_be_opened_yet_serves_and_opens_it_when_it_can
     place.write_text("a file is in the way")
     create_cluster(tmp_path / "data")  # no node makes a keyring while it cannot see whether there is a vault in use
     with running(tmp_path, 1, vault=place.as_uri()) as it:
-        headers = {"Authorization": "Bearer of-nobody-knows-whom"}
+        headers = {"Authorization": f"Bearer {token('nobodys')}"}
         assert request(it.config, 1, "PUT", "/v1/images/a.png", image(100), headers).problem == "vault-away"
         assert str(place) in it.wait_for_line(1, "WARNING")
         place.unlink()

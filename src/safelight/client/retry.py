@@ -30,6 +30,7 @@ POLICY: dict[Problem, Retry] = {
     Problem.NO_LEADER: Retry(offer=True, request=True, read=True),
     Problem.LEAVING: Retry(offer=True, request=True, read=True),
     Problem.BUSY: Retry(offer=True, request=True, read=True),
+    Problem.TOO_MANY_TOKENS: Retry(offer=True, request=True, read=True),
     Problem.VAULT_AWAY: Retry(offer=True, request=True, read=True, others=False),
     Problem.INTERNAL: Retry(offer=True, request=True, read=True),
     Problem.LACKS_KEY: Retry(offer=True, request=True, read=True),

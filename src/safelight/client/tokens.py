@@ -18,8 +18,8 @@ from pathlib import Path
 from safelight.durable import create_once, sync_directory
 from safelight.errors import SafelightError, reason
 from safelight.names import check_user, shown
+from safelight.protocol import TOKEN
 
-_TOKEN = re.compile(r"slt_[A-Za-z0-9_-]{43}")  # the prefix lets secret scanners know one; 43 characters = 32 bytes
 _CLUSTER_ID = re.compile(r"[0-9a-f]{1,64}")
 _READ_MAX = 256  # bytes; a token file has 48
 
@@ -97,7 +97,7 @@ def _read(path: Path) -> Token | None:
             content = file.read(_READ_MAX).decode("ascii", errors="replace").removesuffix("\n")
         except OSError as error:
             raise TokenError(f"cannot read the token {quoted}: {reason(error)}") from error
-    if not _TOKEN.fullmatch(content):
+    if not TOKEN.fullmatch(content):
         raise TokenError(f"{quoted} does not hold a token; restore it from a backup")
     return Token(content)
 

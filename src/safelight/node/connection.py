@@ -123,6 +123,11 @@ def _entry(request: web.Request) -> Entry:
     return request.protocol.entry
 
 
+def address_of(request: web.Request) -> str:
+    """Where a request comes from: its IPv4 address, or the network of its IPv6 address."""
+    return _entry(request).address
+
+
 @contextmanager
 def serving(request: web.Request) -> Iterator[None]:
     """Its connection has a request in work: not the first to be closed."""

@@ -19,12 +19,13 @@ from safelight.encryption.keys import Keyring
 from safelight.http import web
 from safelight.names import check_image_name, check_user
 from safelight.node.balance import Balance
-from safelight.node.connection import proved
+from safelight.node.connection import address_of, proved
+from safelight.node.guesses import Guesses
 from safelight.node.limits import check_size
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
 from safelight.node.users import Users
-from safelight.protocol import UPLOAD_ID, Action, Grant, Obeyed, Offer, Problem, Refusal
+from safelight.protocol import TOKEN, UPLOAD_ID, Action, Grant, Obeyed, Offer, Problem, Refusal
 from safelight.tickets import Job
 
 HOLD = 0.8
@@ -63,6 +64,7 @@ class Gate:
         self._cluster = keyring.cluster_id
         self._key = keyring.derive("tickets")
         self._hosts = _hosts(config, node)
+        self._guesses = Guesses()
         self._orders = orders.Orders(node, keyring, time.time())
         self.book = tickets.Book(node, life)
         self.open_enrolment = self._addresses[node].loopback
@@ -92,9 +94,28 @@ class Gate:
         token = self.bearer(request)
         if token is None:
             raise Refusal(Problem.NO_CREDENTIALS, "say who you are: Authorization: Bearer TOKEN")
-        user = await self._users.of_token(token)
+        user = await self._user_of(request, token)
         proved(request, user)
         return user
+
+    async def _user_of(self, request: web.Request, token: str) -> str:
+        """Raises Refusal (UNKNOWN_TOKEN; TOO_MANY_TOKENS without a look, for a token that is not known here)."""
+        if not TOKEN.fullmatch(token):
+            raise Refusal(Problem.UNKNOWN_TOKEN, "this is not a token: it has slt_ and 43 characters after it")
+        if self._users.knows(token):
+            return await self._users.of_token(token)
+        address = address_of(request)
+        if not self._guesses.take(address, time.monotonic()):
+            raise Refusal(Problem.TOO_MANY_TOKENS, "too many unknown tokens come from your address: wait, try again")
+        wrong = False
+        try:
+            return await self._users.of_token(token)
+        except Refusal:
+            wrong = True
+            raise
+        finally:
+            if not wrong:  # a user, or nobody could look
+                self._guesses.give_back(address, time.monotonic())
 
     def order(self, request: web.Request) -> orders.Order:
         """What the operator wants of this node. Raises Refusal."""
@@ -196,7 +217,7 @@ class Gate:
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another request: ask for a new one")
             upload = request.headers.get("Safelight-Upload", job.upload)
             token = self.bearer(request)
-            if upload != job.upload or (token is not None and await self._users.of_token(token) != job.user):
+            if upload != job.upload or (token is not None and await self._user_of(request, token) != job.user):
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another upload or user: ask for a new one")
             issuer, assigned = ticket.issuer, self._assigned(ticket)
             proved(request, job.user)

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from email.utils import formatdate
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -73,12 +73,15 @@ class Images:
             raise Refusal(
                 Problem.BAD_REQUEST, f"a listing knows {', '.join(sorted(_QUERY))}, not {shown(sorted(unknown)[0])}"
             )
-        pattern, limit = request.query.get("match", "*"), _limit(request.query.get("limit", str(MAX_LISTED)))
-        if len(pattern) > NAME_MAX:
+        pattern, limit = request.query.get("match"), _limit(request.query.get("limit", str(MAX_LISTED)))
+        if pattern is not None and len(pattern) > NAME_MAX:
             raise Refusal(Problem.BAD_REQUEST, f"the pattern is longer than any name: {NAME_MAX} characters at most")
 
+        # Not `fnmatchcase`, which remembers 32,768 patterns; what this makes of one takes linear time to match.
+        matches = re.compile(".*" if pattern is None else translate(pattern), re.DOTALL).match
+
         def wanted(image: Image) -> bool:
-            return fnmatchcase(image.name, pattern) or fnmatchcase(image.original, pattern)
+            return bool(matches(image.name) or matches(image.original))
 
         found = await self._vault().newest(user, limit + 1, before=_read_cursor(request), wanted=wanted)
         listing = Listing(

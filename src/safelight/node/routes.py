@@ -38,6 +38,7 @@ from safelight.protocol import (
     API,
     MAX_JSON,
     PROBLEM_TYPE,
+    TOKEN,
     Action,
     Cluster,
     Offer,
@@ -147,6 +148,8 @@ class Routes:
         token = self._gate.bearer(request)
         if not token:
             raise Refusal(Problem.NO_CREDENTIALS, "enrol with a token: Authorization: Bearer TOKEN")
+        if not TOKEN.fullmatch(token):
+            raise Refusal(Problem.BAD_REQUEST, "a token is slt_ and 32 random bytes in base64url, 43 characters")
         if not self._gate.open_enrolment:
             raise Refusal(Problem.ENROLMENT_CLOSED, "only the operator adds users here, with `safelight user add`")
         check_conditions(request, None)  # nothing can be got from this address
@@ -255,7 +258,7 @@ class Routes:
 
     def _problem(self, refusal: Refusal) -> web.Response:
         headers = {"Cache-Control": "no-store"}
-        if refusal.problem.status == 503:
+        if refusal.problem.status in (429, 503):
             headers["Retry-After"] = "1"
         if refusal.problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"

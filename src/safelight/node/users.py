@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from hmac import compare_digest
 from typing import NamedTuple
@@ -31,6 +32,9 @@ from safelight.vault.vault import Vault
 FRESH = 1.0
 """Seconds for which a node believes what it read of a user: so long a token works on after it was revoked. Reading
 costs one request to a bucket, or one failed open(2), for each user who is at work."""
+
+MISSED = 10_000
+"""Tokens that are nobody's, and remembered for `FRESH`: looking one up costs as much."""
 
 _CLAIM = re.compile(r"[0-9a-f]{32}")
 
@@ -55,19 +59,28 @@ class Users:
         self._vault = vault
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self._missed: OrderedDict[str, float] = OrderedDict()  # until when they are taken for nobody's
         self._asking: dict[str, asyncio.Task[str | None]] = {}
-        """Both by fingerprint."""
+        """All by fingerprint."""
+        self._enrolled = 0  # how often a token was enrolled here
 
     # -- for every request ---------------------------------------------------------------------------
 
     async def of_token(self, token: str) -> str:
         """The user whose token this is. Raises Refusal (UNKNOWN_TOKEN)."""
-        mine = fingerprint(token)
+        mine, now = fingerprint(token), self._clock()
         known = self._known.get(mine)
-        user = known.user if known and self._clock() < known.until else await self._ask(mine)
+        if known is not None and now < known.until:
+            return known.user
+        user = None if self._missed.get(mine, now) > now else await self._ask(mine)
         if user is None:
             raise Refusal(Problem.UNKNOWN_TOKEN, "this token is nobody's here: enrol first, or use the right one")
         return user
+
+    def knows(self, token: str) -> bool:
+        """Whether the token needs no look of its own: it was a user's the last time, or is being looked up now."""
+        mine = fingerprint(token)
+        return mine in self._known or mine in self._asking
 
     async def _ask(self, mine: str) -> str | None:
         """As `_find`; all who want to know the same at the same time share one answer."""
@@ -83,12 +96,17 @@ class Users:
 
     async def _find(self, mine: str) -> str | None:
         """The user whose token has this fingerprint."""
-        vault, now = self._vault(), self._clock()
+        vault, now, enrolled = self._vault(), self._clock(), self._enrolled
         known = self._known.get(mine)
         chain = known.chain if known else await _claimed(vault, mine)
         record, _ = await _look(vault, chain) if chain else (None, 0)
         if chain is None or not _has(record, mine):
             self._known.pop(mine, None)
+            if enrolled == self._enrolled:  # else it may have been enrolled while we looked
+                self._missed[mine] = now + FRESH
+                self._missed.move_to_end(mine)
+                if len(self._missed) > MISSED:
+                    self._missed.popitem(last=False)
             return None
         assert isinstance(record, User)
         self._known[mine] = _Known(chain, record.user, now + FRESH)
@@ -103,7 +121,14 @@ class Users:
         Raises InvalidName, and Refusal where another token has the name (NAME_TAKEN), where the user was revoked
         (USER_REVOKED), and where the token has claimed another name (WRONG_USER).
         """
-        vault, name = self._vault(), check_user(name)
+        try:
+            return await self._enrol(check_user(name), mine)
+        finally:
+            self._enrolled += 1
+            self._missed.pop(mine, None)
+
+    async def _enrol(self, name: str, mine: str) -> bool:
+        vault = self._vault()
         chain = vault.records.user(name)
         record, number = await _look(vault, chain)
         if await _claimed(vault, mine) is None:
