@@ -276,6 +276,11 @@ class Load(msgspec.Struct):
     is."""
     room: int = 0
     """How many more images it takes."""
+    used: int = 0
+    """How often it has used the current cluster key: the records that it sealed, or the data keys that it wrapped if
+    those are more."""
+    advice: str = ""
+    """What the operator had better do with that key; empty if nothing."""
 
 
 class Status(msgspec.Struct):

@@ -192,9 +192,10 @@ def leader_of(servers: Iterable[ServerStatus]) -> int | None:
 
 
 def status_as_json(servers: list[ServerStatus]) -> str:
-    """`{"leader": 3, "servers": [{"server": 1, "address": …, "load": {…}, "problem": "", …}, …]}`"""
+    """`{"leader": 3, "used": 17, "servers": [{"server": 1, "address": …, "load": {…}, "problem": "", …}, …]}`"""
     told = [dataclasses.asdict(status) | {"load": status.load} for status in servers]
-    document = msgspec.json.encode({"leader": leader_of(servers), "servers": told})
+    used = sum(status.load.used for status in servers if status.load)
+    document = msgspec.json.encode({"leader": leader_of(servers), "used": used, "servers": told})
     return msgspec.json.format(document, indent=2).decode()
 
 

@@ -358,9 +358,8 @@ def status_lines(servers: Iterable[ServerStatus]) -> list[Text]:
 
 
 def _health(load: Load) -> str:
-    if load.stands_back:
-        return f"  stands back: {load.stands_back}"
-    return f"  degraded: {load.degraded}" if load.degraded else ""
+    said = {"stands back": load.stands_back, "degraded": load.degraded, "advice": load.advice}
+    return "".join(f"  {what}: {why}" for what, why in said.items() if why)
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:

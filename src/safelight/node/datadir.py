@@ -6,6 +6,7 @@ vault.json               that there has been a vault, and where
 vault/                   the vault, if it is nowhere else
 epoch-N.json             the last epoch that node N has been in
 life-N.json              while node N runs, and after a crash: since when it did, and after how many crashes
+usage-N.json             how often node N has used each cluster key (see usage.py)
 probe-N                  what node N writes to see whether it can
 
 All are readable by their owner alone.
@@ -33,6 +34,7 @@ from safelight.encryption.wrapping import Wrapper
 from safelight.node.fitness import Life, next_life
 from safelight.node.keyfile import DataError as DataError
 from safelight.node.keyfile import KeyFile, Keys
+from safelight.node.usage import Uses
 from safelight.sizes import human_size
 
 RESERVE = 32 << 20
@@ -148,6 +150,22 @@ def end_life(directory: Path, node: int) -> None:
         _life_path(directory, node).unlink(missing_ok=True)
 
 
+def load_usage(directory: Path, node: int) -> dict[str, Uses]:
+    """How often the node has used each cluster key, by key id; it may be some too many. Raises DataError."""
+    path = _usage_path(directory, node)
+    try:
+        return decode(path.read_bytes(), dict[str, Uses])
+    except FileNotFoundError:
+        return {}
+    except (OSError, Malformed) as error:
+        raise DataError(f"{path} is unreadable ({error}): delete it, and run `safelight keys rotate`") from None
+
+
+def save_usage(directory: Path, node: int, text: bytes) -> None:
+    """Raises OSError."""
+    _replace(_usage_path(directory, node), text)
+
+
 class State(NamedTuple):
     """What is wrong with a data directory and a vault in a directory, in words; empty where all is well."""
 
@@ -217,6 +235,10 @@ def _lost(path: Path) -> DataError:
 
 def _epoch_path(directory: Path, node: int) -> Path:
     return directory / f"epoch-{node}.json"
+
+
+def _usage_path(directory: Path, node: int) -> Path:
+    return directory / f"usage-{node}.json"
 
 
 def _life_path(directory: Path, node: int) -> Path:

@@ -51,14 +51,16 @@ class Keeper:
         keyring: Callable[[], Keyring],
         *,
         leads: Callable[[], bool],
+        sealed: Callable[[str], object] = str,
         alarm: Callable[[], bool],
         observe: Callable[[str, str], None],
         say: Callable[[str], None],
         interval: float = SWEEP,
     ) -> None:
-        """`alarm`: whether another node has some trouble. `observe` gets, twice a second, why the vault cannot be
-        used, and what may become such a reason.
+        """`sealed` as for `Vault`. `alarm`: whether another node has some trouble. `observe` gets, twice a second, why
+        the vault cannot be used, and what may become such a reason.
         """
+        self._sealed = sealed
         self._node, self._alarm, self._observe = node, alarm, observe
         self._config, self._keyring, self._leads, self._say, self._interval = config, keyring, leads, say, interval
         self._vault: Vault | None = None
@@ -98,7 +100,7 @@ class Keeper:
         if vault is not None:
             self._store = vault.store
             self._monitored = Monitored(vault.store, self._health)
-            self._vault = Vault(self._monitored, self._keyring)
+            self._vault = Vault(self._monitored, self._keyring, sealed=self._sealed)
 
     # -- its health ----------------------------------------------------------------------------------
 

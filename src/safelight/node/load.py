@@ -34,11 +34,12 @@ class LoadBook:
         most: int,
         min_rate: float,
         degraded: Callable[[], str] = str,
+        use: Callable[[], tuple[int, str]] = lambda: (0, ""),
     ) -> None:
-        """`state` gives role, epoch and leader; `stands_back` why the node does not stand for election, if so, and
-        `degraded` what is wrong with it if it does. Others' loads are forgotten after `freshness` seconds. `changed`
-        is called when work begins or ends here. Some `most` images are taken at a time, and as many are read: see
-        `shares`, also for `min_rate`.
+        """`state` gives role, epoch and leader; `stands_back` why the node does not stand for election, if so,
+        `degraded` what is wrong with it if it does, and `use` how often the current key was used, and advice. Others'
+        loads are forgotten after `freshness` seconds. `changed` is called when work begins or ends here. Some `most`
+        images are taken at a time, and as many are read: see `shares`, also for `min_rate`.
         """
         self._node = node
         self._state, self._stands_back, self._degraded = state, stands_back, degraded
@@ -48,6 +49,7 @@ class LoadBook:
         self._reads = Shares(most, READERS * most, min_rate)
         self._started = time.monotonic()
         self._heard: dict[int, tuple[float, Load]] = {}
+        self._use = use
         self._listens_since = inf
         self.in_flight = 0
         self.images = 0
@@ -114,6 +116,7 @@ class LoadBook:
 
     def own(self) -> Load:
         role, epoch, leader = self._state()
+        used, advice = self._use()
         return Load(
             node=self._node,
             role=role,
@@ -128,6 +131,8 @@ class LoadBook:
             stands_back=self._stands_back(),
             degraded=self._degraded(),
             room=self.room,
+            used=used,
+            advice=advice,
         )
 
     def heard(self, peer: int, loads: list[Load]) -> None:

@@ -13,6 +13,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvloop
 
@@ -38,6 +39,7 @@ from safelight.node.listener import Listener
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
 from safelight.node.routes import Routes
+from safelight.node.usage import Usage
 from safelight.node.users import Users
 from safelight.node.watch import Watch, unsaved
 from safelight.node.work import Workshop
@@ -104,7 +106,9 @@ class Node:
             config.max_in_flight,
             config.min_rate,
             lambda: self._watch.degraded,
+            lambda: (self._usage.used(keys.ring.current_id), self._usage.advice(keys.ring.current_id)),
         )
+        self._usage = Usage(datadir.load_usage(config.data_dir, node), len(config.addresses), self._save_usage)
         self._balance = Balance()
         self._reporting: asyncio.TimerHandle | None = None
         tls = client_tls(config)
@@ -159,14 +163,15 @@ class Node:
             node,
             lambda: keys.ring,
             leads=lambda: self._member.leads,
+            sealed=self._sealed,
             alarm=self._load.another_is_unwell,
             observe=self._observe_vault,
             say=say,
         )
-        here = users_here(config, lambda: keys.ring)
+        here = users_here(config, lambda: keys.ring, self._sealed)
         users = Users(lambda: self._keeper.vault or here)
         self._gate = Gate(config, node, life, keys.ring, users, self._member, self._load, self._balance)
-        workshop = Workshop(config, keys)
+        workshop = Workshop(config, keys, self._wrapped)
         self._routes = Routes(
             config,
             node,
@@ -213,6 +218,9 @@ class Node:
         await self._routes.lines.close()
         await runner.cleanup()
         await self._keeper.stop()
+        if self._usage:
+            with suppress(OSError):
+                datadir.save_usage(self._config.data_dir, self._number, self._usage.written(0))
         self._say("stopped")
 
     def _save(self, epoch: Epoch) -> None:
@@ -220,6 +228,25 @@ class Node:
         if not self._watch.disk_answers:
             raise OSError(errno.ETIMEDOUT, "the disk does not answer")
         datadir.save_epoch(self._config.data_dir, self._number, epoch)
+
+    def _sealed(self, key_id: str) -> None:
+        self._usage.record(key_id)
+        self._advise(key_id)
+
+    def _wrapped(self, key_id: str) -> None:
+        self._usage.wrap(key_id)
+        self._advise(key_id)
+
+    def _advise(self, key_id: str) -> None:
+        if advice := self._usage.due(key_id):
+            self._say(f"WARNING: {advice}")
+
+    def _save_usage(self, text: bytes) -> None:
+        """In a thread: it is written long before it is needed."""
+        saving = asyncio.get_running_loop().run_in_executor(
+            None, datadir.save_usage, self._config.data_dir, self._number, text
+        )
+        saving.add_done_callback(lambda saved: saved.cancelled() or saved.exception())
 
     def _observe_vault(self, reason: str, suspicion: str) -> None:
         degraded = self._watch.degraded

@@ -161,8 +161,10 @@ def _transformed(cipher: Sealer, batch: list[bytes]) -> list[Bytes]:
 class Workshop:
     """Does what jobs ask for, for one node."""
 
-    def __init__(self, config: Config, keys: Keys) -> None:
+    def __init__(self, config: Config, keys: Keys, wrapped: Callable[[str], object] = str) -> None:
+        """`wrapped` gets the key id of the cluster key for each data key that is wrapped."""
         self._config = config
+        self._wrapped = wrapped
         self._keys = keys
         self._spools: set[Spool] = set()
 
@@ -211,6 +213,7 @@ class Workshop:
     ) -> tuple[bytes, Details]:
         """Put the sealed file of the body into the draft. Its header, and what else is to be known of it."""
         sealer, seen = sealed.Sealer(job.user, self._keys.ring), _Seen()
+        self._wrapped(sealer.header.key_id)
         try:
             await _push(seen.of(body.chunks()), sealer, draft.write)
             header = sealer.header.encode()
@@ -231,6 +234,8 @@ class Workshop:
 
     async def seal(self, job: Job, body: Body, spool: Spool) -> int:
         """Put the sealed file of the body into the spool. The body's size in bytes. Raises Refusal."""
+        if job.scheme is Scheme.SEALED:
+            self._wrapped(self._keys.ring.current_id)
         sealer, seen = seal(job.scheme, job.user, self._keys.ring), _Seen()
         try:
             await _push(seen.of(body.chunks()), sealer, spool.write)

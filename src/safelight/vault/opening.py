@@ -77,9 +77,12 @@ async def open_users(config: Config, keyring: Callable[[], Keyring], *, begin: b
     return await open_vault(config, keyring, begin=begin) or users_here(config, keyring)
 
 
-def users_here(config: Config, keyring: Callable[[], Keyring]) -> Vault:
-    """Where the users of a cluster without a vault are: a directory that is like a vault with nothing else in it."""
-    return Vault(Directory(config.data_dir / "users"), keyring)
+def users_here(config: Config, keyring: Callable[[], Keyring], sealed: Callable[[str], object] = str) -> Vault:
+    """Where the users of a cluster without a vault are: a directory that is like a vault with nothing else in it.
+
+    `sealed` as for `Vault`.
+    """
+    return Vault(Directory(config.data_dir / "users"), keyring, sealed=sealed)
 
 
 async def _carry_over(here: Store, store: Store) -> None:

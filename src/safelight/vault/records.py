@@ -120,8 +120,9 @@ _DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 class Records:
     """Reads and writes records with the keyring as it is at that moment, and knows where they are."""
 
-    def __init__(self, keyring: Callable[[], Keyring]) -> None:
-        self._keyring = keyring
+    def __init__(self, keyring: Callable[[], Keyring], sealed: Callable[[str], object] = str) -> None:
+        """`sealed` gets the key id before each record is sealed."""
+        self._keyring, self._sealed = keyring, sealed
         self._secret = keyring().derive("vault-names")
         self._ciphers: dict[str, AESGCM] = {}
 
@@ -144,6 +145,7 @@ class Records:
     def write(self, record: Record, key: str) -> bytes:
         """A record as it is kept in the object `key`, sealed under the current cluster key."""
         current = self._keyring().current_id
+        self._sealed(current)
         beginning = _VERSION + bytes.fromhex(current)
         nonce = os.urandom(_NONCE_SIZE)
         text = times.to_json(record)

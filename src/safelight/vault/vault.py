@@ -61,11 +61,20 @@ class Details(NamedTuple):
 class Vault:
     """The images in a store. All methods raise StoreError where it fails, and BadObject where it has been damaged."""
 
-    def __init__(self, store: Store, keyring: Callable[[], Keyring], *, clock: Callable[[], float] = time.time) -> None:
-        """`keyring` is asked at each use: a rotation takes effect at once. `clock` gives Unix seconds."""
+    def __init__(
+        self,
+        store: Store,
+        keyring: Callable[[], Keyring],
+        *,
+        clock: Callable[[], float] = time.time,
+        sealed: Callable[[str], object] = str,
+    ) -> None:
+        """`keyring` is asked at each use: a rotation takes effect at once. `clock` gives Unix seconds. `sealed` gets
+        the key id before each record is sealed.
+        """
         self.store = store
         self.keyring = keyring
-        self.records = Records(keyring)
+        self.records = Records(keyring, sealed)
         self.chains = Chains(store)
         self.clock = clock
 
