@@ -87,7 +87,8 @@ async def _send_file(
         await response.prepare(request)
         try:
             await response.write(beginning)
-            assert request.transport is not None
+            if request.transport is None:
+                raise ConnectionResetError("the client went away")
             await pour(request.transport, file, len(beginning), end, patience=patience, taken=place.moved)
         except (SafelightError, EOFError, TimeoutError, OSError) as error:
             raise _broken_off(request, response, error) from None

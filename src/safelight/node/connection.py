@@ -80,14 +80,17 @@ class Connection(web.RequestHandler):
         """Take so many more bytes of this connection, and leave those that follow in the socket; None: take all."""
         self._allowance = size
         transport = self.transport
-        if size is None and transport is not None and not (transport.is_reading() or self._reading_paused):
+        if size is not None or transport is None or transport.is_closing() or self._reading_paused:
+            return
+        if not transport.is_reading():
             transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         if self._allowance is not None:
             self._allowance -= len(data)
-            if self._allowance <= 0 and self.transport is not None and self.transport.is_reading():
-                self.transport.pause_reading()
+            transport = self.transport
+            if self._allowance <= 0 and transport is not None and not transport.is_closing() and transport.is_reading():
+                transport.pause_reading()
         super().data_received(data)
 
     def handle_error(

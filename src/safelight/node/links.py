@@ -232,7 +232,8 @@ class Links:
                     self._hung_up.add(peer)
                     self._knock[peer].set()
         except (TimeoutError, ConnectionError):
-            pass
+            if not socket.prepared:  # it cannot be the answer
+                raise
         except Refused as refusal:
             self._complain(STRANGERS, f"refused a link: {refusal}")
         finally:

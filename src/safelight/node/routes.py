@@ -120,7 +120,7 @@ class Routes:
         async def go_on(request: web.Request) -> web.StreamResponse:
             if action is not None:
                 await self._jobs.admit(request, action)
-            if request.transport is None:
+            if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError
             if request.version >= HttpVersion11:  # an older client would take it for the answer
                 request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -251,6 +251,9 @@ class Routes:
                 self._say("A client went away half-way")
             return self._problem(Refusal(Problem.BAD_LENGTH, "the connection ended before the body did"))
         except Exception as error:
+            if isinstance(error, RuntimeError) and (request.transport is None or request.transport.is_closing()):
+                # The transport says so where the client went away between two steps of ours.
+                return self._problem(Refusal(Problem.BAD_LENGTH, "the connection ended before the body did"))
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 return self._problem(Refusal(Problem.DISK_FULL, "the node's disk is full: free some space there"))
             log.exception("Node %d failed", self._node)

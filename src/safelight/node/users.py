@@ -100,7 +100,7 @@ class Users:
         known = self._known.get(mine)
         chain = known.chain if known else await _claimed(vault, mine)
         record, _ = await _look(vault, chain) if chain else (None, 0)
-        if chain is None or not _has(record, mine):
+        if chain is None or not isinstance(record, User) or not _has(record, mine):
             self._known.pop(mine, None)
             if enrolled == self._enrolled:  # else it may have been enrolled while we looked
                 self._missed[mine] = now + FRESH
@@ -108,7 +108,6 @@ class Users:
                 if len(self._missed) > MISSED:
                     self._missed.popitem(last=False)
             return None
-        assert isinstance(record, User)
         self._known[mine] = _Known(chain, record.user, now + FRESH)
         return record.user
 
