@@ -35,6 +35,8 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     scheme: Scheme
     keep: bool = True
     """Whether the sealed image goes into the vault, where there is one."""
+    enrolment: str = ""
+    """The user's enrolment id: see `vault.records.User`."""
 
 
 class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -13,7 +13,7 @@ from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.node import datadir
 from safelight.node.keyfile import wrapper_of
-from safelight.node.users import Users
+from safelight.node.users import LostUser, Users
 from safelight.protocol import Problem, Refusal
 from safelight.vault.opening import open_users
 from safelight.vault.records import Revoked, User
@@ -42,6 +42,8 @@ async def add(config: Config, name: str, fingerprint: str) -> str:
     async with opened(config) as users:
         try:
             new = await users.enrol(name, fingerprint)
+        except LostUser as error:
+            raise SafelightError(str(error)) from None
         except Refusal as refusal:
             if refusal.problem not in (Problem.NAME_TAKEN, Problem.USER_REVOKED):
                 raise

@@ -24,7 +24,7 @@ from safelight.node.guesses import Guesses
 from safelight.node.limits import check_size
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
-from safelight.node.users import Users
+from safelight.node.users import Account, Users
 from safelight.protocol import TOKEN, UPLOAD_ID, Action, Grant, Obeyed, Offer, Problem, Refusal
 from safelight.tickets import Job
 
@@ -89,27 +89,27 @@ class Gate:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
         return token.strip() if kind.lower() == "bearer" else None
 
-    async def user(self, request: web.Request) -> str:
+    async def user(self, request: web.Request) -> Account:
         """Whose token the request carries. Raises Refusal."""
         token = self.bearer(request)
         if token is None:
             raise Refusal(Problem.NO_CREDENTIALS, "say who you are: Authorization: Bearer TOKEN")
-        user = await self._user_of(request, token)
-        proved(request, user)
-        return user
+        account = await self._account_of(request, token)
+        proved(request, account.user)
+        return account
 
-    async def _user_of(self, request: web.Request, token: str) -> str:
+    async def _account_of(self, request: web.Request, token: str) -> Account:
         """Raises Refusal (UNKNOWN_TOKEN; TOO_MANY_TOKENS without a look, for a token that is not known here)."""
         if not TOKEN.fullmatch(token):
             raise Refusal(Problem.UNKNOWN_TOKEN, "this is not a token: it has slt_ and 43 characters after it")
         if self._users.knows(token):
-            return await self._users.of_token(token)
+            return await self._users.account(token)
         address = address_of(request)
         if not self._guesses.take(address, time.monotonic()):
             raise Refusal(Problem.TOO_MANY_TOKENS, "too many unknown tokens come from your address: wait, try again")
         wrong = False
         try:
-            return await self._users.of_token(token)
+            return await self._users.account(token)
         except Refusal:
             wrong = True
             raise
@@ -137,11 +137,11 @@ class Gate:
         """Answer an offer: grant it if this node leads. Raises Refusal."""
         if offer.cluster not in ("", self._cluster):
             raise Refusal(Problem.OTHER_CLUSTER, f"node {self._node} here is of another cluster: check the addresses")
-        user = await self.user(request)
+        user, enrolment = await self.user(request)
         if user != offer.user:
             raise Refusal(Problem.WRONG_USER, f"this token is {user}'s, not {check_user(offer.user)}'s")
         name = check_image_name(offer.name)
-        job = Job(user, offer.upload, name, offer.size, Action(offer.action), offer.scheme, offer.keep)
+        job = Job(user, offer.upload, name, offer.size, Action(offer.action), offer.scheme, offer.keep, enrolment)
         if not UPLOAD_ID.fullmatch(offer.upload):
             raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
         await self._leader_only(job)
@@ -203,21 +203,24 @@ class Gate:
         size = 0 if action is Action.REMOVE else request.content_length
         text = self._ticket_text(request)
         if text is None:
-            user = await self.user(request)
+            user, enrolment = await self.user(request)
             upload = request.headers.get("Safelight-Upload") or secrets.token_hex(16)
             if not UPLOAD_ID.fullmatch(upload):
                 raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
-            job = Job(user, upload, name, size, action, scheme, keep is not False)
+            job = Job(user, upload, name, size, action, scheme, keep is not False, enrolment)
             issuer, assigned = None, False
         else:
             ticket = self._redeem(text)
             said = ticket.job
-            job = Job(said.user, said.upload, name, size, action, scheme, said.keep if keep is None else keep)
+            keeps = said.keep if keep is None else keep
+            job = Job(said.user, said.upload, name, size, action, scheme, keeps, said.enrolment)
             if job != ticket.job:
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another request: ask for a new one")
             upload = request.headers.get("Safelight-Upload", job.upload)
             token = self.bearer(request)
-            if upload != job.upload or (token is not None and await self._user_of(request, token) != job.user):
+            if upload != job.upload or (
+                token is not None and await self._account_of(request, token) != (job.user, job.enrolment)
+            ):
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another upload or user: ask for a new one")
             issuer, assigned = ticket.issuer, self._assigned(ticket)
             proved(request, job.user)

@@ -68,7 +68,7 @@ class Images:
 
     async def list(self, request: web.Request) -> web.Response:
         """GET /v1/images: a user's images, newest first."""
-        user = await self._gate.user(request)
+        user, enrolment = await self._gate.user(request)
         if unknown := request.query.keys() - _QUERY:
             raise Refusal(
                 Problem.BAD_REQUEST, f"a listing knows {', '.join(sorted(_QUERY))}, not {shown(sorted(unknown)[0])}"
@@ -83,7 +83,9 @@ class Images:
         def wanted(image: Image) -> bool:
             return bool(matches(image.name) or matches(image.original))
 
-        found = await self._vault().newest(user, limit + 1, before=_read_cursor(request), wanted=wanted)
+        found = await self._vault().newest(
+            user, limit + 1, before=_read_cursor(request), wanted=wanted, enrolment=enrolment
+        )
         listing = Listing(
             [_kept(image) for image in found[:limit]], _cursor(found[limit - 1]) if found[limit:] else None
         )
@@ -93,9 +95,10 @@ class Images:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """GET and HEAD /v1/images/NAME: the image, or its sealed file."""
-        user, name = await self._gate.user(request), check_image_name(request.match_info["name"])
+        user, enrolment = await self._gate.user(request)
+        name = check_image_name(request.match_info["name"])
         vault = self._vault()
-        image = await vault.find(user, name)
+        image = await vault.find(user, name, enrolment=enrolment)
         headers = {
             "Cache-Control": "private, no-cache",
             "Vary": "Accept",

@@ -101,7 +101,12 @@ class Jobs:
         if vault is None:
             raise Refusal(Problem.NO_VAULT, "this cluster has no vault: there is nothing to remove")
         with self._load.answering(job.user):
-            await vault.remove(job.user, job.name, lambda image: check_conditions(request, current(image)))
+            await vault.remove(
+                job.user,
+                job.name,
+                lambda image: check_conditions(request, current(image)),
+                enrolment=job.enrolment,
+            )
         self._say(f"Removed an image of {job.user}")
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
@@ -133,7 +138,11 @@ class Jobs:
     async def _kept(self, job: Job) -> Image | None:
         """What the vault has under a job's name."""
         try:
-            return await self._keeper.vault.find(job.user, job.name) if self._keeper.vault is not None else None
+            return (
+                await self._keeper.vault.find(job.user, job.name, enrolment=job.enrolment)
+                if self._keeper.vault is not None
+                else None
+            )
         except NoSuchImage:
             return None
 

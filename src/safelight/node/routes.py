@@ -187,7 +187,7 @@ class Routes:
 
     async def offers(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/offers: the same over a WebSocket, one frame for each offer, and one for each answer."""
-        user = await self._gate.user(request)  # who is nobody gets no line; each offer is checked again
+        user, _ = await self._gate.user(request)  # who is nobody gets no line; each offer is checked again
         with waiting(request):
             return await self.lines.accept(request, user)
 

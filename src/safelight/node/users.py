@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from safelight.errors import SafelightError
 from safelight.names import check_user
 from safelight.node.datadir import DataError
 from safelight.protocol import Problem, Refusal, fingerprint
-from safelight.vault.records import USERS, OtherKey, Record, Revoked, User
+from safelight.vault.records import BODIES, RECORDS, USERS, OtherKey, Record, Revoked, User
 from safelight.vault.store import BadObject, Missing
 from safelight.vault.vault import Vault
 
@@ -39,15 +40,26 @@ MISSED = 10_000
 _CLAIM = re.compile(r"[0-9a-f]{32}")
 
 
+class LostUser(Refusal):
+    """There is no record of this user, but there are images: another has deleted it, or the vault has lost it."""
+
+
 class NoSuchUser(SafelightError):
     """Nobody has this name, nor had it."""
+
+
+class Account(NamedTuple):
+    """A user as enrolled: the name, and the enrolment id (see `vault.records.User`)."""
+
+    user: str
+    enrolment: str
 
 
 class _Known(NamedTuple):
     """A token's user, as of lately."""
 
     chain: str
-    user: str
+    account: Account
     until: float
 
 
@@ -60,18 +72,24 @@ class Users:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._missed: OrderedDict[str, float] = OrderedDict()  # until when they are taken for nobody's
-        self._asking: dict[str, asyncio.Task[str | None]] = {}
+        self._asking: dict[str, asyncio.Task[Account | None]] = {}
         """All by fingerprint."""
         self._enrolled = 0  # how often a token was enrolled here
+        self._identity: int | None = None  # of the store in which that is so
 
     # -- for every request ---------------------------------------------------------------------------
 
     async def of_token(self, token: str) -> str:
+        """The name of the user whose token this is. Raises as `account`."""
+        return (await self.account(token)).user
+
+    async def account(self, token: str) -> Account:
         """The user whose token this is. Raises Refusal (UNKNOWN_TOKEN)."""
         mine, now = fingerprint(token), self._clock()
+        self._forget_another_store()
         known = self._known.get(mine)
         if known is not None and now < known.until:
-            return known.user
+            return known.account
         user = None if self._missed.get(mine, now) > now else await self._ask(mine)
         if user is None:
             raise Refusal(Problem.UNKNOWN_TOKEN, "this token is nobody's here: enrol first, or use the right one")
@@ -82,19 +100,27 @@ class Users:
         mine = fingerprint(token)
         return mine in self._known or mine in self._asking
 
-    async def _ask(self, mine: str) -> str | None:
+    def _forget_another_store(self) -> None:
+        """Forget what was read before the store was away, and may have come back as another."""
+        identity = self._vault().store.identity
+        if identity != self._identity:
+            self._identity = identity
+            self._known.clear()
+            self._missed.clear()
+
+    async def _ask(self, mine: str) -> Account | None:
         """As `_find`; all who want to know the same at the same time share one answer."""
         if (asking := self._asking.get(mine)) is None:
             asking = self._asking[mine] = asyncio.create_task(self._find(mine))
             asking.add_done_callback(lambda task: self._asked(mine, task))
         return await asyncio.shield(asking)
 
-    def _asked(self, mine: str, task: asyncio.Task[str | None]) -> None:
+    def _asked(self, mine: str, task: asyncio.Task[Account | None]) -> None:
         del self._asking[mine]
         if not task.cancelled():
             task.exception()  # looked at: whoever wanted to know may have gone
 
-    async def _find(self, mine: str) -> str | None:
+    async def _find(self, mine: str) -> Account | None:
         """The user whose token has this fingerprint."""
         vault, now, enrolled = self._vault(), self._clock(), self._enrolled
         known = self._known.get(mine)
@@ -108,8 +134,8 @@ class Users:
                 if len(self._missed) > MISSED:
                     self._missed.popitem(last=False)
             return None
-        self._known[mine] = _Known(chain, record.user, now + FRESH)
-        return record.user
+        self._known[mine] = _Known(chain, Account(record.user, record.id), now + FRESH)
+        return self._known[mine].account
 
     # -- changes -------------------------------------------------------------------------------------
 
@@ -117,8 +143,8 @@ class Users:
         """Let the first token for a name claim it, by its fingerprint. True if it is new, False if it was enrolled
         before.
 
-        Raises InvalidName, and Refusal where another token has the name (NAME_TAKEN), where the user was revoked
-        (USER_REVOKED), and where the token has claimed another name (WRONG_USER).
+        Raises InvalidName, LostUser, and Refusal where another token has the name (NAME_TAKEN), where the user was
+        revoked (USER_REVOKED), and where the token has claimed another name (WRONG_USER).
         """
         try:
             return await self._enrol(check_user(name), mine)
@@ -130,13 +156,19 @@ class Users:
         vault = self._vault()
         chain = vault.records.user(name)
         record, number = await _look(vault, chain)
+        if record is None and await _anything_of(vault, name):
+            raise LostUser(
+                Problem.NAME_TAKEN,
+                f"{name} has images in the vault, and the record of the user is missing: the name is not given to "
+                "another; the operator restores the record from a backup (see `safelight verify`)",
+            )
         if await _claimed(vault, mine) is None:
             _check_free(
                 name, record, mine
             )  # before the claim: a token that asked for a name in vain is good for another
         await _claim(vault, mine, chain)
         if record is None:
-            if await vault.append(chain, 1, User(name, mine, time.time())):
+            if await vault.append(chain, 1, User(name, mine, time.time(), secrets.token_hex(16))):
                 return True
             record, number = await _look(vault, chain)
         _check_free(name, record, mine)
@@ -159,7 +191,7 @@ class Users:
         while not _has(found, mine):
             if found != seen:
                 raise SafelightError(f"{name} was changed by somebody else just now: see `safelight user list`")
-            if await vault.append(chain, number + 1, User(name, mine, seen.created)):
+            if await vault.append(chain, number + 1, User(name, mine, seen.created, seen.id)):
                 return True
             found, number = await _look(vault, chain)  # it may say the same again, under a new cluster key
         await vault.settle(chain, number)
@@ -179,7 +211,7 @@ class Users:
             if isinstance(record, Revoked):
                 await vault.settle(chain, number)
                 return False
-            revoked = Revoked(name, record.fingerprint, record.created, time.time())
+            revoked = Revoked(name, record.fingerprint, record.created, time.time(), record.id)
             if await vault.append(chain, number + 1, revoked):
                 return True
 
@@ -204,6 +236,15 @@ def _check_free(name: str, record: User | Revoked | None, mine: str) -> None:
         raise Refusal(Problem.USER_REVOKED, f"the user {name} was revoked, and the name is not given to another")
     if record is not None and not _has(record, mine):
         raise Refusal(Problem.NAME_TAKEN, f"the name {name} belongs to another token: choose another name")
+
+
+async def _anything_of(vault: Vault, user: str) -> bool:
+    """Whether there is any object of this user's images."""
+    folder = vault.records.folder(user)
+    for prefix in (folder, BODIES + folder.removeprefix(RECORDS)):
+        async for _ in vault.store.list(prefix):
+            return True
+    return False
 
 
 async def _claim(vault: Vault, mine: str, chain: str) -> None:

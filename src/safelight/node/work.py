@@ -185,7 +185,7 @@ class Workshop:
         Raises Refusal, and as `Vault.begin`, `Vault.commit` and `Vault.digest`.
         """
         blindly = job.size is not None and job.size <= SMALL
-        draft = await vault.begin(job.user, job.name, job.upload, blindly=blindly)
+        draft = await vault.begin(job.user, job.name, job.upload, blindly=blindly, enrolment=job.enrolment)
         if isinstance(draft, Image):
             await self._compare(job, body, vault, draft)
             return draft, b""
@@ -195,7 +195,9 @@ class Workshop:
             try:
                 image = await draft.commit(header, details)
             except Overtaken:  # a small one, which did not look, meets the traces of a sweep
-                again = await vault.begin(job.user, job.name, job.upload) if blindly and small.whole() else None
+                if not (blindly and small.whole()):
+                    raise
+                again = await vault.begin(job.user, job.name, job.upload, enrolment=job.enrolment)
                 if not isinstance(again, Draft):
                     raise
                 draft = again

@@ -36,6 +36,8 @@ RECORDS, BODIES = "records/", "bodies/"
 USERS, TOKENS = "users/", "tokens/"
 IDENTITY = "vault"
 """The object that says whose vault it is."""
+CLAIM = re.compile(USERS + "[0-9a-f]{32}")
+"""The name of a user's chain, which a token claims."""
 PROBES = "probes/"
 """What nodes make and remove at once, to see whether they can."""
 _VERSION = b"\x01"
@@ -76,6 +78,8 @@ class Image(msgspec.Struct, frozen=True, tag_field="kind", tag="image", omit_def
     """The name of the file that it came from."""
     modified: Decimal | None = None
     """When that file was last modified: Unix seconds, to the nanosecond."""
+    owner: str = ""
+    """The enrolment id of its user: see `User`."""
 
 
 class Removed(msgspec.Struct, frozen=True, tag_field="kind", tag="removed"):
@@ -101,6 +105,10 @@ class User(msgspec.Struct, frozen=True, tag_field="kind", tag="user"):
     """The token's SHA-256, in 64 hex digits."""
     created: float
     """Since when the name has been taken, by whichever token: Unix seconds."""
+    id: str = ""
+    """The enrolment id: 32 random hex digits that the name got with its first token, and keeps. So whoever enrols under
+    a name whose record another has deleted is another user. Empty for users from before there were such ids.
+    """
 
 
 class Revoked(msgspec.Struct, frozen=True, tag_field="kind", tag="revoked"):
@@ -111,6 +119,7 @@ class Revoked(msgspec.Struct, frozen=True, tag_field="kind", tag="revoked"):
     """Of the last token."""
     created: float
     revoked: float
+    id: str = ""
 
 
 Record = Image | Removed | Aborted | User | Revoked

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from heapq import nlargest
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from safelight.encryption import stream
 from safelight.encryption.errors import Damaged
@@ -58,6 +58,9 @@ class Details(NamedTuple):
     modified: Decimal | None
 
 
+_Record = TypeVar("_Record", bound=Record | None)
+
+
 class Vault:
     """The images in a store. All methods raise StoreError where it fails, and BadObject where it has been damaged."""
 
@@ -80,14 +83,25 @@ class Vault:
 
     # -- one image -----------------------------------------------------------------------------------
 
-    async def find(self, user: str, name: str) -> Image:
-        """Raises NoSuchImage."""
-        record, _ = await self.look(self.records.chain(user, name))
+    async def find(self, user: str, name: str, *, enrolment: str | None = None) -> Image:
+        """Raises NoSuchImage.
+
+        `enrolment`, here and elsewhere: the user's enrolment id (see `User`). An image of another enrolment is not the
+        user's: BadRecord. None, for who looks after the vault: whichever it is.
+        """
+        record = _owned((await self.look(self.records.chain(user, name)))[0], enrolment)
         if not isinstance(record, Image):
             raise NoSuchImage(f"{user} has no image of this name")
         return record
 
-    async def remove(self, user: str, name: str, check: Callable[[Image], object] = lambda _: None) -> None:
+    async def remove(
+        self,
+        user: str,
+        name: str,
+        check: Callable[[Image], object] = lambda _: None,
+        *,
+        enrolment: str | None = None,
+    ) -> None:
         """Remove an image, for ever. Raises NoSuchImage, also for whoever comes second.
 
         `check` raises if the image is to be kept: it gets the very image that is removed if it does not.
@@ -98,6 +112,7 @@ class Vault:
             if not isinstance(record, Image):
                 await self.settle(chain, number)
                 raise NoSuchImage(f"{user} has no image of this name")
+            _owned(record, enrolment)
             check(record)
             if await self.append(chain, number + 1, Removed(user, name, record.upload, self.clock())):
                 await self._drop(record.body)
@@ -188,7 +203,9 @@ class Vault:
 
     # -- an upload -----------------------------------------------------------------------------------
 
-    async def begin(self, user: str, name: str, upload: str, *, blindly: bool = False) -> Draft | Image:
+    async def begin(
+        self, user: str, name: str, upload: str, *, blindly: bool = False, enrolment: str | None = None
+    ) -> Draft | Image:
         """A draft to write the sealed file to; or the image, if this very upload has succeeded before.
 
         `blindly`: where nothing is known here of the name, do not look, and take it for free: `commit` will see. Good
@@ -201,9 +218,9 @@ class Vault:
             record, number = await self.look(chain)
             await self.settle(chain, number)
             if isinstance(record, Image | Removed):
-                return _found(record, upload)
+                return _found(_owned(record, enrolment), upload)
         body = new_body(chain, number + 1)
-        return Draft(self, user, name, upload, chain, number + 1, body, await self.store.body(body))
+        return Draft(self, user, name, upload, chain, number + 1, body, await self.store.body(body), enrolment)
 
     async def commit(self, draft: Draft, header: bytes, details: Details) -> Image:
         """Make a draft, which is complete, an image. Raises NameTaken, AlreadyRemoved and Overtaken."""
@@ -213,6 +230,7 @@ class Vault:
         image = Image(
             draft.user, draft.name, draft.upload, draft.key, header, details.size, self.clock(),
             details.type, details.original, details.modified,
+            owner=draft.enrolment or "",
         )  # fmt: skip
         if await self.append(draft.chain, draft.number, image, after=draft.body):
             return image
@@ -223,7 +241,7 @@ class Vault:
         try:
             if not isinstance(record, Image | Removed):
                 raise Overtaken("this upload took too long and was given up: send it again")
-            there = _found(record, draft.upload)
+            there = _found(_owned(record, draft.enrolment), draft.upload)
             if there.size != image.size or await self.digest(there) != await self.digest(image):
                 raise NameTaken("this upload id has been used for another image: use a new one")
             return there
@@ -256,21 +274,27 @@ class Vault:
     # -- all images of a user ------------------------------------------------------------------------
 
     async def newest(
-        self, user: str, count: int, *, before: tuple[float, str] | None = None, wanted: Callable[[Image], bool]
+        self,
+        user: str,
+        count: int,
+        *,
+        before: tuple[float, str] | None = None,
+        wanted: Callable[[Image], bool],
+        enrolment: str | None = None,
     ) -> list[Image]:
         """The newest `count` images that are wanted, older than `before` (created, name), newest first."""
         found = []
-        async for image in self.images(user):
+        async for image in self.images(user, enrolment=enrolment):
             if (before is None or _age(image) < before) and wanted(image):
                 found.append(image)
                 if len(found) >= 2 * count:
                     found = nlargest(count, found, key=_age)
         return nlargest(count, found, key=_age)
 
-    async def images(self, user: str) -> AsyncIterator[Image]:
+    async def images(self, user: str, *, enrolment: str | None = None) -> AsyncIterator[Image]:
         """All images of a user, in no order."""
         async for generation in self.chains.all(self.records.folder(user)):
-            record = self.read(generation)
+            record = _owned(self.read(generation), enrolment)
             if isinstance(record, Image):
                 yield record
 
@@ -321,6 +345,7 @@ class Draft:
     key: str
     """Of its body."""
     body: Body
+    enrolment: str | None = None
 
     async def write(self, pieces: Sequence[Bytes]) -> None:
         """The sealed file, piece after piece."""
@@ -348,6 +373,16 @@ async def _one_ahead(
         if ahead is not None:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
+
+
+def _owned(record: _Record, enrolment: str | None) -> _Record:
+    """The record. Raises BadRecord if it is an image of another enrolment."""
+    if isinstance(record, Image) and enrolment is not None and record.owner != enrolment:
+        raise BadRecord(
+            f"an image of {record.user} is of another enrolment than the present user of this name: restore the user's "
+            "record from a backup (see `safelight verify`)"
+        )
+    return record
 
 
 def _found(record: Image | Removed, upload: str) -> Image:

@@ -1,16 +1,17 @@
 """Whether a vault holds what it says: every object looked at, every tag opened.
 
     damaged    an object is not what was written: bytes changed or missing, or put in another's place
-    missing    a record names a body or a user's token that is not there, or a chain has a gap
+    missing    a record names a body, a user or a user's token that is not there, or a chain has a gap
     foreign    an object that no Safelight made, or one for which the keyring has no key
-    leftover   a body that no record names, of an upload that broke off: the sweeper will take it
+    leftover   a body that no record names, of an upload that broke off: the sweeper will take it; or a token's claim
+               that no user's record answers, of an enrolment that broke off
 
 The first three are losses, or worse; the last is none. A vault may be verified while it is in use.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import aclosing
 from typing import Literal
 
@@ -21,6 +22,7 @@ from safelight.encryption.sealed import MAX_HEADER_SIZE, read_header
 from safelight.vault.chain import key_of
 from safelight.vault.records import (
     BODIES,
+    CLAIM,
     IDENTITY,
     PROBES,
     RECORDS,
@@ -28,6 +30,7 @@ from safelight.vault.records import (
     Image,
     OtherKey,
     Record,
+    Removed,
     Revoked,
     User,
     aim_of,
@@ -62,7 +65,9 @@ async def verify(vault: Vault) -> AsyncIterator[Checked]:
             numbers.setdefault(chain, set()).add(int(digits))
         else:
             others.append(entry)
-    for chain, there in numbers.items():
+    enrolments: dict[str, str] = {}  # of users, by their chains
+    lost: set[str] = set()  # chains of users that are missing and were told
+    for chain, there in sorted(numbers.items(), key=lambda each: not each[0].startswith(USERS)):
         for number in sorted(set(range(1, max(there))) - there):
             yield Checked(key_of(chain, number), 0, "missing", "this generation is gone, and later ones are there")
         for number in sorted(there):
@@ -70,17 +75,27 @@ async def verify(vault: Vault) -> AsyncIterator[Checked]:
             yield checked
             if number < max(there):
                 continue
+            if isinstance(record, Image | Removed) and (owner := vault.records.user(record.user)) not in numbers:
+                if owner not in lost:
+                    lost.add(owner)
+                    why = "there are images of this user, and no record of the user"
+                    yield Checked(key_of(owner, 1), 0, "missing", why, record.user)
+            elif isinstance(record, Image) and record.owner != enrolments.get(owner, record.owner):
+                why = "its user is another than the present one of this name"
+                yield Checked(key_of(chain, number), 0, "damaged", why, record.user, record.name)
             if isinstance(record, Image):
                 named.add(record.body)
                 checked = await _image(vault, record)
                 if not checked.trouble or not await _gone(vault, record):
                     yield checked
             elif isinstance(record, User | Revoked):
+                enrolments[chain] = record.id
                 named.add(vault.records.token(record.fingerprint))
                 yield await _token(vault, record)
+    with_bodies = {entry.key.split("/")[1] for entry in others if entry.key.startswith(BODIES)}
     for entry in others:
         if entry.key not in named:
-            yield await _other(vault, entry)
+            yield await _other(vault, entry, numbers.keys() | lost, with_bodies)
 
 
 async def _record(vault: Vault, key: str) -> tuple[Checked, Record | None]:
@@ -140,6 +155,26 @@ async def _token(vault: Vault, user: User | Revoked) -> Checked:
     return Checked(key, len(data), user=user.user)
 
 
+async def _claim(vault: Vault, entry: Entry, users: Set[str], with_bodies: Set[str]) -> Checked:
+    """A token that no user has now; `users` are the chains that there are, `with_bodies` users who have bodies."""
+    try:
+        claimed = USERS + (await vault.store.get(entry.key)).decode("ascii", "replace")
+    except Missing:
+        return Checked(entry.key, entry.size)
+    except BadObject as error:
+        return Checked(entry.key, entry.size, "damaged", str(error))
+    if not CLAIM.fullmatch(claimed):
+        return Checked(entry.key, entry.size, "damaged", "this is no user's name that a token could claim")
+    if claimed in users or await vault.chains.latest(claimed):
+        return Checked(entry.key, entry.size)
+    if claimed.removeprefix(USERS) in with_bodies:
+        return Checked(key_of(claimed, 1), 0, "missing", "there are bodies of this user, and no record of the user")
+    why = (
+        f"the token has claimed {claimed}, and there is no such user: an enrolment broke off, or the record was deleted"
+    )
+    return Checked(entry.key, entry.size, "leftover", why)
+
+
 async def _gone(vault: Vault, image: Image) -> bool:
     """Whether the image was removed while we looked at it."""
     try:
@@ -148,7 +183,7 @@ async def _gone(vault: Vault, image: Image) -> bool:
         return True
 
 
-async def _other(vault: Vault, entry: Entry) -> Checked:
+async def _other(vault: Vault, entry: Entry, users: Set[str], with_bodies: Set[str]) -> Checked:
     """An object that no latest record named when we looked."""
     if entry.wrong:
         return Checked(entry.key, 0, "foreign", f"Safelight makes no such object: {entry.wrong}")
@@ -158,7 +193,7 @@ async def _other(vault: Vault, entry: Entry) -> Checked:
     if entry.key.startswith(PROBES):
         return Checked(entry.key, entry.size)
     if is_token(entry.key):  # whose user has another by now, or never came to be
-        return Checked(entry.key, entry.size)
+        return await _claim(vault, entry, users, with_bodies)
     if aim is None:
         return Checked(entry.key, entry.size, "foreign", "Safelight makes no such object")
     try:
