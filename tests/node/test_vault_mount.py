@@ -95,6 +95,23 @@ def test_a_vault_whose_contents_are_gone_gets_nothing_until_they_are_back(one: R
     assert ask(one.config, "PUT", "/v1/images/b.png", image(100)).status == 201
 
 
+def test_a_trouble_of_the_vault_is_one_line_however_many_requests_fail(one: Running, tmp_path: Path) -> None:
+    vault, before = tmp_path / "vault", len(one.said(1))
+    vault.rename(tmp_path / "aside")
+    for _ in range(5):
+        is_away(one)
+    (tmp_path / "aside").rename(vault)
+    eventually(lambda: ask(one.config, "PUT", "/v1/images/b.png", image(100)).status in (201, 409), "it is back")
+    one.wait_for_line(1, "the vault can be used again")
+    said = [line for line in one.said(1)[before:] if "the vault" in line and "election" not in line]
+    assert len(said) == 2, said
+    assert "is missing" in said[0]
+    vault.rename(tmp_path / "aside")
+    is_away(one)
+    assert len([line for line in one.said(1)[before:] if "is missing" in line and "election" not in line]) == 2
+    (tmp_path / "aside").rename(vault)
+
+
 def test_another_vault_in_its_place_gets_nothing(one: Running, tmp_path: Path) -> None:
     vault = tmp_path / "vault"
     owner = (vault / "vault").read_bytes()

@@ -65,6 +65,7 @@ class Keeper:
         self._config, self._keyring, self._leads, self._say, self._interval = config, keyring, leads, say, interval
         self._vault: Vault | None = None
         self._trouble = "the vault is not open yet"
+        self._untended = ""  # why housekeeping failed the last time
         self._health = Health()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -157,8 +158,11 @@ class Keeper:
         try:
             removed = await removing
         except SafelightError as error:
-            self._say(f"the vault could not be swept: {error}")
+            if str(error) != self._untended:
+                self._untended = str(error)
+                self._say(f"the vault could not be swept: {error}")
         else:
+            self._untended = ""
             if removed:
                 self._say(f"swept the vault: removed {removed} {what}")
 

@@ -31,6 +31,7 @@ from safelight.node.keysharing import KeySharing
 from safelight.node.lines import Lines
 from safelight.node.links import PATH, Links
 from safelight.node.load import LoadBook
+from safelight.node.outages import Outages
 from safelight.node.request_head import check_head
 from safelight.node.users import Users
 from safelight.orders import AddKey, BadOrder, StepDown, UseKey, key_in
@@ -88,6 +89,7 @@ class Routes:
         self._config, self._node, self._cluster = config, node, cluster
         self._gate, self._jobs, self._images = gate, jobs, images
         self._users, self._load, self._say = users, load, say
+        self._outages = Outages(say)
         self._links, self._keys, self._step_down = links, keys, step_down
         self._sharing = sharing
         self.lines = Lines(self._answered, config.body_timeout)
@@ -213,7 +215,10 @@ class Routes:
         try:
             self._gate.check_host(request)
             check_head(request)
-            return await handler(request)
+            response = await handler(request)
+            if response.status < 400 and (changes := _asked_of_the_vault(request, response)) is not None:
+                self._outages.worked(changes=changes)
+            return response
         except GoTo as redirect:
             return web.Response(status=307, headers={"Location": redirect.url, "Cache-Control": "no-store"})
         except Refusal as refusal:
@@ -231,7 +236,10 @@ class Routes:
             self._say(str(error))
             return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
         except (StoreError, BadObject) as error:  # nor is this
-            self._say(str(error))
+            if isinstance(error, StoreError):
+                self._outages.failed(error, changes=request.method in ("PUT", "DELETE"))
+            else:
+                self._say(str(error))
             if isinstance(error, OtherKey) and self._sharing.may_lack(error.key_id):
                 return self._problem(self._sharing.refusal(error.key_id))
             if self._config.vault == NONE and not isinstance(error, StoreFull):  # it is the data directory's trouble
@@ -300,6 +308,14 @@ _OF_THE_VAULT: dict[type[SafelightError], Problem] = {
     AlreadyRemoved: Problem.REMOVED,
     Overtaken: Problem.OVERTAKEN,
 }
+
+
+def _asked_of_the_vault(request: web.Request, response: web.StreamResponse) -> bool | None:
+    """Whether a request that succeeded made the vault change something (True) or read (False); None if neither."""
+    if request.method in ("GET", "HEAD"):
+        return False if request.path.startswith(f"{API}/images") else None
+    kept = response.headers.get("Safelight-Kept") == "yes"
+    return True if kept or request.method == "DELETE" or request.path.startswith(f"{API}/users/") else None
 
 
 def _vaults_refusal(error: SafelightError) -> Refusal:
