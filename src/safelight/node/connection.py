@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import cast
 
 from safelight.http import LineTooLong, web
@@ -31,6 +33,9 @@ first request has less: `connections.FIRST_HEAD`."""
 
 USER = web.RequestKey("user", str)
 """Whose request it is, once that is proved."""
+
+TOKEN_OF = web.RequestKey("token", str)
+"""The fingerprint of the token that proved it; missing where a ticket did."""
 
 _UNKNOWN_CODING = "Request has invalid `Transfer-Encoding`"
 """What the parser says where the last transfer coding is not chunked. It leaves codings before that one to us."""
@@ -73,6 +78,8 @@ class Connection(web.RequestHandler):
         """Break it off, now. False if there is nothing to break off: it is not made yet, or lost."""
         if self._wire is None:
             return False
+        with suppress(OSError), socket.socket(fileno=os.dup(self._wire.get_extra_info("socket").fileno())) as its:
+            its.shutdown(socket.SHUT_RDWR)  # for those as well who send by a descriptor of their own, as `pour` does
         self._wire.abort()
         return True
 

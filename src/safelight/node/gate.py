@@ -19,13 +19,13 @@ from safelight.encryption.keys import Keyring
 from safelight.http import web
 from safelight.names import check_image_name, check_user
 from safelight.node.balance import Balance
-from safelight.node.connection import address_of, proved
+from safelight.node.connection import TOKEN_OF, address_of, proved
 from safelight.node.guesses import Guesses
 from safelight.node.limits import check_size
 from safelight.node.load import LoadBook
 from safelight.node.member import Member
 from safelight.node.users import Account, Users
-from safelight.protocol import TOKEN, UPLOAD_ID, Action, Grant, Obeyed, Offer, Problem, Refusal
+from safelight.protocol import TOKEN, UPLOAD_ID, Action, Grant, Obeyed, Offer, Problem, Refusal, fingerprint
 from safelight.tickets import Job
 
 HOLD = 0.8
@@ -102,6 +102,7 @@ class Gate:
         """Raises Refusal (UNKNOWN_TOKEN; TOO_MANY_TOKENS without a look, for a token that is not known here)."""
         if not TOKEN.fullmatch(token):
             raise Refusal(Problem.UNKNOWN_TOKEN, "this is not a token: it has slt_ and 43 characters after it")
+        request[TOKEN_OF] = fingerprint(token)
         if self._users.knows(token):
             return await self._users.account(token)
         address = address_of(request)
@@ -216,6 +217,8 @@ class Gate:
             job = Job(said.user, said.upload, name, size, action, scheme, keeps, said.enrolment)
             if job != ticket.job:
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another request: ask for a new one")
+            if not await self._users.active(job.user):
+                raise Refusal(Problem.USER_REVOKED, f"the user {job.user} was revoked after this ticket was granted")
             upload = request.headers.get("Safelight-Upload", job.upload)
             token = self.bearer(request)
             if upload != job.upload or (

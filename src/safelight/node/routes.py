@@ -33,6 +33,7 @@ from safelight.node.links import PATH, Links
 from safelight.node.load import LoadBook
 from safelight.node.outages import Outages
 from safelight.node.request_head import check_head
+from safelight.node.revocation import Running
 from safelight.node.users import Users
 from safelight.orders import AddKey, BadOrder, StepDown, UseKey, key_in
 from safelight.protocol import (
@@ -92,6 +93,7 @@ class Routes:
         self._outages = Outages(say)
         self._links, self._keys, self._step_down = links, keys, step_down
         self._sharing = sharing
+        self.running = Running(users, say)
         self.lines = Lines(self._answered, config.body_timeout)
 
     def application(self) -> web.Application:
@@ -208,7 +210,7 @@ class Routes:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        with serving(request):
+        with serving(request), self.running.watched(request):
             return await self._guarded(request, handler)
 
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:

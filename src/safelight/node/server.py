@@ -203,6 +203,7 @@ class Node:
         if not address.loopback and tls is None:
             self._say("WARNING: plain HTTP beyond loopback: tokens and images cross the network readable")
         await self._watch.start()
+        self._routes.running.start()
         self._load.listens()
         self._sharing.start()
         self._links.start()
@@ -216,6 +217,7 @@ class Node:
         await self._links.close()
         await self._sharing.stop()
         await self._routes.lines.close()
+        self._routes.running.stop()
         await runner.cleanup()
         await self._keeper.stop()
         if self._usage:

@@ -71,9 +71,10 @@ class Users:
         self._vault = vault
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self._states: dict[str, tuple[User | Revoked | None, float]] = {}  # by user, and when they were read
         self._missed: OrderedDict[str, float] = OrderedDict()  # until when they are taken for nobody's
         self._asking: dict[str, asyncio.Task[Account | None]] = {}
-        """All by fingerprint."""
+        """These by fingerprint."""
         self._enrolled = 0  # how often a token was enrolled here
         self._identity: int | None = None  # of the store in which that is so
 
@@ -107,6 +108,22 @@ class Users:
             self._identity = identity
             self._known.clear()
             self._missed.clear()
+            self._states.clear()
+
+    async def active(self, user: str, mine: str | None = None, *, within: float = FRESH) -> bool:
+        """Whether the user has not been revoked, and has this token still, if one is given by its fingerprint, as of
+        `within` seconds ago. A user that is not known here, but on another machine, counts as active.
+        """
+        self._forget_another_store()
+        state = self._states.get(user)
+        if state is None or self._clock() - state[1] >= within:
+            vault, now = self._vault(), self._clock()
+            record, _ = await _look(vault, vault.records.user(user))
+            state = self._states[user] = record, now
+            if not isinstance(record, User):
+                del self._states[user]  # none of those who are at work
+        record = state[0]
+        return not isinstance(record, Revoked) if mine is None else _has(record, mine)
 
     async def _ask(self, mine: str) -> Account | None:
         """As `_find`; all who want to know the same at the same time share one answer."""
@@ -135,6 +152,7 @@ class Users:
                     self._missed.popitem(last=False)
             return None
         self._known[mine] = _Known(chain, Account(record.user, record.id), now + FRESH)
+        self._states[record.user] = record, now
         return self._known[mine].account
 
     # -- changes -------------------------------------------------------------------------------------

@@ -1,0 +1,66 @@
+"""A revocation ends what its user has running: uploads, downloads, listings and WebSockets.
+
+Requests are checked as they come, and those that last are checked again while they run: every `CHECK` seconds, so
+that a revocation is noticed within the second for which a node believes what it read of a user. What a token began ends
+with the token, too, if the user has been given another. Where the users cannot be read, what runs goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from safelight.errors import SafelightError
+from safelight.http import web
+from safelight.node.connection import TOKEN_OF, USER, Connection
+from safelight.node.users import FRESH, Users
+
+CHECK = 0.2
+"""Seconds between two checks of what runs."""
+
+
+class Running:
+    """The requests of one node that are being answered."""
+
+    def __init__(self, users: Users, say: Callable[[str], None]) -> None:
+        self._users, self._say = users, say
+        self._requests: dict[int, web.Request] = {}  # by id: they are not hashable
+        self._checking: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._checking = asyncio.create_task(self._check_again())
+
+    def stop(self) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+
+    @contextmanager
+    def watched(self, request: web.Request) -> Iterator[None]:
+        """The request runs."""
+        if id(request) in self._requests:  # one of a WebSocket's offers
+            yield
+            return
+        self._requests[id(request)] = request
+        try:
+            yield
+        finally:
+            del self._requests[id(request)]
+
+    async def _check_again(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK)
+            whose = {(request[USER], request.get(TOKEN_OF)) for request in self._requests.values() if USER in request}
+            for user, token in whose:
+                with suppress(SafelightError):
+                    if not await self._users.active(user, token, within=FRESH - CHECK):
+                        self._end(user, token)
+
+    def _end(self, user: str, token: str | None) -> None:
+        ended = 0
+        for request in [*self._requests.values()]:
+            connection = request.protocol
+            if (request.get(USER), request.get(TOKEN_OF)) == (user, token) and isinstance(connection, Connection):
+                ended += connection.abort()
+        if ended:
+            self._say(f"broke off {ended} requests of {user}, who was revoked or has another token")
