@@ -12,7 +12,7 @@ SOURCE = Path(safelight.__file__).parent
 LAYERS = [
     {"errors", "http", "allocator", "times", "pour", "descriptors"},
     {"bully", "encryption", "sizes", "imagetypes", "names", "decoding", "durable", "samples", "reach", "signals"}
-    | {"process"},
+    | {"private", "process"},
     {"config"},
     {"protocol"},
     {"signed", "tls", "vault"},

@@ -1,8 +1,10 @@
 """TLS: the certificate that a node shows, how whoever calls it checks that, and where plain HTTP will do."""
 
 import ssl
+import stat
 from pathlib import Path
 
+from safelight import private
 from safelight.config import Address, Config, ConfigError
 from safelight.errors import reason
 
@@ -32,6 +34,8 @@ def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
     """The context for serving with these PEM files. Raises ConfigError."""
     for name, file in (("tls_certificate", certificate), ("tls_key", key)):
         try:
+            if not stat.S_ISREG(file.stat().st_mode):  # OpenSSL would wait for a pipe
+                raise ConfigError(f"cannot use {name} {file}: it is not a regular file")
             file.open("rb").close()
         except OSError as error:
             raise ConfigError(f"cannot use {name} {file}: {_why(error)}") from None
@@ -40,6 +44,10 @@ def server_tls(certificate: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key, password="")  # otherwise OpenSSL asks the terminal for one
     except OSError as error:
         raise ConfigError(f"cannot use tls_certificate {certificate} with tls_key {key}: {_why(error)}") from None
+    try:
+        private.read(key, 0)
+    except private.NotPrivate as error:
+        raise ConfigError(f"cannot use this tls_key: {error}") from None
     return context
 
 

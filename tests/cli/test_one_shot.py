@@ -29,6 +29,17 @@ def test_an_upload_decrypts_to_what_it_was(shared_cluster: Running, tmp_path: Pa
     assert {path.parent for path in opened} == {tmp_path / "out"}
 
 
+def test_what_is_made_of_a_private_file_is_private_too(
+    shared_cluster: Running, tmp_path: Path, photos: list[Path]
+) -> None:
+    path, config = photos[0], shared_cluster.config
+    path.chmod(0o600)
+    for command, directory in (("upload", "sealed"), ("decrypt", "opened")):
+        made = safelight(command, path, "--user", "alice", "--to", directory, "--quiet", config=config, cwd=tmp_path)
+        path = tmp_path / made.stdout.rstrip("\n")
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_feedback_is_the_missions(shared_cluster: Running, tmp_path: Path, photos: list[Path]) -> None:
     newcomer = ("--user", "dora")  # whose names nobody has had: one that is taken is offered again, under the next
     done = safelight("upload", photos[0], *newcomer, config=shared_cluster.config, cwd=tmp_path)

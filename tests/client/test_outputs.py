@@ -140,6 +140,50 @@ def test_an_output_is_private_until_it_is_finished_and_then_as_the_umask_says(tm
         os.umask(before)
 
 
+@pytest.mark.parametrize(
+    ("mode", "mask", "expected"), [(0o600, 0o022, 0o600), (0o444, 0o022, 0o444), (0o666, 0o077, 0o600)]
+)
+def test_an_output_of_a_file_has_its_rights_as_far_as_the_umask_goes(
+    tmp_path: Path, mode: int, mask: int, expected: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        with reserve(tmp_path, seconds_from_now(), mode=mode | stat.S_ISUID | 0o111) as reservation:
+            reservation.commit()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / NAME).stat().st_mode) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"bytes of a killed process"])
+def test_a_part_file_that_somebody_else_can_read_is_not_written_to(tmp_path: Path, content: bytes) -> None:
+    with reserve(tmp_path, [NAME]):
+        [part] = tmp_path.iterdir()
+    part.write_bytes(content)
+    part.chmod(0o666)
+    with part.open("rb") as open_before, reserve(tmp_path, [NAME]) as reservation:
+        assert stat.S_IMODE(part.stat().st_mode) == 0o600
+        reservation.file.write(b"secret")
+        assert b"secret" not in open_before.read()
+        reservation.commit()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
+@pytest.mark.parametrize("content", [b"", b"bytes"])
+def test_another_accounts_part_file_costs_only_the_name_and_stays(tmp_path: Path, content: bytes) -> None:
+    with reserve(tmp_path, [NAME]):
+        [part] = tmp_path.iterdir()
+    part.write_bytes(content)
+    part.chmod(0o666)
+    os.chown(part, 4242, 4242)
+    with reserve(tmp_path, seconds_from_now()) as reservation:
+        assert reservation.name != NAME
+        reservation.file.write(b"secret")
+        reservation.commit()
+    sweep(tmp_path)
+    assert part.read_bytes() == content
+
+
 FIVE_AT_ONCE = """
 import sys
 from contextlib import ExitStack

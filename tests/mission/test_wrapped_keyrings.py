@@ -22,7 +22,7 @@ from safelight.node.keyfile import DataError, KeyFile
 from tests.cli.commandline import safelight
 from tests.mission.support import contents, open_, seal, wait_until_all_follow
 from tests.node.test_secrets import spellings
-from tests.running import SETTLED, running
+from tests.running import SETTLED, running, running_as
 
 SECRET = "correct horse battery staple"
 WRAPPER = Wrapper(SECRET.encode())
@@ -73,6 +73,31 @@ def test_init_wraps_at_once_and_wrap_and_unwrap_lose_nothing(tmp_path: Path) -> 
     assert "is wrapped already" in operate.wrap(config, wrapped=True)
 
 
+def test_no_keyring_is_wrapped_with_a_short_secret_and_one_that_is_stays_usable(tmp_path: Path) -> None:
+    short = "fifteen letters"
+    config = with_secret(throwaway(tmp_path, 1), secret_file(tmp_path, short))
+
+    def says(command: str, code: int) -> str:
+        done = safelight(*command.split(), config=config, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    assert "take one of 16 at least" in says("init", 1)
+    assert not (config.data_dir / "keyring.json").exists()
+    ring = create_cluster(config.data_dir)
+    assert "take one of 16 at least" in says("keys wrap", 1)
+    assert KeyFile(config.data_dir).read() == ring
+    (config.data_dir / "keyring.json").write_bytes(Wrapper(short.encode()).wrap(ring))  # as an earlier version did
+    with running_as(config) as it:
+        it.cluster.start()
+        assert "safelight keys unwrap" in it.wait_for_line(1, "WARNING: the keyring's secret has fewer than 16 bytes")
+        it.wait_until_leader(1)
+        assert "All nodes seal with the key" in says("keys rotate", 0)
+    assert "is unwrapped now" in says("keys unwrap", 0)
+    secret_file(tmp_path, short + "!")
+    assert "is wrapped now" in says("keys wrap", 0)
+
+
 def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path | None:
     return None
 
@@ -108,8 +133,8 @@ def said_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path | None:
         (nothing, "is wrapped: name a file with the secret in keyring_secret_file"),
         (another, "does not open with this secret"),
         (readable_by_others, "chmod 600"),
-        (empty, "1 to 4096 bytes"),
-        (endless, "1 to 4096 bytes"),
+        (empty, "16 to 4096 bytes"),
+        (endless, "16 to 4096 bytes"),
         (not_there, "No such file"),
         (said_twice, "said twice"),
     ],

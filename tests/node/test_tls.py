@@ -46,6 +46,7 @@ def papers(directory: Path) -> Papers:
     pem = serialization.Encoding.PEM
     files.authority.write_bytes(authority.public_bytes(pem))
     files.certificate.write_bytes(node.public_bytes(pem))
+    files.key.touch(0o600)
     files.key.write_bytes(node_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     return files
 

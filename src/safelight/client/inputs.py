@@ -64,6 +64,7 @@ class Source:
         self.path = path
         self.size = found.st_size  # bytes
         self.modified_ns = found.st_mtime_ns  # Unix time, nanoseconds
+        self.mode = stat.S_IMODE(found.st_mode)  # permission bits
         self.type = image_type
         self._descriptor = descriptor
         self._state = (found.st_size, found.st_mtime_ns)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your disk quota is used up"}
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _UMASK_LOCK = threading.Lock()
 _REPLACING = threading.Lock()
 """Held from the look at what is to be replaced on: two of our own outputs may have one name."""
@@ -89,12 +90,13 @@ class Reservation:
     Without `commit`, leaving the `with` block removes every trace.
     """
 
-    def __init__(self, path: Path, part: Path, file: PartFile) -> None:
+    def __init__(self, path: Path, part: Path, file: PartFile, mode: int) -> None:
         self.path = path
         self.file = file
         self.size = 0
         """Bytes, once it is committed."""
         self._part = part
+        self._mode = mode
 
     @property
     def name(self) -> str:
@@ -144,7 +146,7 @@ class Reservation:
     def commit(
         self, name: str | None = None, *, replace: bool = False, others: Container[Identity] = frozenset()
     ) -> None:
-        """Make the file durable and let it appear under its final name, with the permissions of any new file.
+        """Make the file durable and let it appear under its final name, with its permissions as far as the umask goes.
 
         `name`: under this one instead, which was not reserved. `replace`: in place of what is there, but for one of
         `others`. Raises NameTaken if the name exists by now: then another may be tried. Raises DiskFull or CannotWrite
@@ -156,7 +158,7 @@ class Reservation:
             if not _is_at(descriptor, self._part):
                 raise CannotWrite(f"{shown(str(self._part))} was removed while it was written; try again")
             with suppress(PermissionError):  # FAT has no permissions to change
-                os.fchmod(descriptor, 0o666 & ~_umask())
+                os.fchmod(descriptor, self._mode & 0o666 & ~_umask())
             os.fsync(descriptor)
             self.size = os.fstat(descriptor).st_size
             try:
@@ -186,10 +188,10 @@ class Reservation:
                 self._part.unlink()
 
 
-def reserve(directory: Path, candidates: Iterable[str], *, replace: bool = False) -> Reservation:
+def reserve(directory: Path, candidates: Iterable[str], *, replace: bool = False, mode: int = 0o666) -> Reservation:
     """The first of `candidates` (file names) that nobody has, reserved in `directory` (made if missing).
 
-    `replace`: a file that is there does not count, only who else is about to make it.
+    `replace`: a file that is there does not count, only who else is about to make it. `mode`: permissions of the file.
 
     `(encrypted_name(original, t, extension) for t in itertools.count(now))` never runs out of candidates.
     Raises CannotWrite if no file can be made there, or if every candidate is taken.
@@ -197,7 +199,7 @@ def reserve(directory: Path, candidates: Iterable[str], *, replace: bool = False
     with _writing(directory):
         _make_directory(directory)
         for name in candidates:
-            if reservation := _claim(directory / name, replace):
+            if reservation := _claim(directory / name, replace, mode):
                 return reservation
     raise CannotWrite(f"every name that was tried in {shown(str(directory))} is taken; choose another")
 
@@ -211,7 +213,7 @@ def sweep(directory: Path) -> None:
                 open(os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file,
             ):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(file.fileno(), part):
+                if _is_at(file.fileno(), part) and os.fstat(file.fileno()).st_uid == os.geteuid():
                     part.unlink()
 
 
@@ -265,40 +267,45 @@ def _stored(directory: Path, times: Sequence[int | None]) -> int | None:
         os.close(descriptor)
 
 
-def _claim(final: Path, replace: bool) -> Reservation | None:
+def _claim(final: Path, replace: bool, mode: int) -> Reservation | None:
     """Reserve this one name; None if somebody has it. Raises OSError."""
     digest = hashlib.sha256(os.fsencode(final.name)).hexdigest()
     part = final.with_name(f".{digest[:16]}.part")
     while True:
         if _taken(final, replace):
             return None
+        made = True
         try:
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-        except OSError:
-            if os.path.lexists(part):  # another user's part file, or something else in its place
+            descriptor = os.open(part, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            made = False
+            try:
+                descriptor = os.open(part, _OPEN)
+            except FileNotFoundError:
+                continue
+            except OSError:  # another user's part file, or something else in its place
                 return None
-            raise
         with ExitStack() as on_failure:
             file = on_failure.enter_context(PartFile(descriptor, final))
+            found = os.fstat(descriptor)
+            if not made and not (stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()):
+                return None
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
             if not _is_at(descriptor, part):  # finished or given up by its owner before we had the lock
                 continue
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                return None
-            if found.st_size or found.st_nlink > 1:
-                # Left by a process that died. It is made anew, never truncated: whoever died between link and
-                # unlink has left a second name of a finished file, wherever that has been moved to since.
+            if not made:
+                # Left by a process that died. It is made again: others may have it open if its rights were wider once,
+                # and who died between link and unlink has left a second name of a finished file.
                 part.unlink()
                 continue
             if _taken(final, replace):  # made before we had the lock
                 part.unlink()
                 return None
             on_failure.pop_all()
-            return Reservation(final, part, file)
+            return Reservation(final, part, file, mode)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -284,7 +284,7 @@ class Session:
                 for name, upload in wanted:  # noqa: B007 — it is the last one's that counts
                     yield name
 
-            with outputs.reserve(to, candidates()) as reservation:
+            with outputs.reserve(to, candidates(), mode=source.mode) as reservation:
                 offer = Offer(
                     user=self._account.user,
                     upload=upload,

@@ -8,13 +8,12 @@ the first link succeeds. The cluster keeps only the token's fingerprint.
 """
 
 import base64
-import os
 import re
 import secrets
 import shlex
-import stat
 from pathlib import Path
 
+from safelight import private
 from safelight.durable import create_once, sync_directory
 from safelight.errors import SafelightError, reason
 from safelight.names import check_user, shown
@@ -78,25 +77,15 @@ def _path(directory: Path, cluster_id: str, user: str) -> Path:
 def _read(path: Path) -> Token | None:
     quoted = shlex.quote(str(path))
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        content = private.read(path, _READ_MAX).decode("ascii", errors="replace").removesuffix("\n")
     except FileNotFoundError as error:
         if path.is_symlink():
-            raise TokenError(f"the token {quoted} is a symlink that leads nowhere; mend or remove it") from error
+            raise TokenError(f"the token {quoted} is a symlink that leads nowhere; fix or remove it") from error
         return None
+    except private.NotPrivate as error:
+        raise TokenError(f"the token {error}") from error
     except OSError as error:
         raise TokenError(f"cannot read the token {quoted}: {reason(error)}") from error
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise TokenError(f"{quoted} is not a regular file; move it away, then try again")
-        if found.st_uid != os.geteuid():
-            raise TokenError(f"the token {quoted} belongs to another account; use that account, or your own directory")
-        if found.st_mode & 0o077:
-            raise TokenError(f"others can read the token {quoted}; run: chmod 600 {quoted}")
-        try:
-            content = file.read(_READ_MAX).decode("ascii", errors="replace").removesuffix("\n")
-        except OSError as error:
-            raise TokenError(f"cannot read the token {quoted}: {reason(error)}") from error
     if not TOKEN.fullmatch(content):
         raise TokenError(f"{quoted} does not hold a token; restore it from a backup")
     return Token(content)

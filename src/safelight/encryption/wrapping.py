@@ -48,6 +48,11 @@ class Wrapper:
         self._cost: _Cost | None = None
         self._key = b""
 
+    @property
+    def length(self) -> int:
+        """Of the secret, in bytes."""
+        return len(self._secret)
+
     def wrap(self, keyring: Keyring, *, random: Random = os.urandom) -> bytes:
         """The keyring as text that says which cluster it is of, and else nothing without the secret."""
         cost = self._cost or _Cost(N, R, P, random(SALT_SIZE))

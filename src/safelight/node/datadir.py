@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from safelight import durable
+from safelight import durable, private
 from safelight.bully import NEVER, Epoch
 from safelight.decoding import Malformed, decode
 from safelight.descriptors import any_left
@@ -53,11 +53,21 @@ def prepare(directory: Path) -> None:
         (directory / "users").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot use {directory} as data directory: {error.strerror}") from None
+    _check(directory)
     if any(directory.glob("users/*.json")):
         raise DataError(
             f"{directory / 'users'} is of an unreleased Safelight, and is not read any more: move it away; on loopback "
             "users enrol again by themselves, elsewhere add them again with `safelight user add`"
         )
+
+
+def _check(directory: Path) -> None:
+    try:
+        private.check_directory(directory)
+    except private.NotPrivate as error:
+        raise DataError(f"cannot use this data directory: {error}") from None
+    except OSError as error:
+        raise DataError(f"cannot use {directory} as data directory: {error.strerror}") from None
 
 
 def create_cluster(directory: Path, wrapper: Wrapper | None = None) -> Keyring:
@@ -101,6 +111,8 @@ def load_keys(directory: Path, *, create: bool, wrapper: Wrapper | None = None) 
 def find_keyring(directory: Path, *, create: bool = False, wrapper: Wrapper | None = None) -> KeyFile:
     """The keyring's file, which is there, or is made as `load_keys` says. Raises DataError."""
     file = KeyFile(directory, wrapper)
+    if directory.exists():
+        _check(directory)
     lived_in = _lived_in(directory)
     if not file.path.exists():
         if lived_in:

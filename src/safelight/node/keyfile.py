@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safelight import durable
+from safelight import durable, private
 from safelight.config import Config
 from safelight.encryption.errors import KeyringError
 from safelight.encryption.keys import ClusterKey, Keyring
@@ -26,7 +25,8 @@ from safelight.encryption.wrapping import Wrapper, is_wrapped
 from safelight.errors import SafelightError
 
 SECRET = "SAFELIGHT_KEYRING_SECRET"
-MAX_SECRET = 4096
+MIN_SECRET, MAX_SECRET = 16, 4096
+"""Bytes of a secret. With fewer no keyring is wrapped; one that an earlier version has wrapped so still opens."""
 MAX_FILE = 1 << 20
 
 
@@ -52,7 +52,7 @@ def wrapper_of(config: Config) -> Wrapper | None:
         secret, where = _read_private(path, MAX_SECRET + 2, "keyring_secret_file"), str(path)
     secret = secret.rstrip(b"\r\n")
     if not 1 <= len(secret) <= MAX_SECRET:
-        raise DataError(f"the keyring's secret in {where} has to have 1 to {MAX_SECRET} bytes")
+        raise DataError(f"the keyring's secret in {where} has to have {MIN_SECRET} to {MAX_SECRET} bytes")
     return Wrapper(secret)
 
 
@@ -74,6 +74,11 @@ class KeyFile:
 
     def read(self) -> Keyring:
         return self._parse(_read_private(self.path, MAX_FILE, "the keyring"))
+
+    @property
+    def weak(self) -> bool:
+        """Whether it is wrapped with a secret that is too short for a new one."""
+        return self._wrapper is not None and self._wrapper.length < MIN_SECRET and self.wrapped
 
     @property
     def wrapped(self) -> bool:
@@ -114,6 +119,11 @@ class KeyFile:
             return keyring.to_json()
         if self._wrapper is None:
             raise DataError(f"there is no secret to wrap {self.path} with: {_GIVE}")
+        if self._wrapper.length < MIN_SECRET and not (self.path.exists() and self.wrapped):
+            raise DataError(
+                f"the keyring's secret has {self._wrapper.length} bytes: take one of {MIN_SECRET} at least, "
+                "such as the output of: openssl rand -base64 24"
+            )
         return self._wrapper.wrap(keyring)
 
     def _parse(self, text: bytes) -> Keyring:
@@ -154,6 +164,7 @@ class Keys:
     def __init__(self, file: KeyFile) -> None:
         """Raises DataError."""
         self._file = file
+        self.weak = file.weak
         self._busy = threading.RLock()  # what the watch finds and what an order says may come at once
         self._stamp, self._trouble = file.stamp(), ""
         self.ring = file.read()
@@ -202,11 +213,10 @@ _GIVE = f"name a file with the secret in keyring_secret_file, or put it into {SE
 
 
 def _read_private(path: Path, most: int, what: str) -> bytes:
-    """A file that its owner alone can read. Raises DataError."""
+    """A file with a secret. Raises DataError."""
     try:
-        with path.open("rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise DataError(f"{path} can be read by others: chmod 600 {path}")
-            return file.read(most)
+        return private.read(path, most)
+    except private.NotPrivate as error:
+        raise DataError(str(error)) from None
     except OSError as error:
         raise DataError(f"cannot read {what} {path}: {error.strerror}") from None

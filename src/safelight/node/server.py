@@ -32,7 +32,7 @@ from safelight.node.images import Images
 from safelight.node.jobs import Jobs
 from safelight.node.journal import Journal
 from safelight.node.keeper import Keeper
-from safelight.node.keyfile import Keys, wrapper_of
+from safelight.node.keyfile import MIN_SECRET, Keys, wrapper_of
 from safelight.node.keysharing import KeySharing
 from safelight.node.links import Links
 from safelight.node.listener import Listener
@@ -202,6 +202,11 @@ class Node:
         self._say(f"listening on {address.url} (cluster {self._cluster[:8]})")
         if not address.loopback and tls is None:
             self._say("WARNING: plain HTTP beyond loopback: tokens and images cross the network readable")
+        if self._keys.weak:
+            self._say(
+                f"WARNING: the keyring's secret has fewer than {MIN_SECRET} bytes: run `safelight keys unwrap`, "
+                "set a longer one, and run `safelight keys wrap`"
+            )
         await self._watch.start()
         self._routes.running.start()
         self._load.listens()
