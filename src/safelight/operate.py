@@ -45,6 +45,9 @@ async def step_down(config: Config, node: int | None, seconds: float) -> str:
     target = leader_of(statuses) if node is None else node
     if target is None:
         silent = "; ".join(f"server {status.server}: {status.problem}" for status in statuses if status.problem)
+        heard = {status.load.leader for status in statuses if status.load and not status.heard}
+        if len(heard) == 1 and (leader := heard.pop()) is not None:
+            raise SafelightError(f"node {leader} leads and cannot be reached from here ({silent})")
         raise SafelightError(f"no node leads{silent and f' ({silent})'}: see `safelight status`")
     async with Servers(config, keyring.cluster_id) as servers:
         await _tell(servers, keyring, _order(target, StepDown(seconds)))

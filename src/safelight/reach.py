@@ -28,3 +28,15 @@ def why_unreachable(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectionError | OSError):
         return "the connection broke"
     return "no usable answer"
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether something has answered that there is no way: trying again, or waiting longer, hardly helps.
+
+    A timeout is not: a node that hangs, or whose machine has just died, looks the same.
+    """
+    if isinstance(error, Stranger | aiohttp.ClientSSLError | aiohttp.ClientConnectorDNSError):
+        return True
+    return isinstance(error, OSError) and error.errno in (
+        errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM
+    )  # fmt: skip

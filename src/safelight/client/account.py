@@ -13,15 +13,19 @@ import msgspec
 from safelight import names
 from safelight.client import tokens
 from safelight.client.lines import Lines
-from safelight.client.servers import Broken, Servers, reason
+from safelight.client.servers import Broken, Servers, observe, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
+from safelight.http import aiohttp
 from safelight.protocol import API, Grant, Offer, Problem, Refusal, fingerprint
+from safelight.reach import Stranger
 
 _T = TypeVar("_T")
 
-ALL_DOWN = 3.0
-"""Seconds after which a cluster is given up of which no server can be reached at all."""
+ALL_DOWN = 2.25
+"""Seconds after which a cluster is given up of which no server can be reached at all: with the time that a process
+takes to start and to end, three.
+"""
 
 ROUND = 1.0
 """Seconds that servers have to say which cluster they are of."""
@@ -51,7 +55,7 @@ class Account:
         self.user = names.check_user(user)
         self._token: tokens.Token | None = None
         self._cluster: str | None = None
-        self._asked: set[asyncio.Task[str]] = set()
+        self._asked: dict[asyncio.Task[str], int] = {}
 
     async def fingerprint(self) -> str:
         """What an operator needs to add this user: the SHA-256 of its token, made now if there is none."""
@@ -115,12 +119,16 @@ class Account:
     async def _ask_around(self, started: float) -> str | None:
         """The cluster that is meant, by what the servers say; None to ask again."""
         servers = self._servers.addresses
-        self._asked = {asyncio.create_task(self._servers.cluster_of(server)) for server in servers}
+        self._asked = {asyncio.create_task(self._servers.cluster_of(server)): server for server in servers}
         for task in self._asked:
-            task.add_done_callback(_observe)
+            task.add_done_callback(observe)
         said, reasons, patience = Counter[str](), set[str](), min(ALL_DOWN, self._config.timeout)
+        mistaken = 0  # addresses where it is of no use to start a node, or to wait for one
         known = tokens.clusters(self._config.client_dir, self.user)
-        pending, give_up = self._asked, time.monotonic() + ROUND
+        pending, give_up = (
+            {*self._asked},
+            min(time.monotonic() + ROUND, max(started + patience, time.monotonic() + AGAIN)),
+        )
         while pending and (left := give_up - time.monotonic()) > 0:
             done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -128,6 +136,7 @@ class Account:
                     said[task.result()] += 1
                 except (Refusal, *Broken) as error:
                     reasons.add(reason(error))
+                    mistaken += isinstance(error, Stranger | aiohttp.ClientSSLError)
             if known & said.keys() or any(2 * times > len(servers) for times in said.values()):
                 give_up = min(give_up, time.monotonic() + DISSENT)
         if said:  # those who have not answered go on: their connections will be needed
@@ -135,13 +144,15 @@ class Account:
                 return cluster
             addresses = ", ".join(address.netloc for address in servers.values())
             raise Disagreement(f"the servers at {addresses} are of {len(said)} clusters: name those of one")
-        if pending:  # there is somebody, who has much to do
+        if pending:
             reasons.add(reason(TimeoutError()))
+        if any(self._servers.connects(self._asked[task]) for task in pending):  # there is somebody, who has much to do
             patience = self._config.timeout
-        if time.monotonic() - started >= patience:
+        if time.monotonic() - started >= patience or mistaken == len(servers):
             addresses = ", ".join(address.netloc for address in servers.values())
             why = "; ".join(sorted(reasons))
-            raise Unreachable(f"no server answers at {addresses} ({why}): start them with `safelight up`")
+            hint = "" if mistaken else ": start them with `safelight up`"
+            raise Unreachable(f"no server answers at {addresses} ({why}){hint}")
         await asyncio.sleep(AGAIN)
         return None
 
@@ -155,9 +166,3 @@ def meant(said: Counter[str], known: set[str], servers: int) -> str | None:
         if len(found) == 1:
             return next(iter(found))
     return next((cluster for cluster, times in said.items() if 2 * times > servers), None)
-
-
-def _observe(task: asyncio.Task[str]) -> None:
-    """Look at a task's error, so that asyncio does not report it as forgotten."""
-    if not task.cancelled():
-        task.exception()

@@ -6,6 +6,8 @@ connection, and a new connection is checked again. What listens may lie: only TL
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,6 +16,12 @@ from safelight.decoding import Malformed, decode
 from safelight.http import HttpProcessingError, aiohttp
 from safelight.protocol import API, MAX_JSON, Cluster
 from safelight.reach import Stranger
+
+Place = tuple[str, int]
+"""A host and a port."""
+
+LONG = 0.5
+"""Seconds after which a connection that does not come about is not expected to."""
 
 _used: ContextVar[aiohttp.client_proto.ResponseHandler | None] = ContextVar("_used", default=None)
 """The connection of a task's last request."""
@@ -26,10 +34,16 @@ class Connector(aiohttp.TCPConnector):
         """`cluster`: the id to insist on; None: it is not known yet. `options` are aiohttp's."""
         super().__init__(**options)
         self.cluster = cluster
-        self.connects: dict[tuple[str, int], bool] = {}
-        """By host and port: whether the last attempt to connect has succeeded."""
+        self._reached: dict[Place, bool] = {}
+        self._attempts: dict[Place, set[float]] = {}
+        """When those attempts to connect began that have not ended, in seconds of time.monotonic()."""
         self._said: WeakKeyDictionary[aiohttp.client_proto.ResponseHandler, str] = WeakKeyDictionary()
         """By connection: the cluster that its other end is of."""
+
+    def reaches(self, place: Place) -> bool:
+        """Whether connections to a place come about: the last one did, and none has been on its way for long."""
+        long_ago = time.monotonic() - LONG
+        return self._reached.get(place, False) and not any(at <= long_ago for at in self._attempts.get(place, ()))
 
     def note(self, cluster: str) -> None:
         """This task's last request was a GET /v1/cluster, and this the answer: its connection needs no other check."""
@@ -43,10 +57,18 @@ class Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 — aiohttp's signature
     ) -> aiohttp.connector.Connection:
         """As aiohttp's. Raises Stranger."""
-        place = (req.url.host or "").lower(), req.url.port or 0
-        self.connects[place] = False
-        connection = await super().connect(req, traces, timeout)
-        self.connects[place] = True
+        place, begun = ((req.url.host or "").lower(), req.url.port or 0), time.monotonic()
+        attempts = self._attempts.setdefault(place, set())
+        attempts.add(begun)
+        try:
+            connection = await super().connect(req, traces, timeout)
+            self._reached[place] = True
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError) or time.monotonic() - begun >= LONG:
+                self._reached[place] = False
+            raise
+        finally:
+            attempts.discard(begun)
         protocol = connection.protocol
         _used.set(protocol)
         if self.cluster is None or protocol is None:

@@ -24,6 +24,7 @@ from safelight.client.servers import Broken, Servers, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.protocol import MAX_AVOIDED, Grant, Offer, Problem, Refusal
+from safelight.reach import is_final
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
 """Seconds between two offers of one image, with jitter: an election is over in less, most of the time."""
@@ -50,6 +51,11 @@ ATTEMPTS = 5
 
 AWAY = 1.0
 """Seconds between two requests while the vault cannot be used: not every attempt is to send a large body."""
+
+CUT_OFF = 2.5
+"""Seconds for which all servers that answer must name the same leader, and that one not answer, before it counts as out
+of reach: an election is noticed sooner.
+"""
 
 QUIET = 1.0
 """Seconds without a moving byte after which a client looks whether somebody else leads by now."""
@@ -105,6 +111,7 @@ class Errand:
         self._feedback = feedback
         self._nodes: dict[int, int] = {}  # which server a node is, as far as they have said
         self._said: set[int] = set()
+        self._told_beyond_reach = False
         self._asked: dict[asyncio.Task[Grant], int] = {}
         self._busy = 0.0  # when a server last said that it was, in the same seconds
         self._offered = 0.0  # when those were first asked, in seconds of time.monotonic()
@@ -171,7 +178,7 @@ class Errand:
         answering: see `_hear_stragglers`. Raises NoLeader after the time limit, or what no leader would mend.
         """
         await self._dismiss()
-        self._offered = self._busy = time.monotonic()
+        self._offered = self._busy = heard = time.monotonic()
         answers: dict[int, BaseException] = {}
         self._found.clear()
         self._heard_all.clear()
@@ -189,6 +196,13 @@ class Errand:
                 self._heard_all.set()
                 return max(grants, key=lambda granted: granted.grant.epoch)
             now = time.monotonic()
+            leader = self._beyond_reach(answers)
+            if leader is None:
+                heard = now
+            elif now - heard >= CUT_OFF:
+                self._tell_beyond_reach(leader, answers)
+                if all(is_final(error) for error in answers.values() if not isinstance(error, Refusal)):
+                    raise self._no_leader(answers, now - self._offered)
             waited = now - self._offered if now - self._offered >= CROWDED * self._config.timeout else now - self._busy
             if done and (waited >= ROUND or len(answers) == len(self._asked)):
                 raise done[0].exception() or AssertionError
@@ -203,6 +217,7 @@ class Errand:
             if now - self._offered >= BLINK and aloud:
                 self._feedback.waiting(
                     "no server can be reached" if nobody
+                    else _beyond_reach(leader) if leader is not None and now - heard >= CUT_OFF
                     else UNAVAILABLE if any(map(_no_vault_in, answers.values()))
                     else "the servers have as much in work as they take" if self._busy > self._offered
                     else "the servers are electing a leader"
@@ -280,15 +295,33 @@ class Errand:
             return
         self._said.add(server)
 
+    def _beyond_reach(self, answers: dict[int, BaseException]) -> int | None:
+        """The node that leads according to all who answer, if it does not answer itself."""
+        refusals = [error for error in answers.values() if isinstance(error, Refusal) and not _absent(error)]
+        leaders = {error.leader if error.problem is Problem.NOT_THE_LEADER else None for error in refusals}
+        if len(answers) < len(self._asked) or len(leaders) != 1 or (leader := leaders.pop()) is None:
+            return None
+        return None if any(error.node == leader for error in refusals) else leader
+
+    def _tell_beyond_reach(self, leader: int, answers: dict[int, BaseException]) -> None:
+        """Once."""
+        absent = [server for server, error in answers.items() if _absent(error)]
+        if absent and not self._told_beyond_reach:
+            self._told_beyond_reach = True
+            self._feedback.unreachable(leader if leader in absent else absent[-1], _beyond_reach(leader))
+
     def _no_leader(self, errors: dict[int, BaseException], waited: float) -> NoLeader:
         if any(map(_no_vault_in, errors.values())):
             return _no_vault(waited)
-        leaders = {error.leader for error in errors.values() if isinstance(error, Refusal) and error.leader is not None}
         answers = "; ".join(f"server {server}: {reason(error)}" for server, error in sorted(errors.items()))
-        hint = ""
-        if leaders and not any(map(_absent, errors.values())):
-            hint = f"; node {max(leaders)} leads: name its address in --servers, too"
-        return NoLeader(f"no server took the image within {waited:.0f} s ({answers}){hint}")
+        leader = self._beyond_reach(errors)
+        if leader is None:
+            return NoLeader(f"no server took the image within {waited:.0f} s ({answers})")
+        if any(map(_absent, errors.values())):
+            return NoLeader(f"{_beyond_reach(leader)} ({answers}): check the network and the addresses")
+        return NoLeader(
+            f"node {leader} leads, and is none of these servers ({answers}): name its address in --servers, too"
+        )
 
     # -- the request -----------------------------------------------------------------------------------
 
@@ -348,6 +381,10 @@ class Errand:
     def _moves(self) -> None:
         """To be called whenever a byte has moved."""
         self._moved = time.monotonic()
+
+
+def _beyond_reach(leader: int) -> str:
+    return f"node {leader} leads and cannot be reached from here"
 
 
 def _no_vault_in(error: BaseException) -> bool:

@@ -48,6 +48,9 @@ from safelight.protocol import (
 PATIENCE = 2.0
 """Seconds that a node has to begin its answer, or to go on with it."""
 
+GLANCE = 0.75
+"""Seconds that a connection to a server may take before all servers are tried at once."""
+
 PAUSE = 0.25
 """Seconds between two rounds."""
 
@@ -191,20 +194,27 @@ class Images:
 
         `moved` tells of a request how far it has come: as long as that changes, nobody loses patience.
         """
+        await self._account.token()  # which is all servers' matter: no patience with one of them is to end it
         addresses = self._servers.addresses
         patience, got = PATIENCE, 0
         began = started = time.monotonic()
+        down: dict[int, BaseException] = {}
         while True:
             problems: dict[int, BaseException] = {}
             order = sorted(addresses, key=lambda server: (server != self._preferred, -server))
             for server in order:
+                if server in down:
+                    problems[server] = down[server]
+                    continue
                 try:
                     asked = self._account.known_to(server, partial(request, server))
-                    answer = await _while_it_moves(asked, patience, moved)
+                    answer = await _while_it_moves(asked, patience, moved, partial(self._servers.connects, server))
                 except (Refusal, *Broken) as error:
                     if isinstance(error, Refusal) and not policy(error).read:
                         raise
                     problems[server] = error
+                    if not self._servers.connects(server):
+                        down = await self._servers.unreachable(GLANCE)
                     if isinstance(error, Refusal) and error.problem is Problem.BUSY:
                         started = max(started, min(time.monotonic(), began + CROWDED * self._config.timeout))
                 else:
@@ -214,14 +224,17 @@ class Images:
                     got, started = moved(), time.monotonic()
             waited = time.monotonic() - started
             nobody = all(
-                isinstance(error, Broken) and not isinstance(error, TimeoutError) for error in problems.values()
+                isinstance(error, Broken) and not (isinstance(error, TimeoutError) and self._servers.connects(server))
+                for server, error in problems.items()
             )
-            if waited >= (min(ALL_DOWN, self._config.timeout) if nobody else self._config.timeout):
+            if waited >= (min(ALL_DOWN - PAUSE, self._config.timeout) if nobody else self._config.timeout):
                 why = "; ".join(f"server {server}: {reason(error)}" for server, error in sorted(problems.items()))
                 said = all(isinstance(error, Refusal) for error in problems.values())
                 raise NoLeader(f"no server {'could do it' if said else 'answered'} within {waited:.0f} s ({why})")
             await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
             patience = min(2 * patience, self._config.body_timeout)
+            broken = any(isinstance(error, Broken) for error in problems.values())
+            down = await self._servers.unreachable(GLANCE) if broken else {}
 
 
 class _Download:
@@ -273,10 +286,17 @@ class _Download:
         self._etag = "" if etag.startswith("W/") else etag
 
 
-async def _while_it_moves(request: Awaitable[_T], patience: float, moved: Callable[[], int] | None) -> _T:
-    """The request's result. Raises TimeoutError where `patience` seconds pass in which it has not moved."""
+async def _while_it_moves(
+    request: Awaitable[_T], patience: float, moved: Callable[[], int] | None, connects: Callable[[], bool]
+) -> _T:
+    """The request's result. Raises TimeoutError where `patience` seconds pass in which it has not moved, or GLANCE
+    without a connection.
+    """
     task = asyncio.ensure_future(request)
     try:
+        await asyncio.wait([task], timeout=min(GLANCE, patience))
+        if not task.done() and not connects():
+            raise TimeoutError
         while True:
             before = moved() if moved is not None else 0
             await asyncio.wait([task], timeout=patience)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 from yarl import URL
@@ -14,7 +15,7 @@ from safelight.config import Address, Config
 from safelight.decoding import Malformed, decode
 from safelight.http import aiohttp
 from safelight.protocol import API, MAX_JSON, Cluster, Problem, Refusal, read_problem
-from safelight.reach import why_unreachable
+from safelight.reach import Stranger, why_unreachable
 from safelight.tls import client_tls
 
 CONNECT_TIMEOUT = 2.0
@@ -39,6 +40,7 @@ class Servers:
         """The server that granted last, and so is likely to grant next; at first, the one that Bully prefers."""
         self._tls = client_tls(config)
         self._cluster = cluster
+        self._trying: set[asyncio.Task[str]] = set()
 
     async def __aenter__(self) -> Self:
         self._connector = Connector(self._cluster, limit=0, keepalive_timeout=KEEPALIVE, ssl=self._tls or True)
@@ -69,9 +71,24 @@ class Servers:
         return cluster
 
     def connects(self, server: int) -> bool:
-        """Whether the last attempt to connect to this server succeeded: somebody is there, even if no answer comes."""
+        """Whether connections to this server come about: somebody is there, even if no answer comes."""
         address = self.addresses[server]
-        return self._connector.connects.get((address.host.lower(), address.port), False)
+        return self._connector.reaches((address.host.lower(), address.port))
+
+    async def unreachable(self, patience: float) -> dict[int, BaseException]:
+        """The servers to which no connection comes about within so many seconds, and why not. All are tried at once;
+        what takes longer goes on, for who asks later.
+        """
+        asked = {asyncio.create_task(self.cluster_of(server)): server for server in self.addresses}
+        self._trying |= asked.keys()
+        await asyncio.wait(asked, timeout=patience)
+        found: dict[int, BaseException] = {}
+        for task, server in asked.items():
+            task.add_done_callback(observe)
+            task.add_done_callback(self._trying.discard)
+            if not self.connects(server):
+                found[server] = (task.exception() if task.done() else None) or TimeoutError()
+        return found
 
     def reach(self, url: str, server: int) -> URL:
         """A node's URL as this client reaches it: the nodes may know themselves by another name than we do."""
@@ -98,6 +115,36 @@ class Servers:
         message: msgspec.Struct | None = None,
     ) -> _T:
         """One small request. Raises Refusal, and `Broken` where no answer comes."""
+        try:
+            return await self._ask(server, method, path, answer, authorization, message)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            hung_up = not isinstance(error, aiohttp.ClientConnectorError)
+            if hung_up and self.addresses[server].scheme == "http" and await self._speaks_tls(server):
+                raise Stranger("it expects TLS: write https:// before its address") from None
+            raise
+
+    async def _speaks_tls(self, server: int) -> bool:
+        """Whether a TLS handshake succeeds with a server that hung up on plain HTTP. Nothing is sent."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        address = self.addresses[server]
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+        except (OSError, TimeoutError):  # ssl.SSLError is an OSError
+            return False
+        writer.transport.abort()
+        return True
+
+    async def _ask(
+        self,
+        server: int,
+        method: str,
+        path: str,
+        answer: type[_T],
+        authorization: str | None,
+        message: msgspec.Struct | None,
+    ) -> _T:
         async with self.http.request(
             method,
             self.addresses[server].url + path,
@@ -112,6 +159,12 @@ class Servers:
                 return decode(body or b"{}", answer)
             except Malformed:
                 raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
+
+
+def observe(task: asyncio.Task[Any]) -> None:
+    """Look at a task's error, so that asyncio does not report it as forgotten."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def read_small(response: aiohttp.ClientResponse, limit: int = MAX_JSON) -> bytes:
