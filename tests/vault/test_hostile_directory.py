@@ -16,6 +16,7 @@ import pytest
 from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import Sealer
 from safelight.vault.directory import Directory
+from safelight.vault.records import USERS, User
 from safelight.vault.store import BadObject, Missing
 from safelight.vault.upkeep import rewrap, sweep
 from safelight.vault.vault import Details, Draft, Vault
@@ -198,7 +199,16 @@ def test_no_moment_lets_a_reader_out_of_the_vault(root: Path) -> None:
 
 
 def with_vault(root: Path, work: Callable[[Vault], Awaitable[None]], ring: Keyring) -> None:
-    asyncio.run(work(Vault(Directory(root), lambda: ring)))  # type: ignore[arg-type]
+    """`work` with a vault that has one user."""
+
+    async def go() -> None:
+        vault = Vault(Directory(root), lambda: ring)
+        chain, token = vault.records.user(ALICE), "0" * 64
+        await vault.store.create(vault.records.token(token), chain.removeprefix(USERS).encode())
+        await vault.append(chain, 1, User(ALICE, token, 0.0))
+        await work(vault)
+
+    asyncio.run(go())
 
 
 async def upload(vault: Vault, name: str, content: bytes = b"an image") -> None:
@@ -256,7 +266,7 @@ def test_a_verification_finds_what_was_put_in_an_objects_place_and_a_rewrap_does
         counts = {}
         async for now in rewrap(fresh):
             counts = dict(now)
-        assert counts == {ring.current_id: 1, "unreadable": 1}
+        assert counts == {ring.current_id: 2, "unreadable": 1}  # an image and its user
         with pytest.raises(BadObject):
             [image async for image in fresh.images(ALICE)]
 
