@@ -21,6 +21,7 @@ from safelight.node import admission
 from safelight.node.datadir import create_cluster
 from safelight.protocol import Problem
 from tests.node.rude import ask, refused, token
+from tests.node.test_tls import papers
 from tests.running import GENEROUS, running
 
 
@@ -204,3 +205,39 @@ def test_a_node_whose_data_directory_vanishes_keeps_its_traceback_to_itself(tmp_
         shutil.rmtree(it.config.data_dir / "users")
         answer = ask(it.config.addresses[1], "PUT /v1/users/alice", f"Authorization: Bearer {token('a')}")
         refused(answer, Problem.INTERNAL)
+
+
+@pytest.mark.parametrize(
+    ("host", "hosts", "said"),
+    [
+        ("one.example", "127.0.1.1 one.example one", "one.example means 127.0.1.1 here, so that no other machine"),
+        ("one.example", "::1 one.example", "one.example means ::1 here, so that no other machine"),
+        ("localhost", "198.51.100.1 localhost", "localhost means 198.51.100.1 here, beyond loopback"),
+        ("one.example", "127.0.1.1 one.example\n192.0.2.1 one.example", "cannot listen on one.example"),
+    ],
+)
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_node_is_on_loopback_if_and_only_if_its_configuration_says_so(
+    tmp_path: Path, host: str, hosts: str, said: str, tls: bool
+) -> None:
+    """As Debian has it: /etc/hosts says that the machine's own name is 127.0.1.1."""
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0:
+        pytest.skip("only the superuser can have an /etc/hosts of its own")
+    (tmp_path / "hosts").write_text(f"{hosts}\n")
+    config = throwaway(tmp_path, 1)
+    port = config.addresses[1].port
+    settings: dict[str, Any] = {"servers": (f"{host}:{port}", f"two.example:{port}"), "insecure_http": not tls}
+    if tls:
+        files = papers(tmp_path / "papers")
+        settings |= {"tls_certificate": files.certificate, "tls_key": files.key, "tls_ca": files.authority}
+    create_cluster(config.data_dir)
+    command = 'mount --bind "$1" /etc/hosts && exec "$2" -m safelight server 1'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", command, "sh", str(tmp_path / "hosts"), sys.executable],
+        env=environment(with_(config, **settings)),
+        capture_output=True,
+        text=True,
+        timeout=GENEROUS,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
+    assert done.stderr.startswith(f"safelight: {said}")

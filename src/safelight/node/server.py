@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import os
 import secrets
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import uvloop
 
@@ -335,12 +337,25 @@ def _stop_event(until_eof: bool) -> asyncio.Event:
 
 
 def _listen(address: Address) -> socket.socket:
+    """A socket bound to what the host's name means here, on loopback if and only if the configuration says so: whether
+    enrolment is open and plain HTTP will do depends on what it says.
+    """
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise CannotServe(f"{address.host} is no address of this machine: {error.strerror}") from None
+    fitting = [each for each in found if _is_loopback(each[4]) == address.loopback]
+    if not fitting:
+        means = ", ".join(sorted({str(each[4][0]) for each in found}))
+        if address.loopback:
+            raise CannotServe(
+                f"{address.host} means {means} here, beyond loopback: correct /etc/hosts, or write 127.0.0.1"
+            )
+        raise CannotServe(
+            f"{address.host} means {means} here, so that no other machine could reach this node: correct /etc/hosts, "
+            "or write this machine's own address in servers; for nodes on this machine alone, write 127.0.0.1"
+        )
+    family, kind, protocol, _, where = fitting[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -354,6 +369,12 @@ def _listen(address: Address) -> socket.socket:
             ) from None
         raise CannotServe(f"cannot listen on {address.netloc}: {error.strerror}") from None
     return listener
+
+
+def _is_loopback(where: tuple[Any, ...]) -> bool:
+    """Whether a socket's address can be reached from this machine alone, also as an IPv4 address within IPv6."""
+    host = ipaddress.ip_address(where[0])
+    return (getattr(host, "ipv4_mapped", None) or host).is_loopback
 
 
 def _server_tls(config: Config, address: Address) -> ssl.SSLContext | None:
