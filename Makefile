@@ -5,6 +5,9 @@ ifneq ($(origin AS),command line)
 AS := alice
 endif
 BIN := .venv/bin
+# Nothing is executed whose hash is not in a lock: packages come built, as what would build one is in no lock.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
+RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 SEEDS ?= 10000
 FROM ?= 0
 
@@ -34,20 +37,22 @@ bench: .venv/installed-dev ## measure speed beside peers, balance and a crowd, i
 	$(BIN)/python -m bench.balance
 	$(BIN)/python -m bench.overload
 
-lock: .venv/installed-dev ## resolve requirements*.lock anew from pyproject.toml
-	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --group dev -o requirements-dev.lock
+lock: .venv/installed-dev ## resolve requirements*.lock again from pyproject.toml
+	$(PIP) -r requirements-lock.lock
+	$(RESOLVE) pyproject.toml -o requirements.lock
+	$(RESOLVE) pyproject.toml --group dev -o requirements-dev.lock
+	$(RESOLVE) --group build -o requirements-build.lock
+	$(RESOLVE) --group lock -o requirements-lock.lock
 
-.venv/installed: pyproject.toml requirements.lock
+.venv/installed: pyproject.toml requirements.lock requirements-build.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Safelight needs Python 3.11 or newer: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	@echo "Installing Safelight into .venv: once, for about a minute ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(PIP) -r requirements.lock -r requirements-build.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-index --no-build-isolation --no-deps --editable .
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.lock
 	@echo "Installing the test tools into .venv (once) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(PIP) -r requirements-dev.lock
 	@touch $@

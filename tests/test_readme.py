@@ -17,7 +17,7 @@ from tests.running import GENEROUS, Running, running
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS: list[str] = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-NEEDED = ["Makefile", "README.md", "pyproject.toml", "requirements.lock", "requirements-dev.lock", "src"]
+NEEDED = ["Makefile", "README.md", "pyproject.toml", *(path.name for path in ROOT.glob("requirements*.lock")), "src"]
 
 
 @pytest.fixture
