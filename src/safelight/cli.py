@@ -56,7 +56,7 @@ class _Setting(click.Option):
         extra = super().get_help_extra(ctx)
         assert self.name is not None
         default = getattr(Config(), self.name)
-        if self.name.endswith("_size"):
+        if self.metavar == "SIZE":
             extra["default"] = human_size(default)
         elif isinstance(default, int):
             extra["default"] = str(default)

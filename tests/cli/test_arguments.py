@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from safelight import cli
 from safelight.cluster import environment, throwaway
+from safelight.config import Config
 from safelight.encryption.sealed import MAGIC
 from tests.cli.commandline import COMMAND, Call, safelight, started
 
@@ -72,6 +77,50 @@ def test_help_tells_the_defaults(call: Call, monkeypatch: pytest.MonkeyPatch) ->
         ("max-image-size", "16 GiB]"),
     ):
         assert any(option.startswith(f"{name} ") and default in option for option in options), name
+
+
+SHOWN = {
+    "--max-image-size": r"\d+(\.\d)? [KMGT]iB",
+    "--min-rate": r"\d+(\.\d)? [KMGT]iB",
+    "--balance": "leader",
+    "--profile": "lan",
+    "--scheme": "sealed",
+    "--servers": r"[0-9.:,]+",
+    "--data-dir": r"[~/].*",
+    "--client-dir": r"[~/].*",
+    "--to": r"\w+",
+}
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+def test_help_of_every_command_shows_the_value_that_holds_in_words_of_its_kind(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+    seen = 0
+    for path, command in commands(cli.safelight):
+        code, out, err = call(*path, "--help")
+        assert (code, err) == (0, "")
+        text = " " + " ".join(out.partition("Options:")[2].split())
+        for option in (each for each in command.params if isinstance(each, click.Option) and not each.hidden):
+            name = option.opts[0]
+            said = re.search(rf" {name}[, ].*?(?= --[a-z]|$)", text)
+            assert said, (path, name)
+            default = re.search(r"default: (.*?)\]", said[0])
+            if default is None:
+                assert option.is_flag or option.show_default is False or not getattr(Config(), option.name or "", None)
+                continue
+            seen += 1
+            kind = SHOWN.get(name) or (r"\d+" if option.type is click.INT else r"\d+(\.\d+)?")
+            assert re.fullmatch(kind, default[1]), (path, name, default[1])
+    assert seen > 50
+    assert "default: 64]" in " ".join(call("server", "--help")[1].split())
 
 
 def test_the_user_may_be_named_once_and_for_all(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
