@@ -386,7 +386,7 @@ class Election:
             else:
                 self._answer(sender)
         elif epoch < self.epoch:
-            if sender != self.leader:
+            if not self._follows(sender):  # also if we follow it by another's word: that one may not reach it
                 self._answer(sender)  # it speaks from the past; our epoch tells it so
         elif epoch > self.epoch or sender in self._connected or self._follows(sender):
             self._follow(now, sender, epoch)  # otherwise these are the last words of a node that we lost
