@@ -11,18 +11,21 @@ RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 SEEDS ?= 10000
 FROM ?= 0
 
-.PHONY: help install run test check simulate bench lock
+.PHONY: help install run test test-slow check simulate bench lock
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 install: .venv/installed ## make .venv with Safelight in it
 
 run: .venv/installed ## start three nodes and open alice's REPL (AS=bob for another user)
 	@$(BIN)/safelight run --user "$(AS)"
 
-test: .venv/installed-dev ## run the whole test suite
-	$(BIN)/python -m pytest -n 3
+test: .venv/installed-dev ## run the tests, but for those that take long (under six minutes on two cores)
+	$(BIN)/python -m pytest -n 3 -m "not slow"
+
+test-slow: .venv/installed-dev ## run the others: random kills, awkward file systems, overload
+	$(BIN)/python -m pytest -n 3 -m slow
 
 check: .venv/installed-dev ## format check, lint and types
 	$(BIN)/ruff format --check .

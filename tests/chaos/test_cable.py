@@ -22,6 +22,8 @@ from tests.mission.support import (
 )
 from tests.running import Running, as_user, eventually, running
 
+pytestmark = pytest.mark.slow
+
 HOSTS = {1: "one", 2: "two", 3: "three"}
 
 

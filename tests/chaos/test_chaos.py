@@ -11,11 +11,15 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from safelight.client.errand import ATTEMPTS
 from tests.chaos.blows import ALL, Chaos
 from tests.chaos.uploads import Stream, check
 from tests.mission.support import status_of, wait_until_all_follow
 from tests.running import Running, eventually, running
+
+pytestmark = pytest.mark.slow
 
 DURATION = 20.0
 """Seconds of chaos."""

@@ -3,7 +3,11 @@
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.keeping import keep_in_spite_of_it_all
+
+pytestmark = pytest.mark.slow
 
 
 def test_photographs_kept_while_nodes_are_killed_are_all_there_each_once(tmp_path: Path) -> None:

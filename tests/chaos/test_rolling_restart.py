@@ -7,9 +7,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.uploads import Stream, check
 from tests.mission.support import MEBIBYTE, Witness, image_of, opens_to, seal, wait_until_all_follow
 from tests.running import GENEROUS, Running, running
+
+pytestmark = pytest.mark.slow
 
 LARGE = 48 * MEBIBYTE
 

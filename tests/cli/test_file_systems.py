@@ -20,6 +20,8 @@ from tests.mission.support import contents, image_of, seal
 from tests.mounts import small_disk
 from tests.running import Running, as_user
 
+pytestmark = pytest.mark.slow
+
 FAT = ("--fold", "--no-links", "--granularity", "2000000000", "--latest", "4354819199")
 SECOND = 10**9
 

@@ -121,6 +121,7 @@ def test_after_a_rotation_the_old_key_is_given_up(kept: tuple[Running, list[Imag
     assert bodies == {name: (cluster.config.data_dir / "vault" / name).stat().st_mtime_ns for name in bodies}
 
 
+@pytest.mark.slow
 def test_a_rewrap_that_is_killed_loses_nothing_and_goes_on_the_next_time(
     kept: tuple[Running, list[Image]], tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield cluster
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stranger_hears_no_token_and_nothing_is_taken_from_it(
     two_nodes: Running, tmp_path: Path, photograph: Path, kind: str

@@ -26,6 +26,8 @@ from tests.mission.support import Witness, seal
 from tests.node.test_tls import papers
 from tests.running import SETTLED, Running, as_user, eventually, running
 
+pytestmark = pytest.mark.slow
+
 LONG = 300.0
 """For `timeout`: seconds that a test never waits."""
 

@@ -18,6 +18,8 @@ from tests.mission.support import MEBIBYTE, Answer, enrolled, image_of, request,
 from tests.running import SETTLED, Running, eventually, running
 from tests.vault.s3 import S3, SECRET_KEY, Fault, s3_server
 
+pytestmark = pytest.mark.slow
+
 ALICE = ("--user", "alice")
 
 

@@ -12,6 +12,8 @@ from safelight.cluster import environment
 from tests.mission.support import MEBIBYTE, image_of
 from tests.running import running
 
+pytestmark = pytest.mark.slow
+
 IMAGE = 192 * MEBIBYTE
 ALLOWANCE = 64 * MEBIBYTE
 

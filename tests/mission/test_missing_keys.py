@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from safelight.cluster import throwaway
 from safelight.config import Config
@@ -19,6 +20,8 @@ from safelight.node.keyfile import KeyFile, wrapper_of
 from tests.cli.commandline import safelight
 from tests.mission.support import enrolled, request, seal, status_of, wait_until_all_follow
 from tests.running import Running, eventually, running_as
+
+pytestmark = pytest.mark.slow
 
 SECRET = "correct horse battery staple"
 

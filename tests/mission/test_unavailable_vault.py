@@ -20,6 +20,8 @@ from tests.mission.support import contents, enrolled, seal
 from tests.running import SETTLED, Running, running
 from tests.vault.s3 import S3, s3_server
 
+pytestmark = pytest.mark.slow
+
 ALICE = ("--user", "alice")
 IMAGES = 60
 

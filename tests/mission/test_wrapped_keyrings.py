@@ -24,6 +24,8 @@ from tests.mission.support import contents, open_, seal, wait_until_all_follow
 from tests.node.test_secrets import spellings
 from tests.running import SETTLED, running, running_as
 
+pytestmark = pytest.mark.slow
+
 SECRET = "correct horse battery staple"
 WRAPPER = Wrapper(SECRET.encode())
 ENVIRONMENT = "SAFELIGHT_KEYRING_SECRET"

@@ -19,6 +19,8 @@ from safelight.protocol import Problem
 from tests.node.rude import ask, enrolled, image, line, new_image, refused
 from tests.running import Running, eventually, running
 
+pytestmark = pytest.mark.slow
+
 CROWD = SPOOLS_IN_MEMORY + 6
 LARGER_CROWD = 200
 

@@ -15,6 +15,8 @@ from tests.node.rude import enrolled, image
 from tests.running import Running, eventually, running
 from tests.tracing import injected
 
+pytestmark = pytest.mark.slow
+
 FAILS, HANGS = "link,linkat:error=EIO", "link,linkat:delay_enter=60s"
 DISK_FAILS, DISK_HANGS = "fsync:error=EIO", "fsync,fdatasync:delay_enter=60s"
 """With what the data directory needs, too."""

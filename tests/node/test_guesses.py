@@ -98,6 +98,7 @@ def memory(cluster: Running) -> int:
     return int(status.partition("VmRSS:")[2].split()[0]) << 10
 
 
+@pytest.mark.slow
 def test_patterns_are_not_remembered(cluster: Running, node: Address) -> None:
     alice = enrolled(cluster.config, "alice")
     assert ask(node, "PUT /v1/images/a.png", alice, body=image(10)).status == 201

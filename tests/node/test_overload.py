@@ -21,6 +21,8 @@ from tests.mission.support import seal
 from tests.node.rude import Answer, Line, ask, enrolled, image, line, new_image, refused
 from tests.running import GENEROUS, Running, as_user, eventually, running
 
+pytestmark = pytest.mark.slow
+
 MOST = 2
 TIMEOUT = 2.0
 

@@ -128,6 +128,7 @@ def test_a_revocation_ends_what_its_user_has_running_and_nothing_of_others(clust
         cluster.wait_for_line(1, "requests of alice, who was revoked")
         refused(ask(node, "PUT /v1/images/later.png", tickets[Action.SEAL], body=image(1000)), Problem.USER_REVOKED)
         refused(ask(node, "DELETE /v1/images/large.png", tickets[Action.REMOVE]), Problem.USER_REVOKED)
+        eventually(lambda: ask(node, "GET /v1/images", alice).status == 401, "the token is refused")  # within a second
         refused(ask(node, "GET /v1/images", alice), Problem.UNKNOWN_TOKEN)
         others.send(bytes(500))
         assert others.answer().status == 201

@@ -68,6 +68,7 @@ def test_it_advises_at_half_of_a_nodes_share_and_again_near_its_end_and_says_eac
         assert "run `safelight keys rotate` now" in late.due(KEY)
 
 
+@pytest.mark.slow
 def test_a_node_near_its_bound_says_so_in_its_log_and_in_status_until_the_key_is_rotated(
     tmp_path: Path, photograph: Path
 ) -> None:
