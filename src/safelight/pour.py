@@ -131,8 +131,9 @@ async def pour(
 ) -> None:
     """Send the file's bytes from `start` up to `end`, after what was written to the transport before.
 
-    `moved` is told where it is whenever bytes have moved, by us or out of the socket. `taken` hears, every `LOOK` while
-    the socket is full, for how many seconds that was so, and how many bytes the other side took in them; it may raise.
+    `moved` is called with the position whenever bytes have moved, by us or out of the socket. `taken` hears, every
+    `LOOK` while the socket is full, for how many seconds that was so, and how many bytes the other side took in them;
+    it may raise.
     Raises TimeoutError if none move for `patience` seconds, EOFError if the file is shorter, and OSError. Nobody else
     may write meanwhile.
     """

@@ -37,7 +37,7 @@ def from_nanoseconds(moment: int) -> Decimal | None:
 
 
 def to_nanoseconds(seconds: Decimal) -> int | None:
-    """Unix time. None for what is beyond the times that `read` takes: whoever said it may have said anything."""
+    """Unix time. None for what is beyond the times that `read` takes: a client may send anything."""
     if not seconds.is_finite() or seconds.adjusted() > 12:  # an exponent may be large beyond computing
         return None
     moment = int(seconds.scaleb(9)) if seconds.adjusted() > -12 else 0

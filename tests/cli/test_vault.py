@@ -130,7 +130,7 @@ def test_nothing_is_removed_unless_somebody_means_it(shared_cluster: Running, tm
             if arguments[0] == "client":
                 terminal.wait_for("remover>")
                 terminal.type("rm *\r")
-            terminal.wait_for("Remove these 3 images from the vault, for ever?")
+            terminal.wait_for("Remove these 3 images from the vault, permanently?")
             assert contents(tmp_path / "images")[0] in terminal.seen
             terminal.type("n\r")
             terminal.wait_for("nothing was removed")
@@ -218,7 +218,7 @@ def test_a_pattern_removes_what_was_listed_by_name_and_nothing_else(
     with ExitStack() as stack:
         terminal = Terminal("rm", "*.png", *user, config=config, cwd=tmp_path)
         stack.callback(terminal.close)
-        terminal.wait_for("Remove these 12 images from the vault, for ever?")
+        terminal.wait_for("Remove these 12 images from the vault, permanently?")
         assert all(name in terminal.seen for name in named)
         late = seal(config, photo, tmp_path / "images", "lister").path.name
         terminal.type("y\r")

@@ -1,4 +1,4 @@
-"""Whoever dials gets in: a crowd that holds connections and says nothing locks nobody out, and is told of once."""
+"""Every client gets in: a crowd that holds connections and says nothing locks nobody out, and is reported once."""
 
 from __future__ import annotations
 

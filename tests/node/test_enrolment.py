@@ -153,5 +153,5 @@ def test_beyond_loopback_only_the_operator_adds_users(tmp_path: Path) -> None:
         refused(ask(address, "GET /v1/status", host=f"localhost:{port}"), Problem.WRONG_HOST)
         command = [sys.executable, "-m", "safelight", "user", "add", "alice", fingerprint(token("mine"))]
         subprocess.run(command, env=environment(it.config), check=True, capture_output=True)
-        # Within a second: so long the node remembers that the token was nobody's.
+        # Within a second: so long the node remembers that the token was unknown.
         eventually(lambda: ask(address, "PUT /v1/images/a.png", MINE, body=b"hello").status == 201, "alice may upload")

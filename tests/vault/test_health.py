@@ -79,7 +79,7 @@ def test_one_slow_call_is_no_hang_as_long_as_others_are_answered() -> None:
 
 
 class Broken(Directory):
-    """Raises what it is told to, or hangs, in `create`."""
+    """Raises what it was given, or hangs, in `create`."""
 
     raises: Exception | None = None
     hangs = False

@@ -111,7 +111,7 @@ class _Walk:
         self._entered: set[_Identity] = set()
 
     def claim(self, directories: Iterable[os.stat_result]) -> set[_Identity]:
-        """Only whoever was named as one of these enters it."""
+        """It is entered only if it was named as one of these."""
         claimed = {_identity(each) for each in directories if stat.S_ISDIR(each.st_mode)}
         self._entered |= claimed
         return claimed

@@ -178,7 +178,7 @@ class Commands:
             )
         if not yes and confirm is not None:
             what = "this image" if len(images) == 1 else f"these {count}"
-            if not await confirm(f"Remove {what} from the vault, for ever?"):
+            if not await confirm(f"Remove {what} from the vault, permanently?"):
                 self._transcript.say("nothing was removed")
                 return False
         return await Remove(self._session, self._transcript).run(images)

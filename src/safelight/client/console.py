@@ -132,7 +132,7 @@ class Transcript:
             self._lines.print(Text(plain(line), style))
 
     def note(self, line: str) -> None:
-        """What a user is to see whatever is asked for, `quiet` as well: where failures are told, and no failure."""
+        """What a user is to see whatever is asked for, `quiet` as well: printed where failures are, and no failure."""
         self.settle()
         self.noting.print(Text(plain(line)))
 

@@ -1,6 +1,6 @@
 """Answers with an image or a sealed file in them: sent piece by piece, and broken off visibly if it comes to that.
 
-How fast a client takes one is told by what it has acknowledged (`pour.unsent`), not by what was written.
+How fast a client takes one is measured by what it has acknowledged (`pour.unsent`), not by what was written.
 """
 
 from __future__ import annotations

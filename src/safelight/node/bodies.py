@@ -1,7 +1,7 @@
 """A request's body, as its client sends it: no longer than announced, and not for ever.
 
 A client that sends nothing for `body_timeout`, or in that time less than a phone with one bar would, is given up. Until
-then a crawling body takes nobody's place: it costs a little memory, and no work. While others wait, a body has to come
+then a crawling body takes no place: it costs a little memory, and no work. While others wait, a body has to come
 faster, or is closed for them: see `shares`.
 """
 

@@ -83,7 +83,7 @@ class Connections:
     """All connections of one node."""
 
     def __init__(self, most: int, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
-        """At most `most`, but for peers'. `say` is told when they are too many, and when that is over. `clock` gives
+        """At most `most`, but for peers'. `say` is called when they are too many, and when that is over. `clock` gives
         seconds.
         """
         self._most, self._say, self._clock = most, say, clock
@@ -165,7 +165,7 @@ class Connections:
         self._close(next((entry for entry in of_user if not entry.busy), of_user[0]))
 
     def _exhausted(self, why: str) -> None:
-        """Say it once, until there was none of it for `CALM`: this happens at the pace of whoever dials."""
+        """Say it once, until there was none of it for `CALM`: a client decides how often this happens."""
         if self._exhausted_at is None:
             self._say(f"too many connections ({why}): those that have been quiet longest are closed")
         self._exhausted_at = self._clock()

@@ -1,4 +1,4 @@
-"""How many tokens that are nobody's one address may try: looking one up costs a read of the store.
+"""How many unknown tokens one address may try: looking one up costs a read of the store.
 
 A token bucket for each address: `BURST` looks at once, and `RATE` a second after that. A look that finds a user costs
 nothing, and who is known already needs none. Without a clock: the caller says what time it is, in seconds.

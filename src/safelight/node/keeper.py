@@ -1,9 +1,9 @@
 """A node's hold on the vault: opened as soon as it can be, watched, tidied, and swept while the node leads.
 
-While the vault is away the node runs without it, answers that the vault is away, and goes on trying. What no trying
-would mend ends the node's start. How the vault does is known from the calls that the node makes of it for its clients,
-and, as soon as one of these fails or waits for long, here or on another node, from probes; whoever keeps the node
-eligible hears of it.
+While the vault is away the node runs without it, answers that the vault is away, and goes on trying. What no
+retry would repair ends the node's start. How the vault does is known from the calls that the node makes of it for its
+clients, and, as soon as one of these fails or waits for long, here or on another node, from probes; the watch over the
+node's eligibility hears of it.
 """
 
 from __future__ import annotations

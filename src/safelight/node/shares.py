@@ -11,8 +11,8 @@ held by as many users, one each. And then no place is held permanently: others w
 is closed, and what is not ends after its size divided by `min_rate`. A place that becomes free goes to who asks next,
 which is not one of those who hold one, as they have their share: those who wait are alike, and ask at random times.
 Whatever a user holds beyond its share, because nobody else wanted it, comes back as its transfers end: it gets no more
-while others are below theirs. Users are as many as the operator admits; on loopback, where enrolment is open, whoever
-wants many shares can make many users.
+while others are below theirs. Users are as many as the operator admits; on loopback, where enrolment is open, one
+person can make many users, and so get many shares.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Place:
         """Bytes a second; None as long as nobody has waited for its client for `WINDOW`."""
 
     def crawls(self, so: bool) -> None:
-        """Whether its client lets us wait: then it takes nobody's place."""
+        """Whether its client lets us wait: then it takes no place."""
         self._shares.set_active(self, not so)
 
     def moved(self, waited: float, moved: int) -> None:

@@ -35,7 +35,7 @@ FRESH = 1.0
 costs one request to a bucket, or one failed open(2), for each user who is at work."""
 
 MISSED = 10_000
-"""Tokens that are nobody's, and remembered for `FRESH`: looking one up costs as much."""
+"""Unknown tokens that are remembered for `FRESH`: looking one up costs as much."""
 
 _CLAIM = re.compile(r"[0-9a-f]{32}")
 
@@ -72,7 +72,7 @@ class Users:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._states: dict[str, tuple[User | Revoked | None, float]] = {}  # by user, and when they were read
-        self._missed: OrderedDict[str, float] = OrderedDict()  # until when they are taken for nobody's
+        self._missed: OrderedDict[str, float] = OrderedDict()  # until when they count as unknown
         self._asking: dict[str, asyncio.Task[Account | None]] = {}
         """These by fingerprint."""
         self._enrolled = 0  # how often a token was enrolled here

@@ -1,7 +1,7 @@
 """Looks after a node's fitness: every second, whether its disk and its keyring are as they should be.
 
-Whoever meets a failure elsewhere, such as the keeper of the vault, says so with `observe`; the election hears of every
-change at once.
+Code that meets a failure elsewhere, such as the keeper of the vault, reports it with `observe`; the election hears of
+every change at once.
 """
 
 from __future__ import annotations

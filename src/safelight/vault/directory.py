@@ -11,7 +11,7 @@ an empty file that takes the name first, would be an object that is not whole, f
 
 A full disk is to be emptied: a removal is an object, too. So nodes keep some files in reserve (`.spare-N` below the
 root), each with an inode and a block: where there is no room, a tombstone is written into one of them, which is then
-linked as any other. What is in use already cannot be taken by whoever else waits for room.
+linked as any other. What is in use already cannot be taken by another that waits for room.
 
 How a path is resolved, and how the store knows that the root is still the vault, is in `beneath`.
 
@@ -388,7 +388,7 @@ class _Files:
             except (IsADirectoryError, PermissionError):  # the second on macOS
                 tree.state(key)
                 raise
-            sync_directory(directory)  # in any case: whoever else deleted it may not have come so far
+            sync_directory(directory)  # in any case: another that deleted it may not have come so far
             self.root.check(tree)
             if self._spent:
                 self._fill_reserve(tree)
@@ -405,8 +405,8 @@ class _Files:
             self.root.check(tree)
 
     def directory(self, tree: Tree, path: str, *, make: bool = False) -> int:
-        """The descriptor of a directory, whose name and the names of those between it and the root are durable: whoever
-        made them may not have come so far. Once is enough. With `make` they are made where they are missing.
+        """The descriptor of a directory, whose name and the names of those between it and the root are durable: another
+        that made them may not have come so far. Once is enough. With `make` they are made where they are missing.
         """
         if not path:
             return tree.root

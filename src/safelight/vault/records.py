@@ -106,8 +106,8 @@ class User(msgspec.Struct, frozen=True, tag_field="kind", tag="user"):
     created: float
     """Since when the name has been taken, by whichever token: Unix seconds."""
     id: str = ""
-    """The enrolment id: 32 random hex digits that the name got with its first token, and keeps. So whoever enrols under
-    a name whose record another has deleted is another user. Empty for users from before there were such ids.
+    """The enrolment id: 32 random hex digits that the name got with its first token, and keeps. So an enrolment under
+    a name whose record was deleted makes another user. Empty for users from before there were such ids.
     """
 
 

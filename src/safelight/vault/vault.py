@@ -102,7 +102,7 @@ class Vault:
         *,
         enrolment: str | None = None,
     ) -> None:
-        """Remove an image, for ever. Raises NoSuchImage, also for whoever comes second.
+        """Remove an image, permanently. Raises NoSuchImage, also for the second of two callers.
 
         `check` raises if the image is to be kept: it gets the very image that is removed if it does not.
         """
