@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 import aiohttp
 import msgspec
 from aiohttp import web
+from aiohttp.test_utils import TestServer
+from aiohttp.typedefs import Handler
 
 from safelight.node.lines import AT_ONCE, Lines
 from tests.running import GENEROUS
@@ -65,3 +67,44 @@ def test_one_user_has_so_many_offers_in_work_over_however_many_lines() -> None:
 
     asyncio.run(go())
     assert most == AT_ONCE
+
+
+def test_lines_that_break_off_with_an_offer_give_its_place_back() -> None:
+    """Its task may be cancelled before it has begun."""
+
+    async def go() -> None:
+        async def answer(request: web.Request, offer: bytes) -> web.StreamResponse:
+            return web.Response(body=b"{}")
+
+        lines = Lines(answer, GENEROUS)
+
+        async def accept(request: web.Request) -> web.StreamResponse:
+            return await lines.accept(request, "alice")
+
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(TestServer(_application(accept)))
+            http = await stack.enter_async_context(aiohttp.ClientSession())
+            kept = await stack.enter_async_context(http.ws_connect(server.make_url("/")))
+            for _ in range(AT_ONCE + 1):
+                broken = await http.ws_connect(server.make_url("/"))
+                assert broken._conn is not None
+                transport = broken._conn.transport
+                assert transport is not None
+                transport.write(_frame(OFFER) + _frame(b"{"))  # at once, so that both are read in one step
+                await broken.receive(timeout=GENEROUS)
+                await broken.close()
+            await kept.send_bytes(OFFER)
+            await kept.receive_bytes(timeout=GENEROUS)
+
+    asyncio.run(go())
+
+
+def _application(handler: Handler) -> web.Application:
+    app = web.Application()
+    app.router.add_get("/", handler)
+    return app
+
+
+def _frame(data: bytes) -> bytes:
+    """A binary message from a client, masked with zeros (RFC 6455, 5.2)."""
+    return bytes([0x82, 0x80 | len(data)]) + bytes(4) + data

@@ -48,8 +48,10 @@ class Lines:
                 await socket.send_bytes(msgspec.json.encode(said))
             except ConnectionError:
                 pass  # it went without waiting for the answer
-            finally:
-                free.release()
+
+        def answered(task: asyncio.Task[None]) -> None:
+            answering.discard(task)
+            free.release()  # here, as a task that is cancelled before its first step runs nothing of its own
 
         try:
             async for message in socket:
@@ -59,7 +61,7 @@ class Lines:
                 await free.acquire()
                 task = asyncio.create_task(answer(said.number, bytes(said.offer)))
                 answering.add(task)
-                task.add_done_callback(answering.discard)
+                task.add_done_callback(answered)
         except (Malformed, ConnectionError):
             pass
         finally:
