@@ -6,18 +6,22 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from safelight.config import Address
-from safelight.node import admission
+from safelight.node import admission, revocation
+from safelight.node.connection import USER
+from safelight.node.users import Users
 from safelight.protocol import Action, Grant, Listing, Offer, Problem, fingerprint
 from tests.node.rude import Line, ask, enrolled, image, line, refused
-from tests.running import SETTLED, Running, eventually, running
+from tests.running import GENEROUS, SETTLED, Running, eventually, running
 
 LARGE = image(48 << 20)
 """More than the operating system takes at once for a client that does not read."""
@@ -146,3 +150,60 @@ def test_another_token_ends_what_the_first_has_begun(cluster: Running, node: Add
         assert all(broken(each) for each in read)
         assert not by_ticket.ended.wait(2)  # the cluster has granted it to the user, whatever the token
         assert names(node, new) == {"large.png"}
+
+
+class Requests:
+    """The requests of so many users, as `revocation.Running` knows them, and what it asks about the users."""
+
+    def __init__(self, users: int, *, takes: float, fails: Callable[[str], bool] = lambda _: False) -> None:
+        self._takes, self._fails = takes, fails
+        self.looks: dict[str, list[float]] = {f"user-{number}": [] for number in range(users)}
+
+    async def active(self, user: str, token: str | None, *, within: float) -> bool:
+        self.looks[user].append(time.monotonic())
+        if self._fails(user):
+            raise OSError("unexpected")
+        await asyncio.sleep(self._takes)
+        return True
+
+    async def run(self, enough: Callable[[], bool]) -> None:
+        """Check until it is enough."""
+        checked = revocation.Running(cast(Users, self), print)
+        requests = [make_mocked_request("GET", "/") for _ in self.looks]
+        with ExitStack() as stack:
+            for request, user in zip(requests, self.looks, strict=True):
+                request[USER] = user
+                stack.enter_context(checked.watched(request))
+            checked.start()
+            async with asyncio.timeout(GENEROUS):
+                while not enough():  # noqa: ASYNC110 - what is awaited has no event
+                    await asyncio.sleep(0.02)
+            checked.stop()
+
+
+def test_many_users_are_checked_at_the_same_time() -> None:
+    """One after the other they would take eight seconds."""
+    it = Requests(20, takes=0.4)
+    asyncio.run(it.run(lambda: all(it.looks.values())))
+    first = [looks[0] for looks in it.looks.values()]
+    assert max(first) - min(first) < 4
+
+
+def test_an_error_with_one_user_ends_no_checks_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    it = Requests(2, takes=0.0, fails=lambda user: user == "user-0")
+    asyncio.run(it.run(lambda: all(len(looks) >= 3 for looks in it.looks.values())))
+    assert len([each for each in caplog.records if "revoked" in each.message]) == 1
+
+
+def test_a_look_that_hangs_delays_no_others() -> None:
+    it = Requests(2, takes=0.0)
+
+    async def active(user: str, token: str | None, *, within: float) -> bool:
+        it.looks[user].append(time.monotonic())
+        if user == "user-0":
+            await asyncio.Event().wait()
+        return True
+
+    it.active = active  # type: ignore[method-assign]
+    asyncio.run(it.run(lambda: len(it.looks["user-1"]) >= 3))
+    assert len(it.looks["user-0"]) == 1
