@@ -12,7 +12,8 @@ Two rules, which hold for every path that the store in a directory touches:
   directory moved, its contents deleted. So the root is opened once for each operation, and what is opened must be what
   was last checked: the same device and inode, and in it the same guard, an object with a known content. If one of
   them differs, the guard's content is read again; if that differs, too, the store is unavailable. A root without a
-  guard is pinned to the directory that it was at first.
+  guard is pinned to the directory that it was at first. Before anything is acknowledged, or said to be missing, the
+  path must still lead to the root that was opened: what is done in a directory that was moved away counts as not done.
 
 All functions block, and raise OSError where they say nothing else.
 """
@@ -103,10 +104,13 @@ class Root:
     def check(self, tree: Tree) -> None:
         """Make sure that an opened tree is still what it was. Raises StoreError.
 
-        To be done again before a change is acknowledged, and before anything is said to be missing.
+        To be done again before a change is acknowledged, and before anything is said to be missing: also the path may
+        lead to another tree by then.
         """
         guard = self._guard
         seen = tree.signature(guard[0] if guard else None)
+        if not tree.is_at(self.path):  # whatever is done in it, nobody finds it any more
+            raise StoreError(f"the vault {self.path} was moved or exchanged while it was in use: try again")
         if seen == self._checked:
             tree.identity = self.identity
             return
@@ -151,6 +155,11 @@ class Tree:
             self.root = -1
         for descriptor in opened:
             os.close(descriptor)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether a path leads to this very directory now."""
+        there = os.stat(path)
+        return (there.st_dev, there.st_ino) == self._itself
 
     def signature(self, name: str | None) -> tuple[int, ...]:
         """Which directory this is, and which file is its object `name`, as it is now."""

@@ -1,0 +1,120 @@
+"""A vault in a directory that is moved away, or emptied, while an operation is under way: nothing is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safelight.vault import directory
+from safelight.vault.directory import Directory
+from safelight.vault.store import Missing, StoreError
+from tests.vault.contract import BODY, MEBIBYTE, RECORD, keys, put
+
+GUARD, OURS = "vault", b"ours"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    Directory.make(tmp_path / "vault")
+    return tmp_path / "vault"
+
+
+def use(root: Path, work: Callable[[Directory], Awaitable[None]]) -> None:
+    async def go() -> None:
+        store = Directory(root)
+        assert await store.create(GUARD, OURS)
+        store.guard(GUARD, OURS)
+        await store.create(RECORD, b"a record")
+        await work(store)
+
+    asyncio.run(go())
+
+
+def swap(root: Path) -> None:
+    """Put a copy in the place of the directory, as one does who moves a vault to another disk."""
+    shutil.copytree(root, root.with_name("new"))
+    root.rename(root.with_name("old"))
+    root.with_name("new").rename(root)
+
+
+def spares(root: Path) -> list[Path]:
+    return [*root.glob(".spare-*")]
+
+
+def empty(root: Path) -> None:
+    (root / GUARD).unlink()
+
+
+def test_a_body_begun_before_the_directories_were_exchanged_is_not_acknowledged(root: Path) -> None:
+    async def work(store: Directory) -> None:
+        body = await store.body(BODY)
+        await body.write([bytes(2 * MEBIBYTE)])
+        await body._written()
+        swap(root)
+        identity = store.identity
+        assert await store.get(RECORD) == b"a record"
+        assert store.identity != identity
+        identity = store.identity
+        with pytest.raises(StoreError, match="moved"):
+            await body.publish(RECORD + "0", b"its record")
+        await body.abandon()
+        assert store.identity == identity
+        with pytest.raises(Missing):
+            await store.get(RECORD + "0")
+        await put(store, BODY, b"again")  # the next attempt goes to what is there now
+        assert await store.create(RECORD + "0", b"its record")
+        assert (root / RECORD).with_name("9e2f.10").read_bytes() == b"its record"
+
+    use(root, work)
+
+
+@pytest.mark.parametrize("happens", [swap, empty])
+@pytest.mark.parametrize(
+    ("module", "call", "operation"),
+    [
+        (os, "link", lambda store: store.create(RECORD + "0", b"another")),
+        (os, "link", lambda store: store.create(RECORD, b"a taken key")),
+        (os, "link", lambda store: put(store, BODY, b"a body")),
+        (os, "unlink", lambda store: store.delete(RECORD)),
+        (directory, "sync_directory", lambda store: store.settle(RECORD)),
+        (os, "scandir", lambda store: keys(store)),
+        (os, "open", lambda store: store.get(RECORD + "0")),
+        (os, "open", lambda store: store.delete("records/0c1e/9e2f.1")),
+        (os, "open", lambda store: store.settle(RECORD + "0")),
+    ],
+)
+def test_what_happens_to_the_root_during_an_operation_fails_it(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    happens: Callable[[Path], None],
+    module: Any,
+    call: str,
+    operation: Callable[[Directory], Awaitable[object]],
+) -> None:
+    async def work(store: Directory) -> None:
+        await put(store, BODY + "0", b"makes the directories")
+        await store.settle(RECORD)
+        real = getattr(module, call)
+
+        def hooked(*arguments: Any, **named: Any) -> Any:
+            try:
+                return real(*arguments, **named)
+            finally:
+                monkeypatch.setattr(module, call, real)  # once
+                happens(root)
+
+        def on_a_directory_below(path: Any, *arguments: Any, **named: Any) -> Any:
+            return (hooked if path == "records" else real)(path, *arguments, **named)
+
+        monkeypatch.setattr(module, call, on_a_directory_below if call == "open" else hooked)
+        with pytest.raises(StoreError):
+            await operation(store)
+        assert getattr(module, call) is real
+
+    use(root, work)
