@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from safelight.vault import directory
+from safelight.vault import beneath, directory
 from safelight.vault.directory import Directory
-from safelight.vault.store import Missing, StoreError
+from safelight.vault.store import Missing, StoreError, StoreFull
 from tests.vault.contract import BODY, MEBIBYTE, RECORD, keys, put
 
 GUARD, OURS = "vault", b"ours"
@@ -116,5 +118,79 @@ def test_what_happens_to_the_root_during_an_operation_fails_it(
         with pytest.raises(StoreError):
             await operation(store)
         assert getattr(module, call) is real
+
+    use(root, work)
+
+
+def test_a_file_of_the_reserve_with_a_second_name_is_not_written_into(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = directory._Part._open
+
+    def full(self: directory._Part, tree: beneath.Tree) -> tuple[int, int]:
+        if type(self) is directory._Part:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, tree)
+
+    async def work(store: Directory) -> None:
+        await store.fill_reserve()
+        for number in range(15):
+            (root / f".spare-{number}").unlink()
+        os.link(root / ".spare-15", root.with_name("another"))
+        before = root.with_name("another").read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(directory._Part, "_open", full)
+            with pytest.raises(StoreFull):
+                await store.create(RECORD + "0", b"a tombstone", reserve=True)
+        assert root.with_name("another").read_bytes() == before
+        await store.delete(RECORD)
+        assert len(spares(root)) == 16
+
+    use(root, work)
+
+
+def test_a_reserve_that_another_used_up_is_filled_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def work(store: Directory) -> None:
+        await store.fill_reserve()
+        for path in spares(root):
+            path.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(directory._Part, "_open", full)
+            patch.setattr(directory._Spare, "_open", lambda self, tree: (0, self._files.take_spare(tree, self._hidden)))
+            with pytest.raises(StoreFull):
+                await store.create(RECORD + "0", b"a tombstone", reserve=True)
+        await store.delete(RECORD)
+        assert len(spares(root)) == 16
+
+    use(root, work)
+
+
+@pytest.mark.parametrize("failing", ["fstat", "unlink"])
+def test_a_failing_disk_costs_no_descriptors(root: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def attempt(store: Directory) -> None:
+        body = await store.body(BODY)
+        await body.write([bytes(2 * MEBIBYTE)])
+        await body._written()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, failing, fail)
+            with suppress(StoreError):
+                await store.get(RECORD)
+            patch.setattr(os, "fsync", fail)
+            with pytest.raises(StoreError):
+                await body.finish()
+            await body.abandon()
+
+    async def work(store: Directory) -> None:
+        await attempt(store)  # what is made once is there after this
+        before = len(os.listdir("/dev/fd"))
+        for _ in range(5):
+            await attempt(store)
+        assert len(os.listdir("/dev/fd")) <= before + 2
 
     use(root, work)

@@ -142,7 +142,7 @@ class Tree:
         self.root = root
         self.identity = 0
         """The root's when this tree was last checked."""
-        state = os.fstat(root)
+        state = state_of(root)
         self._itself = state.st_dev, state.st_ino
         self._owners = {state.st_uid, os.geteuid()}
         self._directories: dict[str, int] = {}
@@ -192,7 +192,7 @@ class Tree:
             descriptor = os.open(name, _FILE, dir_fd=above)
         except OSError as error:
             raise self._explained(error, path, above, directory=False) from None
-        if wrong := self.wrong(os.fstat(descriptor)):
+        if wrong := self.wrong(state_of(descriptor)):
             os.close(descriptor)
             raise _bad(path, wrong)
         return descriptor
@@ -264,6 +264,15 @@ class Tree:
         if not wrong and error.errno == errno.EACCES:
             return error
         return _bad(path, wrong or "was exchanged while it was looked at")
+
+
+def state_of(descriptor: int) -> os.stat_result:
+    """fstat(2) of what was just opened, which is closed if that fails."""
+    try:
+        return os.fstat(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _bad(path: str, wrong: str) -> BadObject:

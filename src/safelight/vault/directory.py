@@ -41,7 +41,7 @@ from safelight.durable import sync_directory
 from safelight.encryption.stream import Bytes
 from safelight.errors import reason
 from safelight.pour import File
-from safelight.vault.beneath import Found, Root, Tree
+from safelight.vault.beneath import Found, Root, Tree, state_of
 from safelight.vault.store import KEY, MAX_SMALL, SPARE, BadObject, Entry, Missing, StoreError, StoreFull
 
 CHUNK = 1 << 20
@@ -333,11 +333,12 @@ class _Files:
             except OSError:  # it is a link, or the like: nobody writes into that
                 os.unlink(name, dir_fd=tree.root)
                 continue
-            state = os.fstat(descriptor)
+            state = state_of(descriptor)
             if state.st_nlink == 1 and not tree.wrong(state):
                 return descriptor
             os.close(descriptor)
             os.unlink(name, dir_fd=tree.root)
+        self._spent = True  # by whomever: deletions refill it
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def get(self, key: str) -> bytes:
@@ -501,16 +502,21 @@ class _Part:
     def discard(self) -> None:
         """Leave no hidden file, and give back descriptors. Harmless after `publish`."""
         with self._lock, suppress(OSError):
-            self._discard()
-            self._close()
+            try:
+                self._discard()
+            finally:
+                self._close()
 
     def take_back(self) -> None:
         """Leave nothing at all, unless something may name it."""
         with self._lock, suppress(OSError):
-            self._discard()
-            if self._linked and not self._named:
-                os.unlink(_name(self._key), dir_fd=self._directory)
-            self._close()
+            try:
+                with suppress(OSError):
+                    self._discard()
+                if self._linked and not self._named:
+                    os.unlink(_name(self._key), dir_fd=self._directory)
+            finally:
+                self._close()
 
     def _opened(self) -> int:
         if self._over:
