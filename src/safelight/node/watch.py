@@ -110,7 +110,12 @@ class Watch:
 
     async def _keep_looking(self) -> None:
         while True:
-            await self._look_once()
+            try:
+                await self._look_once()
+            except Exception as error:  # among them, that no thread can be started: the node could not work either
+                self._looking_since = inf
+                self._knows.set()
+                self.observe("disk", False, f"the disk cannot be examined ({error})")
             await asyncio.sleep(INTERVAL)
 
     def _give_way(self) -> None:
