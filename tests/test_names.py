@@ -12,7 +12,9 @@ from safelight.names import (
     counted,
     decrypted_name,
     encrypted_name,
+    repaired,
     shown,
+    stem,
 )
 
 NOW = 1730738456
@@ -199,3 +201,19 @@ def test_counted_names_fit_and_differ(sealed: str, one: int, other: int) -> None
     name = decrypted_name(sealed)
     assert check_image_name(counted(name, one))
     assert len({counted(name, one), counted(name, other), name}) == 1 + len({one, other})
+
+
+@given(local_names, st.integers(1, 10**6), st.integers(1, 10**6))
+@example("x" * 300 + ".png", 2, 3)
+@example("\U0001f600" * 63 + "." + "\U0001f600" * 32, 999_999, 2)
+@example("a-2-.png", 1, 12)
+@example("x" * 23 + ".png", 1, 10)
+def test_names_that_count_on_from_one_another_have_one_stem(name: str, n: int, m: int) -> None:
+    once = counted(repaired(name), n)
+    assert stem(once) == stem(repaired(name)) == stem(counted(once, m))
+
+
+def test_names_that_are_one_name_somewhere_have_one_stem() -> None:
+    assert stem("CAF\u00c9.png") == stem("cafe\u0301-2.PNG")
+    assert stem("a.png") != stem("b.png")
+    assert stem("a.png") != stem("a.gif")

@@ -11,6 +11,7 @@ Names that come over HTTP are refused; names of local files, which exist already
 """
 
 import re
+import unicodedata
 
 from safelight.errors import SafelightError
 
@@ -21,6 +22,8 @@ _SEPARATOR_OR_CONTROL = re.compile(r"[/\x00-\x1f\x7f-\x9f]")  # general category
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # how Python shows bytes that are not UTF-8 (PEP 383)
 _SUFFIX = re.compile(r"\.[^.\s]{1,32}\Z")  # 'Dr. Smith' has no suffix, nor has a sentence with a dot in it
 _ENCRYPTED = re.compile(r"encrypted_.*_[0-9]{10}(-[0-9]+)?(\.[^.\s]{1,32})?", re.DOTALL)
+_COUNT = re.compile(r"(-[0-9]*)+\Z")
+_STEM = 24  # characters: fewer than `counted` ever cuts a stem to
 _NO_TYPE = {".sealed", ".encrypted", ".enc", ".bin"}
 _SHOWN_MAX = 100  # characters of a name in a message
 
@@ -118,6 +121,14 @@ def counted(name: str, n: int) -> str:
         return name
     stem, suffix = _split(name)
     return _fit(stem, f"-{n}{suffix}")
+
+
+def stem(name: str) -> str:
+    """What `counted` leaves alike, on any file system: equal for names that count on from one another, or that differ
+    in case or composition only. It may be equal for more.
+    """
+    begun, suffix = _split(unicodedata.normalize("NFC", name).casefold())
+    return _COUNT.sub("", begun[:_STEM]) + suffix
 
 
 def shown(name: str) -> str:

@@ -92,6 +92,41 @@ def test_images_of_one_name_get_files_of_their_own_and_a_second_run_finds_them(
     assert "several images were made from 'my photo.png'" in done.stderr
 
 
+def test_images_that_only_their_bytes_tell_apart_all_arrive(
+    shared_cluster: Running, tmp_path: Path, photo: Path
+) -> None:
+    config, user = shared_cluster.config, ("--user", "look-alikes")
+    icons = {}
+    for number, name in enumerate(("icon.png", "icon.png", "icon-2.png", "ICON.png")):
+        (tmp_path / str(number)).mkdir()
+        path = image_of(5000, tmp_path / str(number) / name, photo)
+        path.write_bytes(path.read_bytes()[:-1] + bytes([number]))
+        os.utime(path, ns=(LONG_AGO, LONG_AGO))
+        icons[path] = path.read_bytes()
+
+    def get(pattern: str) -> str:
+        done = safelight("get", pattern, "--to", "out", *user, config=config, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    def out() -> list[bytes]:
+        return sorted(path.read_bytes() for path in (tmp_path / "out").iterdir())
+
+    first, second, third, fourth = icons
+    names = {path: seal(config, path, tmp_path / "images", "look-alikes").path.name for path in (first, third)}
+    assert get("*") == "2 done, 0 failed"
+    names[second] = seal(config, second, tmp_path / "images", "look-alikes").path.name
+    assert get(f"{names[second][:-1]}?") == "1 done, 0 failed"  # a pattern that matches the new one only
+    assert out() == sorted([icons[first], icons[second], icons[third]])
+    names[fourth] = seal(config, fourth, tmp_path / "images", "look-alikes").path.name
+    assert get("*") == "1 done, 3 there already, 0 failed"
+    assert out() == sorted(icons.values())
+    assert get("*") == "0 done, 4 there already, 0 failed"
+    (tmp_path / "out" / "icon.png").unlink()
+    assert get("*") == "1 done, 3 there already, 0 failed"
+    assert out() == sorted(icons.values())
+
+
 def test_the_sealed_file_that_the_vault_keeps_is_the_one_that_came_back(
     shared_cluster: Running, tmp_path: Path, photo: Path
 ) -> None:

@@ -20,6 +20,7 @@ from safelight.client.errand import NoLeader
 from safelight.client.images import Meaning
 from safelight.client.inputs import LeftOut, NotAnImage
 from safelight.client.journal import JournalUnreadable
+from safelight.client.lookalikes import Lookalikes
 from safelight.client.outputs import DiskFull, Identity
 from safelight.client.retry import policy
 from safelight.client.session import AlreadyThere, Session
@@ -226,11 +227,14 @@ class Get(_Run[Kept]):
         self._known = known or {}
         self._to, self._sealed, self._force = to, sealed, force
         self._among: set[Identity] = set()
+        self._lookalikes: Lookalikes | None = None
 
     async def items(self, words: Iterable[str]) -> AsyncIterator[Kept]:
         for word in words:
             try:
                 meaning = self._known.get(word) or await self._session.images.meant(word)
+                if self._lookalikes is None and not (self._force or self._sealed):
+                    self._lookalikes = await self._session.lookalikes()
                 async for image in meaning.images:
                     self._many.expect(1, image.size)
                     yield image
@@ -244,7 +248,7 @@ class Get(_Run[Kept]):
         try:
             saved = await self._session.fetch(
                 item, to=self._to, sealed=self._sealed, force=self._force, among=self._among,
-                progress=feedback.progress,
+                lookalikes=self._lookalikes, progress=feedback.progress,
             )  # fmt: skip
         except AlreadyThere:
             return Result("there already")

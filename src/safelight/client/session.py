@@ -24,6 +24,7 @@ from safelight.client.account import Account
 from safelight.client.feedback import Feedback
 from safelight.client.images import Images, NoSuchImage
 from safelight.client.journal import Journal, Planned, tag_of
+from safelight.client.lookalikes import Lookalikes
 from safelight.client.removal import Removal
 from safelight.client.servers import Servers
 from safelight.client.transfer import Transfer
@@ -178,6 +179,7 @@ class Session:
         sealed: bool = False,
         force: bool = False,
         among: set[outputs.Identity] | None = None,
+        lookalikes: Lookalikes | None = None,
         progress: Callable[[int, int], None],
     ) -> Saved:
         """Decrypt an image of the vault into the directory `to`, under its original's name and with its time; or
@@ -185,7 +187,8 @@ class Session:
 
         `force`: in place of what is there. `among`: the files that the images fetched before have, or were found to
         have; then a name that is taken counts on, and AlreadyThere is raised for an image whose file is there, of its
-        size and time, or with all its bytes. Raises SafelightError.
+        size and time, or with all its bytes. `lookalikes`: of all images; a file that could be another's is taken for
+        its bytes only. Raises SafelightError.
         """
         self._sweep(to)
         name = names.restored_name("" if sealed else image.original, image.name)
@@ -193,7 +196,12 @@ class Session:
         moments = [] if sealed else _times(image)
         ours = set() if among is None else among
         counts_on = among is not None or force
-        alike: list[tuple[Path, outputs.Identity]] = []  # of the image's size, and not of its time
+        alike: list[tuple[Path, outputs.Identity]] = []  # of its size, and not of its time or perhaps another's
+
+        def known_by_sight(path: Path, found: os.stat_result) -> bool:
+            if lookalikes is not None and lookalikes.others(image.name, name, size, found.st_mtime_ns):
+                return False
+            return sealed or outputs.dated(path, found, moments)
 
         def wanted() -> Iterator[str]:
             gap: str | None = None
@@ -218,7 +226,7 @@ class Session:
                 elif force:
                     yield path.name
                 elif among is not None and stat.S_ISREG(found.st_mode) and found.st_size == size:
-                    if sealed or outputs.dated(path, found, moments):
+                    if known_by_sight(path, found):
                         ours.add(outputs.identity(found))
                         raise AlreadyThere(path)
                     alike.append((path, outputs.identity(found)))
@@ -229,7 +237,8 @@ class Session:
             counts_on = True
             node = await self.images.fetch(image, reservation, sealed=sealed, progress=progress)
             for path, known in alike:
-                if known not in ours and await asyncio.to_thread(reservation.has_content_of, path):
+                same = known not in ours and await asyncio.to_thread(reservation.has_content_of, path)
+                if same and known not in ours:  # still
                     ours.add(known)
                     raise AlreadyThere(path)
             dated = await asyncio.to_thread(reservation.date, moments)
@@ -243,6 +252,15 @@ class Session:
             left_out = not sealed and image.modified is not None and (dated is None or dated != moments[0])
             note = f"its time of modification is left out: no file in {names.shown(str(to))} can have it"
             return Saved(reservation.path, node, size, note=note if left_out else "")
+
+    async def lookalikes(self) -> Lookalikes:
+        """Of all the user's images, for `fetch`. Raises SafelightError."""
+        found = Lookalikes()
+        async for page in self.images.all():
+            for image in page:
+                file = names.restored_name(image.original, image.name)
+                found.add(image.name, file, image.size, _times(image))
+        return found
 
     async def remove(self, name: str, *, feedback: Feedback) -> int:
         """Remove an image from the vault, for ever. Returns the node that did it. Raises SafelightError."""
