@@ -132,7 +132,7 @@ _of_clients = stacked(
 )
 _max_image_size = _setting("max_image_size", "SIZE", "Largest image, such as 512M or 16 GiB.")
 _user = _setting("user", "NAME", "Whose images they are.")
-_quiet = click.option("--quiet", is_flag=True, help="Print the new paths only, one a line.")
+_quiet = click.option("--quiet", is_flag=True, help="On standard output the new paths only, one a line.")
 _user_argument = click.argument("user", required=False, envvar="SAFELIGHT_USER")
 
 

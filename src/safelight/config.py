@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 from urllib.parse import unquote
 
 import msgspec
@@ -265,7 +265,7 @@ def _build(settings: dict[str, Any], text: str, source: str) -> Config:
             if key == "vault" and _NO_URL.search(unquote(value)):
                 raise ConfigError("no URL has control characters in it, or bytes that are not UTF-8")
         except msgspec.ValidationError as error:
-            raise ConfigError(f"{_where(key, text, source)}: {_plainly(str(error))}") from None
+            raise ConfigError(f"{_where(key, text, source)}: {_choices(key) or _plainly(str(error))}") from None
         except SafelightError as error:
             raise ConfigError(f"{_where(key, text, source)}: {error}") from None
     return msgspec.convert(settings, Config, dec_hook=_path, strict=bool(source))
@@ -303,6 +303,12 @@ def _plainly(complaint: str) -> str:
     if match := re.fullmatch(r"Expected `[^`]+` ([<>]=?) (\S+)", complaint):
         return f"must be {_BOUNDS[match[1]]} {float(match[2]):g}"
     return complaint
+
+
+def _choices(key: str) -> str:
+    """For a setting that is one of several words: which; else empty."""
+    words = get_args(get_type_hints(Config)[key])
+    return f"choose {' or '.join(words)}" if words and all(isinstance(word, str) for word in words) else ""
 
 
 def _where(key: str, text: str, source: str) -> str:

@@ -39,6 +39,18 @@ def unwinding() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within `run`, while the event loop stands still for what a person types: Ctrl-C raises KeyboardInterrupt at once.
+    Otherwise it would be noticed only when the line has ended.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """As asyncio.run, on uvloop, which takes half the time for each message; the signal cancels `main`: raised
     anywhere in a loop, an exception may hit any task.

@@ -192,6 +192,7 @@ def test_the_command_line_outdoes_the_environment_which_outdoes_the_file_which_o
         ("timeout = 2020-01-01\n", 1, "timeout", "expects a number, not a date\n"),
         ("insecure_http = 'yes'\n", 1, "insecure_http", "expects true or false, not text\n"),
         ("data_dir = 3\n", 1, "data_dir", "expects a path, in quotes\n"),
+        ("profile = 'moon'\n", 1, "profile", "choose local or lan or wan\n"),
         ('max_image_size = "big"\n', 1, "max_image_size", "'big' is not a size"),
         ("max_image_size = []\n", 1, "max_image_size", "'[]' is not a size"),
         ("max_image_size = 0\n", 1, "max_image_size", "must be at least 1\n"),

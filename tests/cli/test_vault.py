@@ -169,6 +169,11 @@ def test_nothing_is_removed_unless_somebody_means_it(shared_cluster: Running, tm
             assert contents(tmp_path / "images")[0] in terminal.seen
             terminal.type("n\r")
             terminal.wait_for("nothing was removed")
+        terminal = Terminal("rm", "*", *user, config=config, cwd=tmp_path)
+        stack.callback(terminal.close)
+        terminal.wait_for("permanently?")
+        terminal.interrupt()
+        assert terminal.end() == 130
     assert len(listed(shared_cluster, "remover")) == 3
     done = safelight("rm", "*", "--yes", "--pattern", *user, config=config, cwd=tmp_path)
     assert done.returncode == 0

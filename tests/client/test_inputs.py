@@ -92,6 +92,12 @@ def test_a_missing_file_is_refused_with_the_name_that_was_meant(photo: Path) -> 
     assert "does not exist" in refused(photo.parent / "nowhere" / "photo.png")
 
 
+def test_a_broken_link_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").symlink_to("gone.png")
+    with pytest.raises(CannotRead, match="is a broken link"):
+        open_image(tmp_path / "photo.png", any_type=False, max_size=1000)
+
+
 def test_a_directory_is_refused(tmp_path: Path) -> None:
     assert "is a directory" in refused(tmp_path)
     (tmp_path / "my pics").mkdir()

@@ -1,6 +1,7 @@
 """What a user can ask for, the same from the REPL and from the command line: file after file, told as it happens."""
 
 import dataclasses
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.protocol import Kept, Scheme
+from safelight.signals import interruptible
 
 REMEMBERED = 1000
 """Names of images that a listing leaves behind, for completion."""
@@ -245,7 +247,13 @@ async def rm(config: Config, user: str, *, names: Iterable[str], yes: bool, patt
     """Asks on a terminal. Raises SafelightError."""
 
     async def confirm(question: str) -> bool:
-        return click.confirm(question, err=True)
+        with interruptible():
+            try:
+                return click.confirm(question, err=True)
+            except click.Abort as abort:
+                if isinstance(abort.__context__, KeyboardInterrupt):
+                    raise SystemExit(128 + signal.SIGINT) from None
+                return False  # the end of what is typed is no yes
 
     async with _commands(config, user, quiet=False) as commands:
         return await commands.rm(names, yes=yes, pattern=pattern, confirm=confirm if sys.stdin.isatty() else None)

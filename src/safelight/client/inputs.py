@@ -130,6 +130,8 @@ def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bo
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError as error:
+        if os.path.islink(path):
+            raise CannotRead(f"{quoted} is a broken link: what it leads to does not exist") from error
         raise CannotRead(f"{quoted} does not exist{_meant(Path(path))}") from error
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
