@@ -15,10 +15,10 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextmanager
 def small_disk(directory: Path, mebibytes: int, *, files: int = 0) -> Iterator[Path]:
-    """A file system of that size at `directory`, which is made; with `files`, for so many at most. Skips the test where
-    it may not be mounted.
+    """A file system of that size at `directory`, which is made if need be; with `files`, for so many at most. Skips
+    the test where it may not be mounted.
     """
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     options = f"size={mebibytes}m" + (f",nr_inodes={files}" if files else "")
     mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(directory)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:

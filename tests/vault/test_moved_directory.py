@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import shutil
+import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from safelight.vault import beneath, directory
 from safelight.vault.directory import Directory
 from safelight.vault.store import Missing, StoreError, StoreFull
+from tests.mounts import seen_at, small_disk
 from tests.vault.contract import BODY, MEBIBYTE, RECORD, keys, put
 
 GUARD, OURS = "vault", b"ours"
@@ -120,6 +122,72 @@ def test_what_happens_to_the_root_during_an_operation_fails_it(
         assert getattr(module, call) is real
 
     use(root, work)
+
+
+@pytest.mark.parametrize("part", ["records", "records/0c1d", "bodies"])
+def test_a_part_of_the_vault_on_another_file_system_is_refused(root: Path, part: str) -> None:
+    async def work(store: Directory) -> None:
+        (root / part).mkdir(exist_ok=True)
+        with small_disk(root / part, 1):
+            key = f"{part}/0c1d/9e2f.1"
+            for attempt in (
+                store.create(key, b"another"),
+                put(store, key, b"a body"),
+                store.get(key),
+                store.size(key),
+                store.settle(key),
+                store.delete(key),
+                keys(store, f"{part}/"),
+                keys(store),
+            ):
+                with pytest.raises(StoreError, match=f"{part} is another file system: mount the whole vault"):
+                    await attempt
+            assert [*(root / part).iterdir()] == []
+        assert await store.create(part + "/0c1d/9e2f.2", b"another")
+
+    use(root, work)
+
+
+def test_the_whole_vault_may_be_mounted(root: Path, tmp_path: Path) -> None:
+    async def work(store: Directory) -> None:
+        assert await store.create(RECORD + "0", b"another")
+        await put(store, BODY, b"a body")
+        assert await keys(store) == {GUARD, RECORD, RECORD + "0", BODY}
+        assert await store.get(RECORD) == b"a record"
+
+    with small_disk(tmp_path / "disk", 1), seen_at(tmp_path / "disk", tmp_path / "mounted"):
+        use(tmp_path / "mounted", work)
+
+
+def test_the_vault_may_be_an_overlay_of_two_file_systems(root: Path, tmp_path: Path) -> None:
+    """Files of the lower one have another device than their directories there."""
+
+    async def nothing(_: Directory) -> None:
+        pass
+
+    async def work(store: Directory) -> None:
+        assert await store.get(RECORD) == b"a record"
+        assert await store.create(RECORD + "0", b"another")
+        assert await keys(store) == {GUARD, RECORD, RECORD + "0"}
+
+    async def reopened() -> None:
+        store = Directory(tmp_path / "merged")
+        store.guard(GUARD, OURS)
+        await work(store)
+
+    use(root, nothing)
+    (tmp_path / "merged").mkdir()
+    with small_disk(tmp_path / "disk", 1) as disk:
+        for name in "upper", "work":
+            (disk / name).mkdir()
+        options = f"lowerdir={root},upperdir={disk}/upper,workdir={disk}/work"
+        mount = ["mount", "-t", "overlay", "-o", options, "none", str(tmp_path / "merged")]
+        if subprocess.run(mount, capture_output=True).returncode != 0:
+            pytest.skip("no overlay can be mounted here")
+        try:
+            asyncio.run(reopened())
+        finally:
+            subprocess.run(["umount", "-l", str(tmp_path / "merged")], check=True)
 
 
 def test_a_file_of_the_reserve_with_a_second_name_is_not_written_into(

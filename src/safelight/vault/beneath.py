@@ -1,6 +1,6 @@
 """A directory tree that others may write to, read and changed without ever leaving it.
 
-Two rules, which hold for every path that the store in a directory touches:
+Three rules, which hold for every path that the store in a directory touches:
 
 - **Beneath the root, no link is followed.** Each directory on the way is opened by itself, relative to the one above it
   (`dir_fd`, O_NOFOLLOW), and the last step is relative to the last directory. So whatever another puts in the place
@@ -14,6 +14,9 @@ Two rules, which hold for every path that the store in a directory touches:
   them differs, the guard's content is read again; if that differs, too, the store is unavailable. A root without a
   guard is pinned to the directory that it was at first. Before anything is acknowledged, or said to be missing, the
   path must still lead to the root that was opened: what is done in a directory that was moved away counts as not done.
+
+- **Below the root there is one file system.** A directory with another device is refused: what is mounted on a part of
+  the vault could be unmounted, and the guard would still be there.
 
 All functions block, and raise OSError where they say nothing else.
 """
@@ -172,14 +175,16 @@ class Tree:
         return *self._itself, guard.st_dev, guard.st_ino, guard.st_size, guard.st_mtime_ns, guard.st_ctime_ns
 
     def directory(self, path: str) -> int:
-        """The descriptor of a directory below the root ("" is the root), which stays the tree's. Raises BadObject."""
+        """The descriptor of a directory below the root ("" is the root), which stays the tree's. Raises BadObject,
+        and StoreError for another file system.
+        """
         if not path:
             return self.root
         descriptor = self._directories.get(path)
         if descriptor is None:
             above, name = self._step(path)
             try:
-                descriptor = os.open(name, _BENEATH, dir_fd=above)
+                descriptor = self._enter(name, above, path)
             except OSError as error:
                 raise self._explained(error, path, above, directory=True) from None
             self._directories[path] = descriptor
@@ -213,7 +218,7 @@ class Tree:
 
     def walk(self, path: str, inside: re.Pattern[str]) -> Iterator[Found]:
         """Everything below a directory, but directories with such names: what is in those. What vanishes meanwhile is
-        left out; a directory that cannot be opened, or lies too deep, is found as itself. Raises BadObject.
+        left out; a directory that cannot be opened, or lies too deep, is found as itself. Raises as `directory`.
         """
         return self._walk(self.directory(path), f"{path}/" if path else "", inside, MAX_DEPTH)
 
@@ -231,7 +236,7 @@ class Tree:
                     if not depth:
                         yield Found(path, directory, state, "is a directory where none belongs")
                         continue
-                    below = os.open(entry.name, _BENEATH, dir_fd=directory)
+                    below = self._enter(entry.name, directory, path)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
@@ -243,6 +248,19 @@ class Tree:
                     yield from self._walk(below, path + "/", inside, depth - 1)
                 finally:
                     os.close(below)
+
+    def _enter(self, name: str, above: int, path: str) -> int:
+        """Open a directory. Raises StoreError if it is another file system's: that could come and go unseen.
+
+        Files are not asked: on an overlay (overlayfs) they may have another device than their directory.
+        """
+        descriptor = os.open(name, _BENEATH, dir_fd=above)
+        if state_of(descriptor).st_dev != self._itself[0]:
+            os.close(descriptor)
+            raise StoreError(
+                f"the vault's directory {path} is another file system: mount the whole vault, not a part of it"
+            )
+        return descriptor
 
     def _step(self, path: str) -> tuple[int, str]:
         """The descriptor of the directory in which the last part of a path is, and that part."""
