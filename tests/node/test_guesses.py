@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
 import pytest
 
-from safelight.config import Address
+from safelight.config import Address, Config
+from safelight.encryption.keys import Keyring
+from safelight.node import admission
+from safelight.node.claims import Claims
 from safelight.node.guesses import ADDRESSES, BURST, RATE, Guesses
-from safelight.protocol import Problem
+from safelight.protocol import Problem, fingerprint
+from safelight.vault.records import TOKENS, Records
+from safelight.vault.store import Entry
+from safelight.vault.vault import Vault
 from tests.node.rude import Line, ask, enrolled, image, line, refused
-from tests.running import SETTLED, Running, running
+from tests.running import GENEROUS, SETTLED, Running, running
 
 
 @pytest.fixture
@@ -29,8 +39,11 @@ def node(cluster: Running) -> Address:
     return cluster.config.addresses[1]
 
 
-def guess(connection: Line) -> int:
-    connection.request("GET /v1/images", f"Authorization: Bearer slt_{secrets.token_urlsafe(32)}")
+def wrong() -> str:
+    return f"Authorization: Bearer slt_{secrets.token_urlsafe(32)}"
+
+
+def status(connection: Line) -> int:
     answer = connection.answer()
     if answer.status == 429:
         refused(answer, Problem.TOO_MANY_TOKENS)
@@ -38,20 +51,131 @@ def guess(connection: Line) -> int:
     return answer.status
 
 
+def guess(connection: Line, token: str = "") -> int:
+    connection.request("GET /v1/images", token or wrong())
+    return status(connection)
+
+
+@contextmanager
+def guessing(node: Address, start: str = "GET /v1/images", *, connections: int = 40) -> Iterator[Counter[int]]:
+    """Somebody guesses on so many connections as fast as the node answers; what it has answered. What this address may
+    try is used up by then.
+    """
+    statuses, done, exhausted = Counter[int](), threading.Event(), threading.Event()
+
+    def go() -> None:
+        with ExitStack() as stack:
+            lines = [stack.enter_context(line(node)) for _ in range(connections)]
+            while not done.is_set():
+                for each in lines:
+                    each.request(start, wrong())
+                for each in lines:
+                    statuses[status(each)] += 1
+                if statuses[429] > connections:
+                    exhausted.set()
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    try:
+        assert exhausted.wait(GENEROUS)
+        yield statuses
+    finally:
+        done.set()
+        thread.join()
+
+
+def enrolled_elsewhere(config: Config, count: int) -> list[str]:
+    """So many users whom no node knows yet; the headers that prove them."""
+    headers = [wrong() for _ in range(count)]
+
+    async def enrol() -> None:
+        async with admission.opened(config) as users:
+            for number, header in enumerate(headers):
+                await users.enrol(f"user-{number}", fingerprint(header.rpartition(" ")[2]))
+
+    asyncio.run(enrol())
+    return headers
+
+
 def test_guessing_is_slowed_down_for_the_one_who_guesses_alone(cluster: Running, node: Address) -> None:
     alice = enrolled(cluster.config, "alice")
     assert ask(node, "GET /v1/images", alice).status == 200
-    with line(node) as connection:
-        statuses = Counter(guess(connection) for _ in range(2000))
-        assert statuses.keys() == {401, 429}
-        assert statuses[429] > 1000
+    began = time.monotonic()
+    with guessing(node) as statuses:
         for _ in range(100):
             assert ask(node, "GET /v1/images", alice).status == 200
-            guess(connection)
-    ben = enrolled(cluster.config, "ben")  # enrolling is no guess
-    while (answer := ask(node, "GET /v1/images", ben)).status == 429:  # it has to wait its turn, as others do
-        pass
-    assert answer.status == 200
+    assert statuses.keys() == {401, 429}
+    assert statuses[401] <= BURST + RATE * (time.monotonic() - began) + 1
+
+
+def test_users_that_the_node_does_not_know_get_in_while_their_address_is_guessing(
+    cluster: Running, node: Address
+) -> None:
+    """One token each, at the first attempt; also a name that is new."""
+    with guessing(node), guessing(node):
+        for header in enrolled_elsewhere(cluster.config, 3):
+            assert ask(node, "GET /v1/images", header).status == 200
+        alice = enrolled(cluster.config, "alice")
+        assert ask(node, "GET /v1/images", alice).status == 200
+
+
+def test_enrolment_is_no_way_round(cluster: Running, node: Address) -> None:
+    alice = enrolled(cluster.config, "alice")
+    with guessing(node, "PUT /v1/users/alice") as statuses:
+        (ben,) = enrolled_elsewhere(cluster.config, 1)
+        assert ask(node, "PUT /v1/users/user-0", ben).status == 200
+        assert ask(node, "PUT /v1/users/carol", wrong()).status == 201
+        assert ask(node, "PUT /v1/users/alice", alice).status == 200
+    assert statuses.keys() == {409, 429}
+
+
+def test_a_look_that_finds_a_user_costs_nothing(cluster: Running, node: Address) -> None:
+    with line(node) as connection:
+        for header in enrolled_elsewhere(cluster.config, int(BURST)):
+            assert guess(connection, header) == 200
+        for number in range(int(BURST)):
+            connection.request(f"PUT /v1/users/new-{number}", wrong())
+            assert connection.answer().status == 201
+        assert {guess(connection) for _ in range(int(BURST) - 1)} == {401}
+
+
+def test_the_same_wrong_token_again_costs_nothing(cluster: Running, node: Address) -> None:
+    token = wrong()
+    with line(node) as connection:
+        assert {guess(connection, token) for _ in range(3 * int(BURST))} == {401}
+        assert {guess(connection) for _ in range(int(BURST) // 2)} == {401}
+
+
+class Listed:
+    """A vault of one user, which counts its listings."""
+
+    def __init__(self) -> None:
+        self.records = Records(Keyring.new)
+        self.store = self
+        self.listings = 0
+
+    async def list(self, prefix: str) -> AsyncIterator[Entry]:
+        self.listings += prefix == TOKENS
+        await asyncio.sleep(0.01)
+        yield Entry(self.records.token("alice's") if prefix == TOKENS else f"{self.records.user('alice')}.1", 1, 0.0)
+
+
+def test_one_listing_serves_all_who_wait() -> None:
+    vault = Listed()
+    claims = Claims(lambda: cast(Vault, vault))
+
+    async def go() -> None:
+        for _ in range(2):
+            found = await asyncio.gather(*(claims.token("alice's" if number == 7 else "x") for number in range(1000)))
+            assert [number for number, each in enumerate(found) if each] == [7]
+        assert vault.listings == 2
+        assert [await claims.may_enrol(*each) for each in (("x", "alice"), ("alice's", "alice"), ("x", "ben"))] == [
+            False,
+            True,
+            True,
+        ]
+
+    asyncio.run(go())
 
 
 def test_one_user_may_come_with_many_requests_at_once(cluster: Running, node: Address) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from urllib.parse import quote
 
 from safelight import orders, tickets
@@ -30,6 +31,8 @@ from safelight.tickets import Job
 
 HOLD = 0.8
 """Seconds that a request waits in a node for an election to end before it is told that nobody leads."""
+
+TOO_MANY = "too many unknown tokens come from your address, and this is another: wait, or use the right one"
 
 
 class GoTo(Exception):
@@ -99,23 +102,42 @@ class Gate:
         return account
 
     async def _account_of(self, request: web.Request, token: str) -> Account:
-        """Raises Refusal (UNKNOWN_TOKEN; TOO_MANY_TOKENS without a look, for a token that is not known here)."""
+        """Raises Refusal (UNKNOWN_TOKEN, TOO_MANY_TOKENS)."""
         if not TOKEN.fullmatch(token):
             raise Refusal(Problem.UNKNOWN_TOKEN, "this is not a token: it has slt_ and 43 characters after it")
         request[TOKEN_OF] = fingerprint(token)
+        if self._users.knows(token) or self._users.missed(token):
+            return await self._users.account(token)
+        with self._guess(address_of(request)) as allowed:
+            if not allowed and not await self._users.claims.token(fingerprint(token)):
+                raise Refusal(Problem.TOO_MANY_TOKENS, TOO_MANY)
+            return await self._users.account(token)
+
+    async def enrol(self, request: web.Request, token: str, user: str) -> bool:
+        """Let the token claim the name. Raises InvalidName, and Refusal as `Users.enrol`, and TOO_MANY_TOKENS."""
+        mine = fingerprint(token)
+        check_user(user)
         if self._users.knows(token):
-            return await self._users.account(token)
-        address = address_of(request)
-        if not self._guesses.take(address, time.monotonic()):
-            raise Refusal(Problem.TOO_MANY_TOKENS, "too many unknown tokens come from your address: wait, try again")
-        wrong = False
+            return await self._users.enrol(user, mine)
+        with self._guess(address_of(request)) as allowed:
+            if not allowed and not await self._users.claims.may_enrol(mine, user):
+                raise Refusal(Problem.TOO_MANY_TOKENS, TOO_MANY)
+            return await self._users.enrol(user, mine)
+
+    @contextmanager
+    def _guess(self, address: str) -> Iterator[bool]:
+        """What an unknown token is tried for. Whether a look is within what this address has: where it is not, the
+        token is looked for in a listing first, so that those who guess do not keep users out. It is charged if the
+        token is refused, not if it is a user's, or nobody could look.
+        """
+        allowed, refused = self._guesses.take(address, time.monotonic()), False
         try:
-            return await self._users.account(token)
+            yield allowed
         except Refusal:
-            wrong = True
+            refused = True
             raise
         finally:
-            if not wrong:  # a user, or nobody could look
+            if allowed and not refused:
                 self._guesses.give_back(address, time.monotonic())
 
     def order(self, request: web.Request) -> orders.Order:

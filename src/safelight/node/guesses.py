@@ -1,7 +1,8 @@
-"""How many unknown tokens one address may try: looking one up costs a read of the store.
+"""How many unknown tokens one address may have looked up one by one: each costs reads of the store.
 
-A token bucket for each address: `BURST` looks at once, and `RATE` a second after that. A look that finds a user costs
-nothing, and who is known already needs none. Without a clock: the caller says what time it is, in seconds.
+A token bucket for each address: `BURST` looks at once, and `RATE` a second after that; beyond, tokens are looked for in
+a listing (see `claims`). A look that finds a user costs nothing, and who is known already needs none. Without a clock:
+the caller says what time it is, in seconds.
 """
 
 from __future__ import annotations

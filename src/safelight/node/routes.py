@@ -47,7 +47,6 @@ from safelight.protocol import (
     Problem,
     Refusal,
     Status,
-    fingerprint,
     problem_body,
 )
 from safelight.vault.opening import NONE
@@ -89,7 +88,7 @@ class Routes:
     ) -> None:
         self._config, self._node, self._cluster = config, node, cluster
         self._gate, self._jobs, self._images = gate, jobs, images
-        self._users, self._load, self._say = users, load, say
+        self._load, self._say = load, say
         self._outages = Outages(say)
         self._links, self._keys, self._step_down = links, keys, step_down
         self._sharing = sharing
@@ -157,7 +156,7 @@ class Routes:
         if not self._gate.open_enrolment:
             raise Refusal(Problem.ENROLMENT_CLOSED, "only the operator adds users here, with `safelight user add`")
         check_conditions(request, None)  # nothing can be got from this address
-        created = await self._users.enrol(request.match_info["user"], fingerprint(token))
+        created = await self._gate.enrol(request, token, request.match_info["user"])
         return web.Response(status=201 if created else 200)
 
     async def order(self, request: web.Request) -> web.Response:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from safelight.errors import SafelightError
 from safelight.names import check_user
+from safelight.node.claims import Claims
 from safelight.node.datadir import DataError
 from safelight.protocol import Problem, Refusal, fingerprint
 from safelight.vault.records import BODIES, RECORDS, USERS, OtherKey, Record, Revoked, User
@@ -70,6 +71,7 @@ class Users:
         """`vault` gives where the records are, or raises StoreError while that is away. `clock` gives seconds."""
         self._vault = vault
         self._clock = clock
+        self.claims = Claims(vault)
         self._known: dict[str, _Known] = {}
         self._states: dict[str, tuple[User | Revoked | None, float]] = {}  # by user, and when they were read
         self._missed: OrderedDict[str, float] = OrderedDict()  # until when they count as unknown
@@ -100,6 +102,11 @@ class Users:
         """Whether the token needs no look of its own: it was a user's the last time, or is being looked up now."""
         mine = fingerprint(token)
         return mine in self._known or mine in self._asking
+
+    def missed(self, token: str) -> bool:
+        """Whether the token needs no look as it was nobody's just now."""
+        now = self._clock()
+        return self._missed.get(fingerprint(token), now) > now
 
     def _forget_another_store(self) -> None:
         """Forget what was read before the store was away, and may have come back as another."""
@@ -164,6 +171,7 @@ class Users:
         Raises InvalidName, LostUser, and Refusal where another token has the name (NAME_TAKEN), where the user was
         revoked (USER_REVOKED), and where the token has claimed another name (WRONG_USER).
         """
+        self._forget_another_store()
         try:
             return await self._enrol(check_user(name), mine)
         finally:
@@ -171,7 +179,7 @@ class Users:
             self._missed.pop(mine, None)
 
     async def _enrol(self, name: str, mine: str) -> bool:
-        vault = self._vault()
+        vault, now = self._vault(), self._clock()
         chain = vault.records.user(name)
         record, number = await _look(vault, chain)
         if record is None and await _anything_of(vault, name):
@@ -186,11 +194,15 @@ class Users:
             )  # before the claim: a token that asked for a name in vain is good for another
         await _claim(vault, mine, chain)
         if record is None:
-            if await vault.append(chain, 1, User(name, mine, time.time(), secrets.token_hex(16))):
+            user = User(name, mine, time.time(), secrets.token_hex(16))
+            if await vault.append(chain, 1, user):
+                self._known[mine] = _Known(chain, Account(name, user.id), now + FRESH)
                 return True
             record, number = await _look(vault, chain)
         _check_free(name, record, mine)
         await vault.settle(chain, number)
+        if isinstance(record, User):
+            self._known[mine] = _Known(chain, Account(name, record.id), now + FRESH)
         return False
 
     async def give(self, name: str, mine: str) -> bool:
