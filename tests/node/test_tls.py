@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from safelight.cluster import environment
-from safelight.config import Config
+from safelight.config import Config, ConfigError
 from safelight.protocol import Problem
+from safelight.tls import client_tls, server_tls
 from tests.node.rude import ask, line, refused
 from tests.running import GENEROUS, Running, running
 
@@ -125,6 +127,66 @@ def test_a_client_that_does_not_know_the_authority_says_so_in_one_line(
     assert "tls_ca" in said
     assert "Traceback" not in said
     assert all("tls_ca" in each for each in done.stderr.splitlines() if "trusted" in each)
+
+
+@pytest.mark.parametrize("setting", ["tls_ca", "tls_certificate", "tls_key"])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("pipe", "it is not a regular file"),
+        ("socket", "it is not a regular file"),
+        ("device", "it is not a regular file"),
+        ("directory", "it is not a regular file"),
+        ("large", "it is larger than 1 MiB, which no PEM file is"),
+        ("missing", "no such file or directory"),
+    ],
+)
+def test_what_is_no_pem_file_is_refused_without_waiting(tmp_path: Path, kind: str, why: str, setting: str) -> None:
+    path = tmp_path / "file.pem"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "large":
+        path.touch(0o600)
+        os.truncate(path, (1 << 20) + 1)
+    files = papers(tmp_path / "papers")
+    given = {"tls_certificate": files.certificate, "tls_key": files.key, setting: path}
+
+    def use() -> None:
+        if setting == "tls_ca":
+            client_tls(Config(servers=("127.0.0.1:1",), tls_ca=path))
+        else:
+            server_tls(given["tls_certificate"], given["tls_key"])
+
+    with pytest.raises(ConfigError) as refused:
+        use()
+    assert str(refused.value) == f"cannot use {setting} {path}: {why}"
+
+
+def test_a_pipe_for_the_authority_ends_a_command_at_once(secure: Running, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = client(secure.config, tmp_path, "status", SAFELIGHT_TLS_CA=str(tmp_path / "pipe"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+    assert "tls_ca" in done.stderr
+    assert "it is not a regular file" in done.stderr
+
+
+def test_an_authority_among_comments_is_believed_and_none_at_all_is_an_error(secure: Running, tmp_path: Path) -> None:
+    assert secure.config.tls_ca is not None
+    path = tmp_path / "bundle.pem"
+    path.write_bytes("# Tanúsítvány\n".encode() + secure.config.tls_ca.read_bytes())
+    done = client(secure.config, tmp_path, "status", SAFELIGHT_TLS_CA=str(path))
+    assert done.returncode == 0, done.stderr
+    for content in (b"", b"# Tan\xfas\n"):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="not in PEM format"):
+            client_tls(Config(servers=("127.0.0.1:1",), tls_ca=path))
 
 
 def test_another_authority_is_not_believed(secure: Running, photograph: Path, tmp_path: Path) -> None:
