@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeVar
 
 STEP = 1 << 20
@@ -47,10 +47,15 @@ class File:
         self._over = False
         self._lock = threading.Lock()
         self.threads = threads
+        self.watched: Callable[[bool], AbstractContextManager[None]] = lambda little: nullcontext()
+        """What every call of the file is made in, for as long as it takes; whether it reads but little of it is said.
+        It may raise something else than the call.
+        """
 
     async def open(self) -> None:
         """Raises what `opener` raises."""
-        await asyncio.get_running_loop().run_in_executor(self.threads, self._open)
+        with self.watched(True):
+            await asyncio.get_running_loop().run_in_executor(self.threads, self._open)
 
     def _open(self) -> None:
         with self._lock:
@@ -59,11 +64,16 @@ class File:
 
     async def beginning(self, count: int) -> tuple[int, bytes]:
         """How many bytes the file has, and its first `count`. Raises OSError."""
-        return await self._do(lambda descriptor: (os.fstat(descriptor).st_size, os.pread(descriptor, count, 0)))
+        with self.watched(True):
+            return await self._do(lambda descriptor: (os.fstat(descriptor).st_size, os.pread(descriptor, count, 0)))
 
     async def chunks(self, start: int, end: int) -> AsyncGenerator[bytes]:
         """Its bytes from `start` up to `end`, fewer if it is shorter. Raises OSError."""
-        while chunk := await self._do(_reading(min(STEP, end - start), start)):
+        while True:
+            with self.watched(False):
+                chunk = await self._do(_reading(min(STEP, end - start), start))
+            if not chunk:
+                return
             yield chunk
             start += len(chunk)
 
@@ -134,8 +144,8 @@ async def pour(
     `moved` is called with the position whenever bytes have moved, by us or out of the socket. `taken` hears, every
     `LOOK` while the socket is full, for how many seconds that was so, and how many bytes the other side took in them;
     it may raise.
-    Raises TimeoutError if none move for `patience` seconds, EOFError if the file is shorter, and OSError. Nobody else
-    may write meanwhile.
+    Raises TimeoutError if none move for `patience` seconds, EOFError if the file is shorter, OSError, and what
+    `file.watched` raises. Nobody else may write meanwhile.
     """
     loop = asyncio.get_running_loop()
     connection = _Socket(os.dup(transport.get_extra_info("socket").fileno()))
@@ -151,7 +161,8 @@ async def pour(
             stepping = loop.run_in_executor(file.threads, connection.step, file, start, min(STEP, end - start))
             stepping.add_done_callback(_look_at)
             try:
-                sent = await asyncio.shield(stepping)
+                with file.watched(False):
+                    sent = await asyncio.shield(stepping)
             except BlockingIOError:
                 await room()
                 continue

@@ -24,11 +24,17 @@ DISK_FAILS, DISK_HANGS = "fsync:error=EIO", "fsync,fdatasync:delay_enter=60s"
 FAILED, SILENT = "cannot use the vault", "the vault has answered nothing for 3 s"
 
 
-def upload(config: Config, node: int, token: str, name: str) -> tuple[int, str]:
+BODIES_FAIL, BODIES_HANG = "sendfile,pread64:error=EIO", "sendfile,pread64:delay_enter=60s"
+"""While records are read, and everything is written."""
+
+LARGE = 900_000  # bytes of an image whose sealed file is poured into the connection
+
+
+def upload(config: Config, node: int, token: str, name: str, size: int = 10_000) -> tuple[int, str]:
     """The status of an upload to this node, and the problem's detail."""
     headers = {"Authorization": token.partition(": ")[2]}
     try:
-        answer = request(config, node, "PUT", f"/v1/images/{name}", image(10_000), headers, timeout=2)
+        answer = request(config, node, "PUT", f"/v1/images/{name}", image(size), headers, timeout=2)
     except OSError as error:  # among them, that it has not answered in time
         return 0, str(error)
     return answer.status, answer.body.decode(errors="replace")
@@ -55,6 +61,20 @@ def test_uploads_go_on_within_seconds_when_the_leaders_own_calls_fail_or_hang(
             assert upload(it.config, 2, token, "b.png")[0] == 201
             assert status_of(it.config, 2)[2].leader == 2
         it.wait_until_leader(3)  # without the fault it leads again
+
+
+@pytest.mark.parametrize(("fault", "words"), [(BODIES_FAIL, FAILED), (BODIES_HANG, SILENT)], ids=["fails", "hangs"])
+def test_a_leader_that_cannot_read_bodies_lets_another_lead(tmp_path: Path, fault: str, words: str) -> None:
+    with running(tmp_path, 3) as it:
+        wait_until_all_follow(it.config, 3)
+        token = enrolled(it.config, "alice")
+        assert upload(it.config, 3, token, "a.png", LARGE)[0] == 201
+        with injected(it.cluster.pid(3), fault):
+            upload(it.config, 3, token, "lost.png", LARGE)  # and its answer
+            eventually(lambda: status_of(it.config, 2)[2].leader == 2, "node 2 leads")
+            eventually(lambda: words in status_of(it.config, 2)[3].stands_back, "node 3 says why")
+            assert upload(it.config, 2, token, "b.png", LARGE)[0] == 201
+        it.wait_until_leader(3)
 
 
 @pytest.mark.parametrize("fault", [FAILS, HANGS], ids=["fails", "hangs"])

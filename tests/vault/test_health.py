@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import socket
+import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from safelight.pour import pour
 from safelight.vault.directory import Directory
 from safelight.vault.health import FAILING, HANG, RECENT, SUSPICIOUS, Health, Kind
 from safelight.vault.monitored import Monitored
 from safelight.vault.records import IDENTITY, PROBES
 from safelight.vault.store import Missing, StoreError, StoreFull
+from tests.running import GENEROUS
 
 
 def call(health: Health, now: float, why: str = "", *, kind: Kind = Kind.READ, probe: bool = False) -> None:
@@ -59,7 +66,7 @@ def test_a_call_that_waits_while_none_is_answered_is_a_hang_also_if_its_caller_h
     health.begun(Kind.COMMIT, 0.0)
     assert health.suspicion(SUSPICIOUS) != ""
     assert health.reason(HANG - 0.1) == ""
-    health.dropped(Kind.COMMIT)
+    health.dropped(Kind.COMMIT, 0.5)
     for tenth in range(31):  # what is read in between tells nothing of what is written
         call(health, tenth / 10)
     assert "answered nothing for 3 s" in health.reason(HANG)
@@ -73,6 +80,41 @@ def test_one_slow_call_is_no_hang_as_long_as_others_are_answered() -> None:
     for second in range(60):
         call(health, second, kind=Kind.COMMIT, probe=True)
         assert health.reason(second + 0.9) == ""
+
+
+@pytest.mark.parametrize("kind", [Kind.READ, Kind.BODY])
+def test_a_probe_that_may_read_from_memory_does_not_end_a_real_reads_wait(kind: Kind) -> None:
+    health = Health()
+    health.begun(kind, 0.0)
+    for tenth in range(10, 30):
+        call(health, tenth / 10, kind=kind, probe=True)
+    assert "answered nothing" in health.reason(HANG)
+    health.answered(kind, HANG)
+    assert (health.reason(HANG), health.suspicion(HANG)) == ("", "")
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_caller_that_goes_early_leaves_a_question_for_a_probe_and_no_trouble(kind: Kind) -> None:
+    health = Health()
+    health.begun(kind, 0.0)
+    assert not health.unknown
+    health.dropped(kind, 0.1)
+    assert health.unknown
+    call(health, 0.5, kind=kind, probe=True)
+    assert not health.unknown
+    assert (health.reason(1e9), health.suspicion(1e9)) == ("", "")
+
+
+def test_callers_that_give_up_bodies_one_after_the_other_are_a_row_of_failures_though_the_probes_succeed() -> None:
+    health = Health()
+    for start in (0.0, 3.0):
+        health.begun(Kind.BODY, start)
+        health.dropped(Kind.BODY, start + 2)
+        for tenth in (21, 26):
+            call(health, start + tenth / 10, kind=Kind.BODY, probe=True)
+    assert "slow to answer" in health.reason(5.6)
+    call(health, 5.0 + RECENT, kind=Kind.BODY, probe=True)
+    assert (health.reason(1e9), health.suspicion(1e9)) == ("", "")
 
 
 # -- a store that is monitored --
@@ -138,5 +180,94 @@ def test_a_probe_finds_out_and_leaves_nothing(tmp_path: Path) -> None:
         probe.cancel()
         await asyncio.gather(probe, return_exceptions=True)
         assert "answered nothing" in health.reason(1e9)
+
+    in_store(tmp_path, test)
+
+
+def fails_with(number: int) -> Callable[..., int]:
+    def sendfile(*_: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return sendfile
+
+
+async def poured(monitored: Monitored) -> None:
+    """Pour a body into a connection from which nobody reads; what goes wrong is for its other side to see."""
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=here)
+    file = monitored.file("bodies/a/b")
+    assert file is not None
+    try:
+        await file.open()
+        assert (await file.beginning(10))[0] == 1 << 20
+        await pour(transport, file, 10, 1 << 20, patience=0.1)
+    except (OSError, StoreError):
+        pass
+    finally:
+        file.close()
+        transport.close()
+        there.close()
+
+
+@pytest.mark.parametrize(("number", "suspected"), [(errno.EIO, True), (errno.ESTALE, True), (errno.EPIPE, False)])
+def test_the_disks_errors_in_a_pour_count_and_the_connections_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, suspected: bool
+) -> None:
+    async def test(store: Broken, health: Health, monitored: Monitored) -> None:
+        body = await monitored.body("bodies/a/b")
+        await body.write([bytes(1 << 20)])
+        await body.publish("records/a/b.1", b"")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "sendfile", fails_with(number))
+            await poured(monitored)
+            await poured(monitored)
+        assert bool(health.suspicion(time.monotonic())) == suspected
+        await monitored.probe("1")  # reads another, or the beginning: which proves nothing so soon
+        assert bool(health.suspicion(time.monotonic())) == suspected
+        await poured(monitored)
+        assert health.suspicion(time.monotonic()) == ""
+
+    in_store(tmp_path, test)
+
+
+def test_a_client_that_does_not_read_is_no_trouble_of_the_store(tmp_path: Path) -> None:
+    async def test(store: Broken, health: Health, monitored: Monitored) -> None:
+        body = await monitored.body("bodies/a/b")
+        await body.write([bytes(1 << 20)])
+        await body.publish("records/a/b.1", b"")
+        pouring = asyncio.create_task(poured(monitored))
+        while not pouring.done():
+            assert health.suspicion(time.monotonic() + SUSPICIOUS / 2) == ""
+            await asyncio.wait([pouring], timeout=0.01)
+        assert (health.reason(1e9), health.suspicion(1e9)) == ("", "")
+
+    in_store(tmp_path, test)
+
+
+def test_a_step_of_a_pour_that_hangs_is_a_hang_whatever_else_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, end, sendfile = threading.Event(), threading.Event(), os.sendfile
+
+    def hangs(connection: int, file: int, offset: int, count: int) -> int:
+        hanging.set()
+        assert end.wait(GENEROUS)
+        return sendfile(connection, file, offset, count)
+
+    async def test(store: Broken, health: Health, monitored: Monitored) -> None:
+        body = await monitored.body("bodies/a/b")
+        await body.write([bytes(1 << 20)])
+        await body.publish("records/a/b.1", b"")
+        monkeypatch.setattr(os, "sendfile", hangs)
+        pouring = asyncio.create_task(poured(monitored))
+        assert await asyncio.to_thread(hanging.wait, GENEROUS)
+        began = time.monotonic()
+        await monitored.probe("1")
+        await monitored.get("records/a/b.1")
+        assert "answered nothing" in health.reason(began + HANG)
+        end.set()
+        await pouring
+        assert (health.reason(1e9), health.suspicion(1e9)) == ("", "")
 
     in_store(tmp_path, test)

@@ -119,7 +119,7 @@ class Keeper:
                     if not self._alarm():
                         calm = now
                     alarmed = 0 < now - calm < ALARM
-                    if (suspicion or alarmed) and (probing is None or probing.done()):
+                    if (suspicion or alarmed or self._health.unknown) and (probing is None or probing.done()):
                         probing = asyncio.create_task(self._monitored.probe(f"{self._node}"))
                     self._observe(self._health.reason(now), suspicion)
                 await asyncio.sleep(LOOK)
@@ -130,9 +130,12 @@ class Keeper:
 
     async def _look(self, directory: Path) -> None:
         """Look at the vault without a call of it. Costs next to nothing, and so is done also where nobody calls."""
-        self._health.begun(Kind.READ, time.monotonic())
-        trouble = await asyncio.to_thread(lambda: trouble_with(directory, self._keyring()))
-        self._health.answered(Kind.READ, time.monotonic(), trouble, probe=True)
+        self._health.begun(Kind.LOOK, time.monotonic())
+        try:
+            trouble = await asyncio.to_thread(lambda: trouble_with(directory, self._keyring()))
+        except Exception as error:  # among them, that no thread can be started
+            trouble = f"the vault cannot be examined ({error})"
+        self._health.answered(Kind.LOOK, time.monotonic(), trouble, probe=True)
 
     # -- housekeeping --------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Whether a store works, judged by its calls: begun, answered, failed, in; what is wrong with it, in words, out.
 
-No clock, no disk. Reads, writes and commits are judged apart: a disk may give what it holds, and even take what is
-written into memory, while it makes nothing durable. Calls are real ones, or probes: calls that a node makes on
-purpose to learn how the store is, while there is a reason to ask and perhaps no real work.
+No clock, no disk. Each kind of call is judged apart: a disk may give what it holds, and even take what is written into
+memory, while it makes nothing durable. Calls are real ones, or probes: calls that a node makes on purpose to learn how
+the store is, while there is a reason to ask and perhaps no real work. What a probe reads may come from memory: its
+success does not outweigh a real read that waits, nor, for `RECENT` seconds, one that failed.
 """
 
 from __future__ import annotations
@@ -25,15 +26,24 @@ RECENT = 3.0
 class Kind(Enum):
     """What a call asks for."""
 
-    READ = "reads"
+    LOOK = "looks"  # at whether the store is there, without a call of it
+    READ = "reads"  # of what is small
+    BODY = "bodies"  # read, or poured into a connection
     WRITE = "writes"  # into a body that is not whole yet
     COMMIT = "commits"  # durable when it returns
+
+
+_CACHED = {Kind.READ, Kind.BODY}
+"""Kinds of which a probe may be answered out of memory, while the disk answers nothing."""
+
+_SLOW = "the vault is slow to answer"
 
 
 class _Calls:
     """The calls of one kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, cached: bool) -> None:
+        self._cached = cached
         self._waiting = 0
         self._since: float | None = None  # when calls began to wait, or the latest answer to one of several
         self._first: float | None = None  # of a row of failures
@@ -47,18 +57,30 @@ class _Calls:
 
     def answered(self, now: float, why: str, probe: bool) -> None:
         self._waiting -= 1
-        self._since = now if self._waiting else None
+        if not self._waiting:
+            self._since = None
+        elif not (probe and self._cached):
+            self._since = now
         if why:
-            if self._first is None:
-                self._first, self._real = now, -RECENT
-            self._latest, self._why = now, why
-            if not probe:
-                self._real = now
+            self._failed(now, why, probe)
         elif self._first is not None and (not probe or now - self._real >= RECENT):
             self._first = None
 
-    def dropped(self) -> None:
+    def _failed(self, now: float, why: str, probe: bool) -> None:
+        if self._first is None:
+            self._first, self._real = now, -RECENT
+        self._latest, self._why = now, why
+        if not probe:
+            self._real = now
+
+    def dropped(self, now: float) -> None:
         self._waiting -= 1  # and what it has waited for is still to come
+        if self._cached and self._silent(now) >= SUSPICIOUS:
+            self._failed(now, _SLOW, probe=False)
+
+    @property
+    def unknown(self) -> bool:
+        return self._since is not None and not self._waiting
 
     def reason(self, now: float) -> str:
         if self._first is not None and self._latest - self._first >= FAILING:
@@ -68,7 +90,7 @@ class _Calls:
     def suspicion(self, now: float) -> str:
         if self._first is not None:
             return self._why
-        return "the vault is slow to answer" if self._silent(now) >= SUSPICIOUS else ""
+        return _SLOW if self._silent(now) >= SUSPICIOUS else ""
 
     def _silent(self, now: float) -> float:
         return 0.0 if self._since is None else now - self._since
@@ -78,7 +100,7 @@ class Health:
     """The health of one store. Times are in seconds, of one monotonic clock."""
 
     def __init__(self) -> None:
-        self._calls = {kind: _Calls() for kind in Kind}
+        self._calls = {kind: _Calls(cached=kind in _CACHED) for kind in Kind}
 
     def begun(self, kind: Kind, now: float) -> None:
         """A call has been made."""
@@ -88,9 +110,14 @@ class Health:
         """A call has been answered: with `why`, by a failure of the store."""
         self._calls[kind].answered(now, why, probe)
 
-    def dropped(self, kind: Kind) -> None:
-        """The caller of a call has gone before there was an answer."""
-        self._calls[kind].dropped()
+    def dropped(self, kind: Kind, now: float) -> None:
+        """The caller of a call has gone before there was an answer; a read that had waited for long has failed."""
+        self._calls[kind].dropped(now)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody waits for a call any more that was not answered: a probe finds out what has become of it."""
+        return any(calls.unknown for calls in self._calls.values())
 
     def reason(self, now: float) -> str:
         """Why the store counts as failed or hung; empty if it does not."""

@@ -1,26 +1,38 @@
-"""A store that keeps account of its own health: every call's outcome and duration goes to `health`."""
+"""A store that keeps account of its own health: every call's outcome and duration goes to `health`.
+
+Of a body only what is read from its middle proves that bodies can be read: its beginning may be in memory.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 
 from safelight.descriptors import NONE_LEFT
 from safelight.encryption.stream import Bytes
+from safelight.errors import reason
 from safelight.pour import File
 from safelight.vault.health import Health, Kind
 from safelight.vault.records import IDENTITY, PROBES
 from safelight.vault.store import BadObject, Body, Entry, Missing, Store, StoreError, StoreFull
 
+_LITTLE = 4096
+"""Bytes: a read of fewer, such as of a header, proves little."""
+
+_OF_A_DISK = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EBADMSG}
+"""What a step of a pour fails with if it is the disk that fails, and not the connection (sendfile(2), read(2))."""
+
 
 class Monitored:
-    """A `Store`. What is poured from a file is not seen here; what is read before that is."""
+    """A `Store`."""
 
     def __init__(self, store: Store, health: Health) -> None:
         self._store = store
         self._health = health
+        self._known = ""  # a body that was read or made not long ago
 
     @property
     def identity(self) -> int:
@@ -45,7 +57,7 @@ class Monitored:
             return await self._store.get_many(keys)
 
     async def body(self, key: str) -> Body:
-        return _Body(await self._store.body(key), self)
+        return _Body(await self._store.body(key), key, self)
 
     async def size(self, key: str) -> int:
         with self.call(Kind.READ):
@@ -54,14 +66,32 @@ class Monitored:
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[Bytes]:
         async with aclosing(self._store.read(key, start, end)) as chunks:
             while True:
-                with self.call(Kind.READ):
+                with self.call(Kind.BODY, little=end - start < _LITTLE):
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     return
+                self.knows(key)
                 yield chunk
 
     def file(self, key: str) -> File | None:
-        return self._store.file(key)
+        file = self._store.file(key)
+        if file is not None:
+            file.watched = self._pouring
+        return file
+
+    def knows(self, key: str) -> None:
+        """There is this body, to probe with."""
+        self._known = key
+
+    @contextmanager
+    def _pouring(self, little: bool) -> Iterator[None]:
+        with self.call(Kind.BODY, little=little):
+            try:
+                yield
+            except OSError as error:
+                if error.errno in _OF_A_DISK:
+                    raise StoreError(f"cannot read a body in the vault: {reason(error)}; check its disk") from error
+                raise
 
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
         found = self._store.list(prefix)
@@ -97,16 +127,24 @@ class Monitored:
                 await self._store.create(key, b"probe")
                 await self._store.delete(key)
 
-        await asyncio.gather(read(), write())
+        async def read_body() -> None:
+            with suppress(StoreError, BadObject, Missing), self.call(Kind.BODY, probe=True):
+                if self._known:  # else there is nothing to learn, and earlier trouble is forgotten
+                    async with aclosing(self._store.read(self._known, 0, _LITTLE)) as chunks:
+                        await anext(chunks, None)
+
+        await asyncio.gather(read(), read_body(), write())
 
     @contextmanager
-    def call(self, kind: Kind, *, probe: bool = False) -> Iterator[None]:
-        """Account for one call, which is made in the block."""
+    def call(self, kind: Kind, *, probe: bool = False, little: bool = False) -> Iterator[None]:
+        """Account for one call, which is made in the block. The success of one that reads `little` weighs no more than
+        a probe's.
+        """
         self._health.begun(kind, time.monotonic())
         try:
             yield
         except StoreFull:  # it works, and has no room: another node would not find more
-            self._health.answered(kind, time.monotonic(), probe=probe)
+            self._health.answered(kind, time.monotonic(), probe=probe or little)
             raise
         except StoreError as error:
             cause = error.__cause__
@@ -114,20 +152,24 @@ class Monitored:
             self._health.answered(kind, time.monotonic(), "" if ours else str(error), probe=probe)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            self._health.dropped(kind)
+            self._health.dropped(kind, time.monotonic())
+            raise
+        except BlockingIOError:  # the connection takes no more: nothing may have been read
+            self._health.answered(kind, time.monotonic(), probe=True)
             raise
         except BaseException:
-            self._health.answered(kind, time.monotonic(), probe=probe)
+            self._health.answered(kind, time.monotonic(), probe=probe or little)
             raise
         else:
-            self._health.answered(kind, time.monotonic(), probe=probe)
+            self._health.answered(kind, time.monotonic(), probe=probe or little)
 
 
 class _Body:
     """A `Body` of a monitored store."""
 
-    def __init__(self, body: Body, store: Monitored) -> None:
+    def __init__(self, body: Body, key: str, store: Monitored) -> None:
         self._body = body
+        self._key = key
         self._store = store
 
     async def write(self, pieces: Sequence[Bytes]) -> None:
@@ -140,7 +182,9 @@ class _Body:
 
     async def publish(self, key: str, data: bytes) -> bool:
         with self._store.call(Kind.COMMIT):
-            return await self._body.publish(key, data)
+            made = await self._body.publish(key, data)
+        self._store.knows(self._key)
+        return made
 
     async def abandon(self) -> None:
         await self._body.abandon()

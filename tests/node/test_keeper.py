@@ -1,0 +1,49 @@
+"""A node's hold on its vault, where a look at it ends in anything unexpected."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from safelight.cluster import throwaway
+from safelight.encryption.keys import Keyring
+from safelight.node import keeper
+from safelight.node.datadir import load_keyring
+from safelight.node.keeper import Keeper
+from tests.running import GENEROUS
+
+
+def test_a_look_at_the_vault_that_ends_in_anything_unexpected_is_trouble_until_one_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = throwaway(tmp_path, 1)
+    keyring = load_keyring(config.data_dir, create=True)
+    monkeypatch.setattr(keeper, "LOOK", 0.05)
+
+    def fails(directory: Path, ring: Keyring) -> str:
+        raise RuntimeError("can't start new thread")
+
+    async def go() -> None:
+        reasons = asyncio.Queue[str]()
+        it = Keeper(
+            config,
+            1,
+            lambda: keyring,
+            leads=lambda: False,
+            alarm=lambda: False,
+            observe=lambda reason, suspicion: reasons.put_nowait(reason),
+            say=lambda line: None,
+        )
+        async with asyncio.timeout(GENEROUS):
+            await it.start()
+            with monkeypatch.context() as patch:
+                patch.setattr(keeper, "trouble_with", fails)
+                while "can't start new thread" not in await reasons.get():
+                    pass
+            while await reasons.get():
+                pass
+        await it.stop()
+
+    asyncio.run(go())
