@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ from safelight.encryption.keys import ClusterKey, Keyring
 from safelight.node.users import Users
 from safelight.protocol import Refusal, fingerprint
 from safelight.vault.directory import Directory
-from safelight.vault.records import IDENTITY
+from safelight.vault.records import IDENTITY, Removed
+from safelight.vault.store import Entry
 from safelight.vault.upkeep import rewrap
 from safelight.vault.vault import Vault
 from safelight.vault.verify import verify
@@ -113,3 +114,28 @@ def test_a_verification_finds_users_in_order_and_names_those_that_are_not(root: 
         ("missing", names[ANOTHERS], "ann"),
         ("missing", f"{names['ann']}.1", ""),
     ]
+
+
+def test_a_user_who_enrols_while_a_verification_lists_the_vault_is_no_loss(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    async def look(vault: Vault, users: Users) -> None:
+        listed = vault.store.list
+
+        async def slow(prefix: str) -> AsyncIterator[Entry]:
+            """Comes to the records when it has been through the users."""
+            for entry in [entry async for entry in listed(prefix)]:
+                yield entry
+            monkeypatch.undo()
+            await users.enrol("dora", fingerprint("slt_dora"))
+            await vault.append(vault.records.chain("dora", "a.png"), 1, Removed("dora", "a.png", "0" * 32, 0.0))
+            async for entry in listed("records/"):
+                yield entry
+
+        monkeypatch.setattr(vault.store, "list", slow)
+        found.extend([f"{each.key}: {each.why}" async for each in verify(vault) if each.trouble])
+
+    do(root, look)
+    assert found == []

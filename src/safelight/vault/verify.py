@@ -75,14 +75,18 @@ async def verify(vault: Vault) -> AsyncIterator[Checked]:
             yield checked
             if number < max(there):
                 continue
-            if isinstance(record, Image | Removed) and (owner := vault.records.user(record.user)) not in numbers:
-                if owner not in lost:
-                    lost.add(owner)
-                    why = "there are images of this user, and no record of the user"
-                    yield Checked(key_of(owner, 1), 0, "missing", why, record.user)
-            elif isinstance(record, Image) and record.owner != enrolments.get(owner, record.owner):
-                why = "its user is another than the present one of this name"
-                yield Checked(key_of(chain, number), 0, "damaged", why, record.user, record.name)
+            if isinstance(record, Image | Removed):
+                owner = vault.records.user(record.user)
+                if owner not in numbers and owner not in lost and owner not in enrolments:
+                    if (present := await _enrolment(vault, owner)) is not None:  # it came after the listing
+                        enrolments[owner] = present
+                    else:
+                        lost.add(owner)
+                        why = "there are images of this user, and no record of the user"
+                        yield Checked(key_of(owner, 1), 0, "missing", why, record.user)
+                if isinstance(record, Image) and record.owner != (enrolments.get(owner) or record.owner):
+                    why = "its user is another than the present one of this name"
+                    yield Checked(key_of(chain, number), 0, "damaged", why, record.user, record.name)
             if isinstance(record, Image):
                 named.add(record.body)
                 checked = await _image(vault, record)
@@ -110,6 +114,15 @@ async def _record(vault: Vault, key: str) -> tuple[Checked, Record | None]:
         return Checked(key, 0, "damaged", str(error)), None
     user = record.user if isinstance(record, Image | User | Revoked) else ""
     return Checked(key, len(data), user=user, name=record.name if isinstance(record, Image) else ""), record
+
+
+async def _enrolment(vault: Vault, chain: str) -> str | None:
+    """The enrolment id of the user that a chain is of now; None for no chain, empty for one that cannot be read."""
+    try:
+        record, _ = await vault.look(chain)
+    except BadObject:
+        return ""
+    return None if record is None else record.id if isinstance(record, User | Revoked) else ""
 
 
 async def _image(vault: Vault, image: Image) -> Checked:
