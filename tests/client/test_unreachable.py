@@ -87,6 +87,16 @@ def test_without_any_server_all_ends_soon(
             as_user(config, "alice", work)
 
 
+def test_words_that_are_not_tried_are_not_passed_over(tmp_path: Path) -> None:
+    config = Config(servers=(closed(),), client_dir=tmp_path / "client", timeout=LONG)
+    done = safelight("get", "a*", "b*", "c*", "--user", "alice", config=config, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("0 done, 1 failed; the rest was not tried: no server answers at")
+    done = safelight("get", "a*", "--user", "alice", config=config, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the rest" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("kind", ["refused", "deaf"])
 def test_servers_that_vanish_in_mid_session_are_given_up_soon(tmp_path: Path, photograph: Path, kind: str) -> None:
     with running(tmp_path, heartbeat=SETTLED, timeout=LONG) as cluster, ExitStack() as stack:

@@ -70,6 +70,7 @@ class _Run(ABC, Generic[_T]):
         self._many = transcript.many(self.doing)
         self._counts: Counter[str] = Counter()
         self._skipped: Counter[LeftOut] = Counter()
+        self._untried = ""  # why what is left of the items was not tried
 
     @abstractmethod
     def items(self, words: Iterable[str]) -> AsyncIterator[_T]:
@@ -98,8 +99,9 @@ class _Run(ABC, Generic[_T]):
                             in_vain = 0
                         in_vain += hopeless(result)
                         if in_vain == AT_ONCE:
-                            left = f"; the rest was not tried: {result}"
+                            self._untried = str(result)
                             break
+                left = f"; the rest was not tried: {self._untried}" if self._untried else ""
             except asyncio.CancelledError:
                 left = "; stopped"
                 raise
@@ -230,7 +232,9 @@ class Get(_Run[Kept]):
         self._lookalikes: Lookalikes | None = None
 
     async def items(self, words: Iterable[str]) -> AsyncIterator[Kept]:
-        for word in words:
+        left = list(words)
+        while left:
+            word = left.pop(0)
             try:
                 meaning = self._known.get(word) or await self._session.images.meant(word)
                 if self._lookalikes is None and not (self._force or self._sealed):
@@ -240,7 +244,8 @@ class Get(_Run[Kept]):
                     yield image
             except SafelightError as error:
                 self._failed(word, error)
-                if hopeless(error):
+                if hopeless(error) and left:
+                    self._untried = str(error)
                     return
 
     async def work(self, item: Kept) -> Result:
