@@ -227,6 +227,28 @@ def test_a_chunked_body_is_sealed(node: Node) -> None:
     assert answer.status == 201
 
 
+def test_a_body_in_chunks_of_a_byte_is_refused(node: Node) -> None:
+    with line(node.address) as connection:
+        connection.request(new_image(), node.token, "Transfer-Encoding: chunked", body=b"1\r\nx\r\n" * 40_000)
+        answer = connection.answer()
+        assert "chunks" in refused(answer, Problem.BAD_REQUEST)
+        assert answer.headers["connection"] == "close"
+        assert connection.ended()
+
+
+def test_a_body_in_chunks_of_64_bytes_is_sealed(node: Node) -> None:
+    chunks = (b"40\r\n" + bytes(64) + b"\r\n") * (LIMIT // 64) + b"0\r\n\r\n"
+    assert node.ask(new_image(), node.token, "Transfer-Encoding: chunked", body=chunks).status == 201
+
+
+def test_a_body_after_a_refused_upgrade_is_sealed(node: Node) -> None:
+    with line(node.address) as connection:
+        connection.request("GET /v1/cluster", "Connection: upgrade", "Upgrade: websocket")
+        connection.request(new_image(), node.token, "Content-Length: 100000", body=image(100_000))
+        assert connection.answer().status == 200
+        assert connection.answer().status == 201
+
+
 CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
 WITH_BODIES = [
     "PUT /v1/images/refused.png",

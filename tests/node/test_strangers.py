@@ -220,6 +220,47 @@ def test_strangers_cost_little_memory(nodes: Running, leader: Address) -> None:
     assert peak_memory(nodes) - before < 30 << 20
 
 
+def test_unfinished_heads_of_strangers_cost_little_memory(nodes: Running, leader: Address) -> None:
+    """Each line, and their number, is within the bounds; all of them together are not."""
+    lines = b"".join(b"x%03d: " % number + b"a" * 8150 + b"\r\n" for number in range(120))
+    Path(f"/proc/{nodes.cluster.pid(2)}/clear_refs").write_text("5")
+    before = peak_memory(nodes)
+    with ExitStack() as strangers:
+        for _ in range(100):
+            stranger = strangers.enter_context(line(leader))
+            stranger.send(f"GET /v1/status HTTP/1.1\r\nHost: {leader.netloc}\r\n".encode() + lines)
+            assert "32768" in refused(stranger.answer(), Problem.BAD_REQUEST)
+    assert peak_memory(nodes) - before < 40 << 20
+
+
+@pytest.mark.parametrize("body", [b"1\r\nx\r\n" * 4_000_000, b"a00000\r\n" + bytes(0xA00000) + b"\r\n"])
+def test_the_body_of_a_refused_stranger_is_not_read(nodes: Running, leader: Address, body: bytes) -> None:
+    with line(leader) as stranger:
+        stranger.request("PUT /v1/images/a.png", "Transfer-Encoding: chunked")
+        answer = stranger.answer()
+        refused(answer, Problem.NO_CREDENTIALS)
+        assert answer.headers["connection"] == "close"
+        stranger.send(body)  # until it is reset
+        assert stranger.ended()
+
+
+def processor_seconds(nodes: Running) -> float:
+    """What node 2 has used so far, in user mode (proc(5))."""
+    return int(Path(f"/proc/{nodes.cluster.pid(2)}/stat").read_text().rpartition(")")[2].split()[11]) / os.sysconf(
+        "SC_CLK_TCK"
+    )
+
+
+def test_chunks_of_a_byte_from_strangers_cost_little_time(nodes: Running, leader: Address) -> None:
+    body, before = b"1\r\nx\r\n" * 200_000, processor_seconds(nodes)  # 1.2 MB
+    with ExitStack() as strangers:
+        for _ in range(16):
+            stranger = strangers.enter_context(line(leader))
+            stranger.request("PUT /v1/images/a.png", "Transfer-Encoding: chunked", body=body)
+            refused(stranger.answer(), Problem.NO_CREDENTIALS)
+    assert processor_seconds(nodes) - before < 1
+
+
 def test_a_node_may_say_much_at_once_after_its_proof(nodes: Running, leader: Address) -> None:
     with link(leader) as peer:
         introduce(nodes, peer, frame(bytes(1 << 19)) + frame(bytes(1 << 19)))
