@@ -234,13 +234,13 @@ class Routes:
         except TooLarge as error:
             return self._problem(Refusal(Problem.TOO_LARGE, str(error)))
         except DataError as error:  # not the client's fault, nor its business
-            self._say(str(error))
+            self._outages.damaged(error)
             return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
         except (StoreError, BadObject) as error:  # nor is this
             if isinstance(error, StoreError):
                 self._outages.failed(error, changes=request.method in ("PUT", "DELETE"))
             else:
-                self._say(str(error))
+                self._outages.damaged(error)
             if isinstance(error, OtherKey) and self._sharing.may_lack(error.key_id):
                 return self._problem(self._sharing.refusal(error.key_id))
             if self._config.vault == NONE and not isinstance(error, StoreFull):  # it is the data directory's trouble
