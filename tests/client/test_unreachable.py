@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from safelight.client.account import Unreachable
 from safelight.client.errand import NoLeader
 from safelight.client.feedback import Silence
+from safelight.client.servers import reasons
 from safelight.client.session import Session
 from safelight.cluster import throwaway
 from safelight.config import Config
@@ -85,6 +87,14 @@ def test_without_any_server_all_ends_soon(
         why = "no answer in time" if kind == "deaf" else "connection refused"
         with soon(), pytest.raises(Unreachable, match=why):
             as_user(config, "alice", work)
+
+
+def test_servers_with_the_same_reason_are_named_together() -> None:
+    refused, late = ConnectionRefusedError(errno.ECONNREFUSED, ""), TimeoutError()
+    assert reasons({3: refused}) == "server 3: connection refused"
+    assert reasons({3: refused, 1: refused}) == "servers 1 and 3: connection refused"
+    said = reasons({1: refused, 2: late, 3: refused, 4: refused})
+    assert said == "servers 1, 3 and 4: connection refused; server 2: no answer in time"
 
 
 def test_words_that_are_not_tried_are_not_passed_over(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import msgspec
 from safelight.client.account import ALL_DOWN, Account
 from safelight.client.feedback import Feedback
 from safelight.client.retry import policy
-from safelight.client.servers import Broken, Servers, reason
+from safelight.client.servers import Broken, Servers, reason, reasons
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.protocol import MAX_AVOIDED, Grant, Offer, Problem, Refusal
@@ -313,7 +313,7 @@ class Errand:
     def _no_leader(self, errors: dict[int, BaseException], waited: float) -> NoLeader:
         if any(map(_no_vault_in, errors.values())):
             return _no_vault(waited)
-        answers = "; ".join(f"server {server}: {reason(error)}" for server, error in sorted(errors.items()))
+        answers = reasons(errors)
         leader = self._beyond_reach(errors)
         if leader is None:
             return NoLeader(f"no server took the image within {waited:.0f} s ({answers})")

@@ -25,7 +25,7 @@ from safelight.client.account import ALL_DOWN, Account
 from safelight.client.errand import CROWDED, NoLeader
 from safelight.client.outputs import Reservation
 from safelight.client.retry import policy
-from safelight.client.servers import Broken, Servers, read_small, reason
+from safelight.client.servers import Broken, Servers, read_small, reasons
 from safelight.config import Config
 from safelight.decoding import Malformed, decode
 from safelight.encryption import Scheme, sealed_size
@@ -228,7 +228,7 @@ class Images:
                 for server, error in problems.items()
             )
             if waited >= (min(ALL_DOWN - PAUSE, self._config.timeout) if nobody else self._config.timeout):
-                why = "; ".join(f"server {server}: {reason(error)}" for server, error in sorted(problems.items()))
+                why = reasons(problems)
                 said = all(isinstance(error, Refusal) for error in problems.values())
                 raise NoLeader(f"no server {'could do it' if said else 'answered'} within {waited:.0f} s ({why})")
             await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))

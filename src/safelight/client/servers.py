@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -178,3 +179,16 @@ async def read_small(response: aiohttp.ClientResponse, limit: int = MAX_JSON) ->
 def reason(error: BaseException) -> str:
     """Why a server did not do what it was asked, in a few words."""
     return error.detail if isinstance(error, Refusal) else why_unreachable(error)
+
+
+def reasons(errors: Mapping[int, BaseException]) -> str:
+    """Why each server did not do it; servers with the same reason are named together."""
+    alike: dict[str, list[str]] = {}
+    for server, error in sorted(errors.items()):
+        alike.setdefault(reason(error), []).append(str(server))
+    return "; ".join(f"{_servers(numbers)}: {why}" for why, numbers in alike.items())
+
+
+def _servers(numbers: list[str]) -> str:
+    *others, last = numbers
+    return f"servers {', '.join(others)} and {last}" if others else f"server {last}"
