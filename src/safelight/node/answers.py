@@ -99,14 +99,15 @@ async def _send_file(
 
 
 async def send_whole(
-    request: web.Request, response: web.StreamResponse, body: bytes, patience: float
+    request: web.Request, response: web.StreamResponse, body: bytes, patience: float, place: Place | None = None
 ) -> web.StreamResponse:
-    """Send the response with all of its body at once: for small ones. `patience` and Interrupted are as with `send`."""
+    """Send the response with all of its body at once: for small ones. `patience`, `place`, Interrupted: as `send`."""
     await response.prepare(request)
     try:
-        await _write(request, response, body, patience)
+        if request.method != "HEAD":
+            await _write(request, response, body, patience, place)
         await response.write_eof()
-    except (TimeoutError, OSError) as error:
+    except (SafelightError, TimeoutError, OSError) as error:
         raise _broken_off(request, response, error) from None
     return response
 

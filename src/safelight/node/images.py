@@ -27,7 +27,7 @@ from safelight.encryption.sealed import read_header
 from safelight.encryption.stream import Bytes
 from safelight.http import web
 from safelight.names import NAME_MAX, check_image_name, shown
-from safelight.node.answers import from_the_vault, send, send_sealed
+from safelight.node.answers import from_the_vault, send, send_sealed, send_whole
 from safelight.node.conditions import Current, check_conditions, http_date
 from safelight.node.gate import Gate
 from safelight.node.keeper import Keeper
@@ -66,7 +66,7 @@ class Images:
         self._config, self._node = config, node
         self._gate, self._keeper, self._load, self._say = gate, keeper, load, say
 
-    async def list(self, request: web.Request) -> web.Response:
+    async def list(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/images: a user's images, newest first."""
         user, enrolment = await self._gate.user(request)
         if unknown := request.query.keys() - _QUERY:
@@ -83,15 +83,21 @@ class Images:
         def wanted(image: Image) -> bool:
             return bool(matches(image.name) or matches(image.original))
 
-        found = await self._vault().newest(
-            user, limit + 1, before=_read_cursor(request), wanted=wanted, enrolment=enrolment
-        )
-        listing = Listing(
-            [_kept(image) for image in found[:limit]], _cursor(found[limit - 1]) if found[limit:] else None
-        )
-        return web.Response(
-            body=times.to_json(listing), content_type="application/json", headers={"Cache-Control": "no-store"}
-        )
+        vault, before = self._vault(), _read_cursor(request)
+        head = request.method == "HEAD"
+        with self._load.answering(user) if head else self._load.reading(user) as place:  # a long one is megabytes
+            found = await vault.newest(user, limit + 1, before=before, wanted=wanted, enrolment=enrolment)
+            listing = Listing(
+                [_kept(image) for image in found[:limit]], _cursor(found[limit - 1]) if found[limit:] else None
+            )
+            body = times.to_json(listing)
+            headers = {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body)),
+                "Cache-Control": "no-store",
+            }
+            response = web.StreamResponse(headers=headers)
+            return await send_whole(request, response, body, self._config.body_timeout, place)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """GET and HEAD /v1/images/NAME: the image, or its sealed file."""
