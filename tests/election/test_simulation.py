@@ -19,7 +19,7 @@ def test_random_faults_end_in_agreement(first: int) -> None:
         assert fails(generate(seed)) is None, f"python -m tests.election.simulate --seeds 1 --from {seed}"
 
 
-@pytest.mark.parametrize("seed", [7236493, 30497761])
+@pytest.mark.parametrize("seed", [7236493, 30497761, 60502969])
 def test_seeds_that_failed_once(seed: int) -> None:
     assert fails(generate(seed)) is None
 

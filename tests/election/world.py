@@ -347,7 +347,7 @@ class World:
                 machine.lost.pop(peer, None)
             case PeerLost(peer):
                 machine.lost[peer] = core.epoch
-        led = core.epoch if core.leads else None
+        led, asked = core.epoch if core.leads else None, core.phase is Phase.CANDIDATE
         if _by_word(core):
             machine.by_word = self.time
         effects = core.step(now, event)
@@ -364,7 +364,7 @@ class World:
                     self.leader_changes += 1
         if self._transcript is not None:
             self._tell(machine, core, lines)
-        self._check(machine, core, now, led, reading=isinstance(event, Received) and bool(machine.inbox))
+        self._check(machine, core, now, led, behind=bool(machine.inbox) and (asked or isinstance(event, Received)))
         due = core.next_call()
         machine.timer += 1
         if due is not None:
@@ -439,7 +439,8 @@ class World:
             if other > node and better.ready and answers and not told_lost and self.steady(node, other):
                 raise Violation(f"{node} begins to lead, where {other} ({better.phase.value}) should")
 
-    def _check(self, machine: Machine, core: Election, now: float, led: Epoch | None, reading: bool) -> None:
+    def _check(self, machine: Machine, core: Election, now: float, led: Epoch | None, behind: bool) -> None:
+        """`behind`: answers, or other messages, that came while it was paused are still unread."""
         node = machine.node
         if core.epoch < machine.highest:
             raise Violation(f"{node} falls from {machine.highest} to {core.epoch}")
@@ -450,7 +451,7 @@ class World:
             if core.epoch != led and core.epoch in self._terms:
                 raise Violation(f"{node} begins {core.epoch}, which has been led before")
             self._terms[core.epoch] = node
-            if led is None and not reading:  # while it reads what was waiting it lives in the past
+            if led is None and not behind:  # what waits for it is what it has not been told yet
                 self._check_usurper(node)
         elif core.leader == node:
             raise Violation(f"{node} follows itself")
