@@ -131,6 +131,7 @@ def test_what_was_remembered_of_a_vault_is_read_again_when_another_state_of_it_i
     vault.rename(tmp_path / "newer")
     is_away(one)
     copy.rename(vault)
+    one.wait_for_line(1, f"WARNING: another directory is at {vault} than before")
     assert names(config) == ["a.png"]
     assert ask(config, "GET", "/v1/images/a.png").status == 200
     assert ask(config, "GET", "/v1/images/b.png").status == 404

@@ -9,6 +9,7 @@ node's eligibility hears of it.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -65,6 +66,7 @@ class Keeper:
         self._config, self._keyring, self._leads, self._say, self._interval = config, keyring, leads, say, interval
         self._vault: Vault | None = None
         self._trouble = "the vault is not open yet"
+        self._place: tuple[int, int] | None = None  # the directory's device and inode, when it was the vault last
         self._untended = ""  # why housekeeping failed the last time
         self._health = Health()
         self._tasks: list[asyncio.Task[None]] = []
@@ -131,11 +133,25 @@ class Keeper:
     async def _look(self, directory: Path) -> None:
         """Look at the vault without a call of it. Costs next to nothing, and so is done also where nobody calls."""
         self._health.begun(Kind.LOOK, time.monotonic())
+
+        def look() -> tuple[str, tuple[int, int] | None]:
+            if trouble := trouble_with(directory, self._keyring()):
+                return trouble, self._place
+            state = os.stat(directory)
+            return "", (state.st_dev, state.st_ino)
+
+        place = self._place
         try:
-            trouble = await asyncio.to_thread(lambda: trouble_with(directory, self._keyring()))
+            trouble, place = await asyncio.to_thread(look)
         except Exception as error:  # among them, that no thread can be started
             trouble = f"the vault cannot be examined ({error})"
         self._health.answered(Kind.LOOK, time.monotonic(), trouble, probe=True)
+        was, self._place = self._place, place
+        if was not in (None, place):  # it has the same object `vault`, as an older copy would have
+            self._say(
+                f"WARNING: another directory is at {directory} than before: if it is an older copy of the vault "
+                "(below a mount point, for example), put the newer one back"
+            )
 
     # -- housekeeping --------------------------------------------------------------------------------
 
