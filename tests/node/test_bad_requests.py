@@ -249,6 +249,11 @@ def test_a_body_after_a_refused_upgrade_is_sealed(node: Node) -> None:
         assert connection.answer().status == 201
 
 
+@pytest.mark.parametrize("header", ["Upload-Complete: ?0", "Upload-Incomplete: ?1"])
+def test_a_part_of_a_resumable_upload_is_refused(node: Node, header: str) -> None:
+    refused(node.ask(new_image(), node.token, header, body=image(100)), Problem.BAD_REQUEST)
+
+
 CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
 WITH_BODIES = [
     "PUT /v1/images/refused.png",

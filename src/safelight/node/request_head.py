@@ -27,6 +27,9 @@ def check_head(request: web.Request) -> None:
     _check_coding(request)
     if request.method not in ("GET", "HEAD") and "Content-Range" in request.headers:  # RFC 9110, 14.5
         raise Refusal(Problem.BAD_REQUEST, "Content-Range: a part of an image is not taken, send the whole image")
+    for header, part in (("Upload-Complete", "?0"), ("Upload-Incomplete", "?1")):  # resumable uploads (IETF drafts)
+        if request.method == "PUT" and request.headers.get(header, "").strip() == part:
+            raise Refusal(Problem.BAD_REQUEST, f"{header}: a part of an image is not taken, send the whole image")
     for coding in _listed(request, "Content-Encoding"):
         if coding != "identity":
             raise Refusal(
