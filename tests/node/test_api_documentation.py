@@ -86,6 +86,7 @@ def test_every_limit_is_as_documented() -> None:
     assert limits["a message"] == f"{protocol.MAX_JSON:,} bytes"
     assert limits["the request line, and each header"] == f"{connection.MAX_HEADER:,} bytes"
     assert limits["headers"] == f"{connection.MAX_HEADERS}"
+    assert limits["the request line and all headers together"] == f"{connection.MAX_HEAD:,} bytes"
     assert limits["a body that stands still"] == f"{settings.body_timeout:g} s, or the operator's `body_timeout"
     assert limits["the head of a request, and an idle connection"] == f"{connection.KEEPALIVE:g} s"
     assert limits["the head of a connection's first request"].startswith(f"{connections.FIRST_HEAD:g} s")
