@@ -22,6 +22,8 @@ from tests.mission.support import Answer, Witness, enrolled, image_of, opens_to,
 from tests.mission.test_load import half_an_upload
 from tests.running import SETTLED, Running, as_user, eventually, running
 
+pytestmark = pytest.mark.slow
+
 LEADER = 3
 IMAGE = b"\x89PNG\r\n\x1a\n" + b"a small image"
 BAD = "bad-ticket"

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from safelight import signed
 from safelight.cluster import throwaway
@@ -28,6 +29,8 @@ from tests.mission.support import enrolled, open_, request, seal, wait_until_all
 from tests.mission.wire import watched
 from tests.node.test_secrets import spellings
 from tests.running import SETTLED, Running, running, running_as
+
+pytestmark = pytest.mark.slow
 
 
 def ring_of(config: Config) -> Keyring:

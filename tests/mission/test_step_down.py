@@ -19,6 +19,8 @@ from tests.cli.commandline import safelight
 from tests.mission.support import MEBIBYTE, Witness, image_of, opens_to, request, seal, status_of
 from tests.running import SETTLED, Running, as_user, running
 
+pytestmark = pytest.mark.slow
+
 PATH = "/v1/orders"
 
 

@@ -14,6 +14,8 @@ from safelight.node.fitness import CALM, FIRST_HOLD, LONGEST_HOLD, Life
 from tests.mission.support import wait_until_all_follow
 from tests.running import GENEROUS, SETTLED, Running, eventually, running
 
+pytestmark = pytest.mark.slow
+
 BACK, AGAIN = "standing back from the election: it has crashed", "standing for election again"
 VICTORY = "I am the new leader!"
 

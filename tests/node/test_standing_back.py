@@ -18,6 +18,8 @@ from tests.mounts import small_disk
 from tests.node.rude import ask, enrolled, image
 from tests.running import Running, eventually, running, running_as
 
+pytestmark = pytest.mark.slow
+
 MEBIBYTE = 1 << 20
 
 
