@@ -23,6 +23,15 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
         yield it
 
 
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Node 3 is dead, node 2 leads."""
+    with running(tmp_path_factory.mktemp("cluster"), heartbeat=SETTLED) as cluster:
+        cluster.cluster.kill(3)
+        cluster.wait_until_leader(2)
+        yield cluster
+
+
 @pytest.fixture(scope="session")
 def photograph() -> Path:
     return samples.path("lighthouse.png")

@@ -98,15 +98,6 @@ def heard_no_secret(it: Stranger, config: Config) -> None:
         assert word not in it.heard
 
 
-@pytest.fixture(scope="module")
-def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Node 3 is down, node 2 leads."""
-    with running(tmp_path_factory.mktemp("cluster"), heartbeat=SETTLED) as cluster:
-        cluster.cluster.kill(3)
-        cluster.wait_until_leader(2)
-        yield cluster
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stranger_hears_no_token_and_nothing_is_taken_from_it(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
@@ -251,12 +251,3 @@ def test_whoever_dials_without_the_secret_is_not_believed(two_nodes: Running, ap
 
     asyncio.run(deceive())
     undisturbed(two_nodes)
-
-
-@pytest.fixture(scope="module")
-def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Node 3 is dead, node 2 leads."""
-    with running(tmp_path_factory.mktemp("cluster"), heartbeat=SETTLED) as cluster:
-        cluster.cluster.kill(3)
-        cluster.wait_until_leader(2)
-        yield cluster
