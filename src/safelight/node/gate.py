@@ -105,19 +105,19 @@ class Gate:
         """Raises Refusal (UNKNOWN_TOKEN, TOO_MANY_TOKENS)."""
         if not TOKEN.fullmatch(token):
             raise Refusal(Problem.UNKNOWN_TOKEN, "this is not a token: it has slt_ and 43 characters after it")
-        request[TOKEN_OF] = fingerprint(token)
-        if self._users.knows(token) or self._users.missed(token):
-            return await self._users.account(token)
+        request[TOKEN_OF] = mine = fingerprint(token)
+        if self._users.knows(mine) or self._users.missed(mine):
+            return await self._users.account(mine)
         with self._guess(address_of(request)) as allowed:
-            if not allowed and not await self._users.claims.token(fingerprint(token)):
+            if not allowed and not await self._users.claims.token(mine):
                 raise Refusal(Problem.TOO_MANY_TOKENS, TOO_MANY)
-            return await self._users.account(token)
+            return await self._users.account(mine)
 
     async def enrol(self, request: web.Request, token: str, user: str) -> bool:
         """Let the token claim the name. Raises InvalidName, and Refusal as `Users.enrol`, and TOO_MANY_TOKENS."""
         mine = fingerprint(token)
         check_user(user)
-        if self._users.knows(token):
+        if self._users.knows(mine):
             return await self._users.enrol(user, mine)
         with self._guess(address_of(request)) as allowed:
             if not allowed and not await self._users.claims.may_enrol(mine, user):

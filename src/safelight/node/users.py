@@ -84,11 +84,11 @@ class Users:
 
     async def of_token(self, token: str) -> str:
         """The name of the user whose token this is. Raises as `account`."""
-        return (await self.account(token)).user
+        return (await self.account(fingerprint(token))).user
 
-    async def account(self, token: str) -> Account:
-        """The user whose token this is. Raises Refusal (UNKNOWN_TOKEN)."""
-        mine, now = fingerprint(token), self._clock()
+    async def account(self, mine: str) -> Account:
+        """The user whose token has this fingerprint. Raises Refusal (UNKNOWN_TOKEN)."""
+        now = self._clock()
         self._forget_another_store()
         known = self._known.get(mine)
         if known is not None and now < known.until:
@@ -98,15 +98,14 @@ class Users:
             raise Refusal(Problem.UNKNOWN_TOKEN, "this token is nobody's here: enrol first, or use the right one")
         return user
 
-    def knows(self, token: str) -> bool:
+    def knows(self, mine: str) -> bool:
         """Whether the token needs no look of its own: it was a user's the last time, or is being looked up now."""
-        mine = fingerprint(token)
         return mine in self._known or mine in self._asking
 
-    def missed(self, token: str) -> bool:
-        """Whether the token needs no look as it was nobody's just now."""
+    def missed(self, mine: str) -> bool:
+        """Whether the token needs no look as it was unknown just now."""
         now = self._clock()
-        return self._missed.get(fingerprint(token), now) > now
+        return self._missed.get(mine, now) > now
 
     def _forget_another_store(self) -> None:
         """Forget what was read before the store was away, and may have come back as another."""
