@@ -1,4 +1,4 @@
-"""Photographs to try Safelight with: `lighthouse.png` and `lighthouse.jpg`, made by `render.py`."""
+"""Photographs to try Safelight with: `lighthouse.png` and `lighthouse.jpg`, rendered by `tools/render_samples.py`."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Renders the sample photograph: a lighthouse on a rocky shore, with the sun going down.
 
-A development tool (it needs numpy; Safelight does not): `python src/safelight/samples/render.py` writes
-`lighthouse.png` and `lighthouse.jpg` beside itself, the same scene each time, in under a minute.
+`python -m tools.render_samples` writes `lighthouse.png` and `lighthouse.jpg` into `src/safelight/samples/`, the same
+bytes each time, in about a minute.
 
 It is a small ray tracer. Metres; x to the right, y up, z into the picture; the sea is y = 0; radiance is
 linear RGB until `develop`. All irregularity comes from one function, `fractal`: power-law noise, which is what
@@ -17,6 +17,8 @@ import numpy.typing as npt
 from PIL import Image
 
 Array = npt.NDArray[Any]
+
+SAMPLES = Path(__file__).parents[1] / "src" / "safelight" / "samples"
 
 WIDTH, HEIGHT = 1200, 800
 PASSES = 6  # jittered renderings that are averaged: antialiasing, soft shadows, depth of field
@@ -540,12 +542,12 @@ def develop(light: Array) -> Image.Image:
     return Image.fromarray((np.clip(tone, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 
-def main() -> None:
+def render(directory: Path = SAMPLES) -> None:
+    """Write both samples into `directory`. Call it once in a process: the scene depends on the random state."""
     picture = develop(expose(Scene()))
-    here = Path(__file__).parent
-    picture.save(here / "lighthouse.png", optimize=True)
-    picture.save(here / "lighthouse.jpg", quality=90, optimize=True, progressive=True)
+    picture.save(directory / "lighthouse.png", optimize=True)
+    picture.save(directory / "lighthouse.jpg", quality=90, optimize=True, progressive=True)
 
 
 if __name__ == "__main__":
-    main()
+    render()
