@@ -1,5 +1,10 @@
-"""The README's commands, pasted: every line of its ```sh blocks is run here as it stands."""
+"""The commands of README.md and docs/production.md, pasted: every line of their ```sh blocks runs here as it stands.
 
+The configuration files that docs/configuration.md and docs/production.md show are read, and its tables are checked
+against `config.Config`.
+"""
+
+import json
 import os
 import re
 import shutil
@@ -12,11 +17,13 @@ import pytest
 
 from safelight import samples
 from safelight.cluster import throwaway
+from safelight.config import Config, load
 from tests.running import GENEROUS, Running, running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS: list[str] = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PRODUCTION = (ROOT / "docs" / "production.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 NEEDED = ["Makefile", "README.md", "pyproject.toml", *(path.name for path in ROOT.glob("requirements*.lock")), "src"]
 
 
@@ -48,9 +55,22 @@ def environment(home: Path, servers: tuple[str, ...], data: Path) -> dict[str, s
     }
 
 
-def block_with(text: str) -> str:
-    (block,) = (block for block in BLOCKS if text in block)
+def blocks(document: str, language: str = "sh") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document, re.DOTALL | re.MULTILINE)
+
+
+def block_with(text: str, document: str = README) -> str:
+    (block,) = (block for block in blocks(document) if text in block)
     return block
+
+
+def paste(script: str, checkout: Path, env: dict[str, str]) -> str:
+    """Run a block; what it wrote to standard output."""
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=checkout, env=env, stdout=subprocess.PIPE, text=True, timeout=2 * GENEROUS
+    )
+    assert done.returncode == 0, f"{script}{done.stdout}"
+    return done.stdout
 
 
 def test_make_run_takes_commands_from_a_pipe_and_says_whether_they_succeeded(checkout: Path) -> None:
@@ -81,13 +101,7 @@ def test_the_commands_do_what_they_say(checkout: Path, its_cluster: Running) -> 
     script = re.sub(r"^safelight up .*\n", "", block, flags=re.MULTILINE)
     assert script != block
     config = its_cluster.config
-    subprocess.run(
-        ["bash", "-euc", script],
-        cwd=checkout,
-        env=environment(checkout, config.servers, config.data_dir),
-        check=True,
-        timeout=2 * GENEROUS,
-    )
+    paste(script, checkout, environment(checkout, config.servers, config.data_dir))
     (opened,) = (checkout / "opened").iterdir()
     assert opened.read_bytes() == samples.path("lighthouse.jpg").read_bytes()
     assert (checkout / "demo" / "failover.png").exists()
@@ -103,21 +117,76 @@ def test_curl_needs_no_client_of_ours(checkout: Path, its_cluster: Running) -> N
     (token,) = (checkout / ".config" / "safelight" / "tokens").glob("*/alice")
     script = block_with("curl").replace("127.0.0.1:8001", config.servers[0])
     env["TOKEN_FILE"] = str(token)
-    subprocess.run(["bash", "-euc", script], cwd=checkout, env=env, check=True, timeout=GENEROUS)
+    paste(script, checkout, env)
     assert (checkout / "photo.sealed").read_bytes() != (checkout / "photo.png").read_bytes()
     assert (checkout / "again.png").read_bytes() == (checkout / "photo.png").read_bytes()
 
 
+def test_starting_over_makes_another_cluster(checkout: Path) -> None:
+    env = environment(checkout, (), checkout)
+    del env["SAFELIGHT_SERVERS"], env["SAFELIGHT_DATA_DIR"]
+    keyring = checkout / ".local" / "share" / "safelight" / "keyring.json"
+    paste("safelight init", checkout, env)
+    first = keyring.read_bytes()
+    paste(block_with("rm -r"), checkout, env)
+    assert not keyring.parent.exists()
+    paste("safelight init", checkout, env)
+    assert keyring.read_bytes() != first
+
+
+def test_an_operators_commands_do_what_they_say(checkout: Path, its_cluster: Running) -> None:
+    """docs/production.md, from top to bottom; `init` makes a cluster beside the one that runs."""
+    config = its_cluster.config
+    env = environment(checkout, config.servers, config.data_dir)
+    paste(block_with("safelight init", PRODUCTION), checkout, {**env, "SAFELIGHT_DATA_DIR": str(checkout / "new")})
+    assert (checkout / "new" / "keyring.json").stat().st_mode & 0o777 == 0o600
+
+    env["FINGERPRINT"] = paste(block_with("safelight token", PRODUCTION), checkout, env).strip()
+    env["NEW_FINGERPRINT"] = "0123456789abcdef" * 4
+    assert "alice" in paste(block_with("safelight user add", PRODUCTION), checkout, env)
+    paste("safelight upload photo.png --user alice", checkout, env)
+    paste(block_with("safelight user revoke", PRODUCTION), checkout, env)
+    assert "revoked" in paste("safelight user list", checkout, env)
+
+    paste(block_with("safelight keys rotate", PRODUCTION), checkout, env)
+    assert len(json.loads(paste("safelight keys list --json", checkout, env))["keys"]) == 2
+
+    env |= {"VAULT": str(config.data_dir / "vault"), "BACKUP": str(checkout / "backup")}
+    (checkout / "backup").mkdir()
+    paste(block_with("$BACKUP", PRODUCTION), checkout, env)
+    shutil.rmtree(checkout / "backup" / "users")
+    assert subprocess.run(["safelight", "verify", "--vault", f"file://{checkout / 'backup'}"], env=env).returncode == 1
+
+    paste(block_with("step-down", PRODUCTION), checkout, env)
+    paste(block_with("keys wrap", PRODUCTION), checkout, env)
+    assert subprocess.run(["safelight", "keys", "list"], cwd=checkout, env=env).returncode == 1
+    paste("safelight keys unwrap --keyring-secret-file keyring.secret", checkout, env)
+
+
 def test_no_block_is_left_out() -> None:
-    assert len(BLOCKS) == 3, "a new block of commands in the README needs a test here"
+    assert len(blocks(README)) == 4, "a new block of commands in the README needs a test here"
+    assert len(blocks(PRODUCTION)) == 8, "a new block of commands in docs/production.md needs a test here"
+    assert not blocks(CONFIGURATION)
 
 
 def test_the_configuration_files_shown_are_ones(tmp_path: Path) -> None:
-    from safelight.config import load
-
-    local, remote = re.findall(r"^ *```toml\n(.*?)^ *```", README, re.DOTALL | re.MULTILINE)
+    (local,) = blocks(CONFIGURATION, "toml")
+    (remote,) = blocks(PRODUCTION, "toml")
     file = tmp_path / "config.toml"
     file.write_text(local)
     assert load(file, {}).heartbeat == 0.2
     file.write_text(remote)
     assert {address.scheme for address in load(file, {}).addresses.values()} == {"https"}
+
+
+def test_every_setting_is_documented_with_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)`|–) \| \S.* \|$", CONFIGURATION, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(Config.__struct_fields__)
+    home = next(parent for parent in Config().data_dir.parents if parent.parent.name in ("home", "Users", ""))
+    monkeypatch.setenv("HOME", str(home))
+    file = tmp_path / "config.toml"
+    file.write_text("".join(f"{name} = {default}\n" for name, default in rows if default))
+    documented = load(file, {})
+    for name, default in rows:
+        if not (default.startswith('"~') and sys.platform == "darwin"):
+            assert getattr(documented, name) == getattr(Config(), name), name
