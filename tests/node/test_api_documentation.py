@@ -87,11 +87,11 @@ def test_every_limit_is_as_documented() -> None:
     assert limits["the request line, and each header"] == f"{connection.MAX_HEADER:,} bytes"
     assert limits["headers"] == f"{connection.MAX_HEADERS}"
     assert limits["the request line and all headers together"] == f"{connection.MAX_HEAD:,} bytes"
-    assert limits["a body that stands still"] == f"{settings.body_timeout:g} s, or the operator's `body_timeout"
+    assert limits["a stalled body"] == f"{settings.body_timeout:g} s, or the operator's `body_timeout"
     assert limits["the head of a request, and an idle connection"] == f"{connection.KEEPALIVE:g} s"
     assert limits["the head of a connection's first request"].startswith(f"{connections.FIRST_HEAD:g} s")
     assert limits["connections of a node"].startswith(f"{connections.MOST:,},")
-    rate = limits["a body, or the reader of an answer, while another user waits for a place"]
+    rate = limits["a body, or the reader of a response, while another user waits for a slot"]
     assert rate == f"{settings.min_rate:,} bytes a second, or the operator's `min_rate`, over {shares.WINDOW:g} s"
     assert limits["images in a listing"] == f"{protocol.MAX_LISTED:,}"
     assert limits["a pattern"] == f"{names.NAME_MAX} characters"
