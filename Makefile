@@ -11,7 +11,7 @@ RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 SEEDS ?= 10000
 FROM ?= 0
 
-.PHONY: help install run test test-slow check simulate bench lock
+.PHONY: help install run test test-slow check simulate bench pictures lock
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ bench: .venv/installed-dev ## measure speed beside peers, balance and a crowd, i
 	$(BIN)/python -m bench $(OPTIONS)
 	$(BIN)/python -m bench.balance
 	$(BIN)/python -m bench.overload
+
+pictures: .venv/installed-dev ## draw the pictures in docs/ and bench/ again (they need no measurement)
+	$(BIN)/python -m tools.draw_architecture
 
 lock: .venv/installed-dev ## resolve requirements*.lock again from pyproject.toml
 	$(PIP) -r requirements-lock.lock
