@@ -19,9 +19,15 @@ DOCUMENTS = [
     for name in (
         "README.md",
         "CONTRIBUTING.md",
+        "CHANGELOG.md",
         "docs/architecture.md",
+        "docs/balance.md",
         "docs/configuration.md",
+        "docs/election.md",
+        "docs/format.md",
         "docs/production.md",
+        "docs/security.md",
+        "docs/vault.md",
     )
 ]
 
