@@ -41,7 +41,7 @@ bench: .venv/installed-dev ## measure speed beside peers, balance and a crowd, i
 	$(BIN)/python -m bench.overload
 
 pictures: .venv/installed-dev ## draw the pictures in docs/ and bench/ again (they need no measurement)
-	$(BIN)/python -m tools.draw_architecture
+	$(BIN)/python -m tools.draw_pictures
 
 lock: .venv/installed-dev ## resolve requirements*.lock again from pyproject.toml
 	$(PIP) -r requirements-lock.lock

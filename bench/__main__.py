@@ -21,11 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import peers, results
-from bench.picture import bars
+from bench.picture import SPEED, speed
 from bench.speed import ALONE, AT_A_PLACE, QUICK, WHOLE, Figure, placed
 
-HERE = Path(__file__).parent
-PICTURE = HERE / "speed.svg"
 MEMORY_DISK = Path("/dev/shm")
 
 
@@ -48,10 +46,10 @@ class Goal(NamedTuple):
 GOALS = [
     Goal("seal in memory", "seal 64 MiB in memory", "MB/s", "openssl", 0.9,
          limit="memory: each segment comes in a buffer of its own"),
-    Goal("open in memory", "open it again", "MB/s", "openssl", 0.9, limit="the same"),
-    Goal("kept and handed back", "a large image, sealed, kept and handed back", "MB/s", "nginx + curl, PUT + GET", 1.0,
+    Goal("open in memory", "open 64 MiB in memory", "MB/s", "openssl", 0.9, limit="the same"),
+    Goal("kept and handed back", "a large image, sealed, stored and returned", "MB/s", "nginx + curl, PUT + GET", 1.0,
          limit="three processes on two cores, one of them encrypting"),
-    Goal("kept", "the same, kept only, sent by curl", "MB/s", "nginx + curl, PUT", 1.0,
+    Goal("kept", "that image, sealed and stored, sent by curl", "MB/s", "nginx + curl, PUT", 1.0,
          limit="a copy into segments, the cipher, and Python's parser of HTTP"),
     Goal("get", "`get` of that image, decrypted", "MB/s", "nginx + curl, GET", 0.8,
          limit="the same; nginx pours its file"),
@@ -94,7 +92,7 @@ def main() -> None:
     print(text)
     if not options.quick:
         results.write("speed", text)
-        PICTURE.write_text(bars(_ratios(figures), "Ours against the peer's, in one run: the goal is the mark"))
+        SPEED.write_text(speed())
 
 
 def _options() -> argparse.Namespace:
@@ -155,16 +153,6 @@ def _met(so: bool) -> str:
 def _ratio(rounds: list[Figure]) -> float | None:
     ratios = [each.ours / each.peer for each in rounds if each.peer]
     return statistics.median(ratios) if ratios else None
-
-
-def _ratios(figures: dict[str, dict[str, list[Figure]]]) -> list[tuple[str, float, float]]:
-    """For the picture: of each goal that is a ratio what it is called, the ratio, and the goal."""
-    found = []
-    for goal in GOALS:
-        for where, by_name in figures.items():
-            if goal.ratio is not None and (ratio := _ratio(by_name.get(goal.name, []))) is not None:
-                found.append((f"{goal.what.replace('`', '')} ({where})", ratio, goal.ratio))
-    return found
 
 
 def _said(value: float, unit: str) -> str:

@@ -3,18 +3,18 @@
 Each of three nodes gets that share of one core, by a control group. Clients that are not the bottleneck upload small
 and large images, first to a cluster in which the leader does all, then to one with `least-loaded`, and once
 more with node 1 slowed to half its share. Work is weighed as the leader weighs it: bytes, and 256 KiB for each image.
-Writes its table into bench/RESULTS.md and draws bench/balance.svg.
+Writes its table into bench/RESULTS.md and what was done in each second into bench/balance.json, and draws balance.svg.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import NamedTuple
 from bench import results
 from bench.costs import LARGE
 from bench.memory import image_of, under_another_name
-from bench.picture import svg, text
+from bench.picture import BALANCE, SECONDS, balance
 from bench.speed import SMALL, run
 from safelight.client.feedback import Silence
 from safelight.client.session import Session
@@ -32,7 +32,6 @@ from safelight.cluster import Cluster, throwaway
 from safelight.config import Config
 from safelight.node.balance import weight
 
-PICTURE = Path(__file__).with_name("balance.svg")
 GROUPS = Path("/sys/fs/cgroup")
 PERIOD = 20_000
 """Microseconds within which a node gets its share: short, or it would look like one that hangs."""
@@ -143,35 +142,12 @@ def parts(done: list[Done]) -> dict[int, float]:
     return {node: sum(each.weight for each in done if each.node == node) / total for node in nodes}
 
 
-def picture(runs: dict[str, list[Done]], seconds: float) -> str:
-    """For each run, second by second, the work that each node did."""
-    width, height, colours = 860, 190, {1: "#3b6ea5", 2: "#7a9e3b", 3: "#c4472b"}
-    elements, top = list[str](), 0
-    sums: dict[str, dict[int, dict[int, float]]] = {}
-    for name, done in runs.items():
-        sums[name] = defaultdict(lambda: defaultdict(float))
-        for each in done:
-            sums[name][int(each.when)][each.node] += each.weight / 1e6
-    highest = max(sum(nodes.values()) for by_second in sums.values() for nodes in by_second.values())
-    for name, by_second in sums.items():
-        elements.append(text(10, top + 22, f"{name}: MB of work a second", weight="bold"))
-        step = (width - 120) / seconds
-        for second, nodes in by_second.items():
-            y = top + height - 20.0
-            for node, megabytes in sorted(nodes.items()):
-                tall = megabytes / highest * (height - 60)
-                y -= tall
-                x = 60 + second * step
-                elements.append(
-                    f'<rect x="{x:.1f}" y="{y:.1f}" width="{step - 2:.1f}" height="{tall:.1f}" fill="{colours[node]}"/>'
-                )
-        elements.append(text(50, top + 50, f"{highest:.0f}", anchor="end"))
-        elements.append(text(50, top + height - 18, "0", anchor="end"))
-        top += height
-    for number, (node, colour) in enumerate(colours.items()):
-        elements.append(f'<rect x="{width - 55}" y="{40 + 24 * number}" width="14" height="14" fill="{colour}"/>')
-        elements.append(text(width - 36, 52 + 24 * number, f"{node}"))
-    return svg(width, top, elements, "Who did how much, second by second")
+def by_second(done: list[Done], seconds: int) -> list[list[float]]:
+    """For each second the megabytes of work that nodes 1, 2 and 3 did."""
+    sums = [[0.0, 0.0, 0.0] for _ in range(seconds)]
+    for each in done:
+        sums[int(each.when)][each.node - 1] += each.weight / 1e6
+    return [[round(megabytes, 1) for megabytes in nodes] for nodes in sums]
 
 
 def main() -> None:
@@ -192,7 +168,9 @@ def main() -> None:
     table = "\n".join(_table(runs, equal, options.seconds))
     print(table)
     results.write("balance", table)
-    PICTURE.write_text(picture(runs, options.seconds))
+    seconds = {name: by_second(done, options.seconds) for name, done in runs.items()}
+    SECONDS.write_text(json.dumps(seconds, indent=1) + "\n")
+    BALANCE.write_text(balance())
 
 
 def _table(runs: dict[str, list[Done]], shares: dict[int, float], seconds: float) -> Iterator[str]:

@@ -20,12 +20,11 @@ from typing import NamedTuple
 
 from bench import results
 from bench.costs import LARGE, Costs, load
-from bench.picture import svg, text
+from bench.picture import MODEL, model
 from bench.speed import SMALL
 from safelight.node.balance import Balance, report_pause, weight
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "balance.md"
-PICTURE = DOCUMENT.with_name("balance-model.svg")
 
 SIZES = [3, 10, 30, 100]
 LATENCY = 0.0002
@@ -244,56 +243,12 @@ HEAD = (
 )
 
 
-def picture(found: Results) -> str:
-    """Images a second against the number of nodes, all small ones: both logarithmic."""
-    from math import log10
-
-    width, height, left, bottom, legend_wide = 860, 330, 70, 280, 270
-    colours = {"leader": "#c4472b", "least-loaded": "#3b6ea5", "by chance": "#7a9e3b"}
-    rates = {key: {policy: each.rate for policy, each in by.items()} for key, by in found.items()}
-    low, high = (
-        log10(min(min(by.values()) for by in rates.values())) - 0.1,
-        log10(max(max(by.values()) for by in rates.values())) + 0.1,
-    )
-
-    def x(nodes: int) -> float:
-        return left + (log10(nodes) - log10(SIZES[0])) / (log10(SIZES[-1]) - log10(SIZES[0])) * (
-            width - left - legend_wide
-        )
-
-    def y(rate: float) -> float:
-        return bottom - (log10(rate) - low) / (high - low) * (bottom - 50)
-
-    parts = [text(10, 22, "Images a second against the number of nodes, modelled", weight="bold")]
-    for exponent in range(1, 7):
-        if low <= exponent <= high:
-            level = y(10**exponent)
-            parts.append(
-                f'<line class="axis" x1="{left}" x2="{width - legend_wide}" y1="{level:.1f}" y2="{level:.1f}"/>'
-            )
-            parts.append(text(left - 8, level + 4, f"{10**exponent:,}", anchor="end"))
-    parts += [text(x(nodes), bottom + 22, f"{nodes}", anchor="middle") for nodes in SIZES]
-    key, legend = width - legend_wide + 15, 60
-    for mix in MIXES:
-        for policy in POLICIES:
-            points = " ".join(f"{x(nodes):.1f},{y(rates[mix.name, nodes][policy]):.1f}" for nodes in SIZES)
-            dashes = "" if mix.large else ' stroke-dasharray="6 4"'
-            style = f'fill="none" stroke="{colours[policy]}" stroke-width="2.5"{dashes}'
-            parts += [
-                f'<polyline points="{points}" {style}/>',
-                f'<line x1="{key}" x2="{key + 30}" y1="{legend}" y2="{legend}" {style}/>',
-                text(key + 37, legend + 4, f"{policy}, {mix.name}"),
-            ]
-            legend += 24
-    return svg(width, height, parts, "Images a second against the number of nodes")
-
-
 def main() -> None:
     found = results_of(load())
     table = HEAD + "".join(row(mix, nodes, by) for (mix, nodes), by in found.items())
     print(table)
     results.write("model", table, DOCUMENT)
-    PICTURE.write_text(picture(found))
+    MODEL.write_text(model())
 
 
 if __name__ == "__main__":

@@ -15,3 +15,10 @@ def write(section: str, text: str, document: Path = RESULTS) -> None:
     if not found or not ended:
         raise ValueError(f"{document} has no section {section!r}")
     document.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{after}")
+
+
+def rows(section: str, document: Path = RESULTS) -> list[list[str]]:
+    """The cells of the section's table, row by row, without its head."""
+    text = document.read_text().partition(f"<!-- {section}: from here -->")[2].partition("<!--")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]

@@ -88,7 +88,3 @@ def _arrows() -> list[str]:
     parts += _step(464, 504, 5, "body, then record:", "both durable", colour=RED)
     parts += [path("M48 568 V466", arrow=True), text(64, 504, "any node serves", size=16)]
     return [*parts, text(64, 528, "the vault's images", size=16)]
-
-
-if __name__ == "__main__":
-    PICTURE.write_text(draw(), encoding="utf-8")

@@ -6,9 +6,11 @@ docs/election.md and the picture beside it. The picture is drawn from the table,
 
 from __future__ import annotations
 
-from math import log10
 from pathlib import Path
 from typing import NamedTuple
+
+from tools.chart import Series, lines
+from tools.svg import BLUE, RED, svg
 
 from safelight.bully import Timing
 
@@ -89,63 +91,30 @@ def read(document: str) -> dict[int, Row]:
 
 # -- the picture -------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT, TOP, BOTTOM = 225, 320, 60, 60  # of a panel, and around it
-LEFT, PANEL = 80, 490  # before a panel's axis; from panel to panel
-LABEL = 15  # between two labels
-INK = {"ours": "#b3261e", "textbook": "#44546a"}
-DASHES = {"leader killed": "none", "leader hangs": "7 4", "upper half hangs": "2 3"}
+COLOURS = {"Safelight": RED, "textbook": BLUE}
+DASHES = {"leader killed": "", "leader hangs": "8 4", "upper half hangs": "2 4"}
 
 
 def picture(rows: dict[int, Row]) -> str:
-    panels = [
-        _panel(0, "messages, without heartbeats", rows, 0, range(7)),
-        _panel(1, "seconds until the next leader is followed by all", rows, 1, range(-2, 3)),
-    ]
-    height = TOP + HEIGHT + BOTTOM
-    return "\n".join(
+    return svg(
+        720,
+        736,
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * PANEL} {height}" '
-            'font-family="system-ui, sans-serif" font-size="12" role="img" aria-labelledby="t">',
-            '  <title id="t">Messages and time that a failure of the leader costs, against the number of nodes</title>',
-            f'  <rect width="{2 * PANEL}" height="{height}" fill="#fff"/>',
-            *panels,
-            "</svg>\n",
-        ]
+            *lines(8, "Messages, without heartbeats", "nodes", _series(rows, 0), range(7)),
+            *lines(368, "Seconds until all follow the next leader", "nodes", _series(rows, 1), range(-2, 3)),
+        ],
+        "Messages and seconds that a failure of the leader costs, by number of nodes",
     )
 
 
-def _panel(index: int, title: str, rows: dict[int, Row], field: int, decades: range) -> str:
-    left, bottom = index * PANEL + LEFT, TOP + HEIGHT
-
-    def x(nodes: int) -> float:
-        return left + WIDTH * log10(nodes / SIZES[0]) / log10(SIZES[-1] / SIZES[0])
-
-    def y(value: float) -> float:
-        return bottom - HEIGHT * (log10(value) - decades[0]) / (len(decades) - 1)
-
-    out = [f'  <text x="{left}" y="{TOP - 24}" font-size="15" font-weight="600">{title}</text>']
-    for decade in decades:
-        at = y(10.0**decade)
-        out.append(f'  <path d="M{left} {at:.1f} H{left + WIDTH}" stroke="#ddd"/>')
-        value = f"{10.0**decade:,.{max(-decade, 0)}f}"
-        out.append(f'  <text x="{left - 8}" y="{at + 4:.1f}" text-anchor="end" fill="#555">{value}</text>')
-    out += [
-        f'  <text x="{x(nodes):.1f}" y="{bottom + 20}" text-anchor="middle" fill="#555">{nodes}</text>'
-        for nodes in SIZES
+def _series(rows: dict[int, Row], field: int) -> list[Series]:
+    kinds = [(case, who) for case in CASES for who in COLOURS]
+    return [
+        Series(
+            f"{who}, {case}", COLOURS[who], DASHES[case], [(nodes, row[column][field]) for nodes, row in rows.items()]
+        )
+        for column, (case, who) in enumerate(kinds)
     ]
-    out.append(f'  <text x="{left + WIDTH / 2}" y="{bottom + 42}" text-anchor="middle" fill="#555">nodes</text>')
-    labels = []
-    for column, (case, who) in enumerate((case, who) for case in CASES for who in INK):
-        points = [(x(nodes), y(row[column][field])) for nodes, row in rows.items()]
-        path = " L".join(f"{across:.1f} {down:.1f}" for across, down in points)
-        style = f'stroke="{INK[who]}" stroke-width="2" stroke-dasharray="{DASHES[case]}"'
-        out.append(f'  <path d="M{path}" fill="none" {style}/>')
-        labels.append((points[-1][1], f"{who}, {case}", INK[who]))
-    free = 0.0
-    for at, label, ink in sorted(labels):
-        free = max(at, free + LABEL)
-        out.append(f'  <text x="{left + WIDTH + 8}" y="{free + 4:.1f}" fill="{ink}">{label}</text>')
-    return "\n".join(out)
 
 
 def main() -> None:

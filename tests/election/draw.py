@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
+
+from tools.svg import INK, MUTED, RED, dot, path, svg, text, text_width
 
 from .scenario import rewrite
 
@@ -37,44 +38,56 @@ SPEECH = re.compile(r" *([\d.]+)    (\d+) -> (\d[\d ]*?)  (.+)")  # 7.020    2 -
 STATUS = re.compile(r" += (\d+): (\w+)")  # = 2: leader, leader 2, epoch 2.2
 UNTOLD = ("nodes", "stabilize", "advance", "status")  # commands that only let time pass
 
-LEFT, COLUMN, RIGHT = 200, 245, 225  # pixels: before the first lifeline, between two, after the last
-TOP, ROW, GAP = 60, 30, 14  # before the first row, from row to row, where time was skipped
+TOP, ROW, GAP = 56, 32, 16  # pixels before the first row, from row to row, where time was skipped
+LEAST = 176  # pixels between two lifelines
 SKIPPED = 0.1  # seconds
-RED, INK, PALE = "#b3261e", "#333", "#777"
-STYLES = {
-    "alive": f'stroke="{PALE}" stroke-width="1.4"',
-    "leads": f'stroke="{RED}" stroke-width="5"',
-    "paused": f'stroke="{PALE}" stroke-width="2" stroke-dasharray="2 5"',
-}
-MARKER = (
-    '<marker id="heard" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="9" markerHeight="9" orient="auto">'
-    f'<path d="M1 1 7 4 1 7" fill="none" stroke="{INK}" stroke-width="1.2"/></marker>'
-)
+STYLES = {"alive": (MUTED, 1.5, ""), "leads": (RED, 5.0, ""), "paused": (MUTED, 2.0, "2 5")}
 
 
 def draw(diagram: Diagram) -> str:
     """The SVG of some blocks of a scenario."""
-    text = rewrite((HERE / f"{diagram.scenario}.txt").read_text(encoding="utf-8"))
-    blocks = list(_blocks(text))
+    scenario = rewrite((HERE / f"{diagram.scenario}.txt").read_text(encoding="utf-8"))
+    blocks = list(_blocks(scenario))
     nodes = [int(node) for node in blocks[0][0][0].split()[1:]]
-    sheet = _Sheet(nodes, blocks[diagram.first - 1][1] if diagram.first else [])
-    for commands, transcript in blocks[diagram.first : diagram.last + 1]:
+    shown = blocks[diagram.first : diagram.last + 1]
+    sheet = _Sheet(nodes, blocks[diagram.first - 1][1] if diagram.first else [], shown)
+    for commands, transcript in shown:
         sheet.block(commands, transcript)
-    return sheet.finish(text.splitlines()[0].removeprefix("# "))
+    return sheet.finish(scenario.splitlines()[0].removeprefix("# "))
 
 
-def _blocks(text: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Each block's commands, and what followed."""
-    for paragraph in text.split("\n\n"):
+Block = tuple[list[str], list[str]]
+"""Commands, and the transcript of what followed."""
+
+
+def _blocks(scenario: str) -> Iterator[Block]:
+    for paragraph in scenario.split("\n\n"):
         commands, rule, transcript = paragraph.partition("\n----\n")
         if rule:
             yield [line for line in commands.splitlines() if not line.startswith("#")], transcript.splitlines()
 
 
+def _shown(commands: list[str]) -> str:
+    return "; ".join(command for command in commands if not command.startswith(UNTOLD))
+
+
+def _columns(nodes: list[int], blocks: list[Block]) -> tuple[dict[int, int], int]:
+    """Where each node's lifeline is, and how wide the picture is: so that every text has room beside its lifeline."""
+    first = max(text_width(_shown(commands), 13, monospace=True) for commands, _ in blocks)
+    beside = dict.fromkeys(nodes, 0.0)
+    for match in (match for _, transcript in blocks for line in transcript if (match := ENTRY.match(line))):
+        beside[int(match[2])] = max(beside[int(match[2])], text_width(match[3], 13))
+    step = max(LEAST, *(beside[node] + 40 for node in nodes[:-1]))
+    left = max(128, first + 40)
+    x = {node: 8 * round((left + step * column) / 8) for column, node in enumerate(nodes)}
+    return x, 8 * round((x[nodes[-1]] + max(72, beside[nodes[-1]] + 40)) / 8)
+
+
 class _Sheet:
-    def __init__(self, nodes: list[int], before: list[str]) -> None:
+    def __init__(self, nodes: list[int], before: list[str], shown: list[Block]) -> None:
         """`before` is the transcript whose last words say what the nodes were when the picture begins."""
-        self._x = {node: LEFT + COLUMN * column for column, node in enumerate(nodes)}
+        self._x, self._width = _columns(nodes, shown)
+        self._step = sorted(self._x.values())[1] - sorted(self._x.values())[0]
         self._y = TOP
         self._time = ""
         self._named: set[int] = set()  # nodes with something to say in this row already
@@ -89,11 +102,8 @@ class _Sheet:
                 self._become(int(match[1]), "leads" if match[2] == "leader" else "alive")
 
     def block(self, commands: list[str], transcript: list[str]) -> None:
-        told = "; ".join(command for command in commands if not command.startswith(UNTOLD))
         self._row("")
-        self._texts.append(
-            f'<text x="16" y="{self._y + 4}" font-family="ui-monospace, monospace" fill="{RED}">{escape(told)}</text>'
-        )
+        self._texts.append(text(16, self._y + 4, _shown(commands), fill=RED, monospace=True))
         for line in transcript:
             if match := SPEECH.match(line):
                 self._speech(match[1], int(match[2]), [int(to) for to in match[3].split()], match[4])
@@ -104,22 +114,8 @@ class _Sheet:
         self._y += ROW
         for node in self._x:
             self._become(node, "")
-        width, height = max(self._x.values()) + RIGHT, self._y + 10
-        names = [
-            f'<text x="{x}" y="30" text-anchor="middle" font-size="15" font-weight="600">Node {node}</text>'
-            for node, x in self._x.items()
-        ]
-        parts = [MARKER, f'<rect width="{width}" height="{height}" fill="#fff"/>', *names]
-        parts += [*self._lifelines, *self._arrows, *self._texts]
-        return "\n".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-                'font-family="system-ui, sans-serif" font-size="13" role="img" aria-labelledby="t">',
-                f'  <title id="t">{escape(title)}</title>',
-                *("  " + part for part in parts),
-                "</svg>\n",
-            ]
-        )
+        names = [text(x, 32, f"Node {node}", size=15, anchor="middle", bold=True) for node, x in self._x.items()]
+        return svg(self._width, self._y + 16, [*names, *self._lifelines, *self._arrows, *self._texts], title)
 
     def _row(self, time: str) -> None:
         """Begin a new row."""
@@ -128,46 +124,40 @@ class _Sheet:
         self._named = set()
         if time and time != self._time:
             self._time = time
-            self._texts.append(
-                f'<text x="{LEFT - 30}" y="{self._y + 4}" text-anchor="end" fill="{PALE}">{time} s</text>'
-            )
+            self._texts.append(text(min(self._x.values()) - 24, self._y + 4, f"{time} s", anchor="end", fill=MUTED))
 
-    def _entry(self, time: str, node: int, text: str) -> None:
+    def _entry(self, time: str, node: int, words: str) -> None:
         """What happened to a node, or what it has become; those of one moment stand side by side."""
         if time != self._time or node in self._named or not self._named:
             self._row(time)
         self._named.add(node)
         x, y = self._x[node], self._y
-        verb = text.replace(",", "").split()[0]
+        verb = words.replace(",", "").split()[0]
         if verb == "pauses":
             self._paused[node] = self._states[node]
         states = {"dies": "", "pauses": "paused", "leads": "leads"}
         self._become(node, self._paused.pop(node) if verb == "resumes" else states.get(verb, "alive"))
         colour = RED if verb == "leads" else INK
-        self._texts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>')
-        self._texts.append(f'<text x="{x + 11}" y="{y + 4}" fill="{colour}">{escape(text)}</text>')
+        self._texts += [dot(x, y, 4, fill=colour), text(x + 12, y + 4, words, fill=colour)]
 
-    def _speech(self, time: str, sender: int, receivers: list[int], text: str) -> None:
+    def _speech(self, time: str, sender: int, receivers: list[int], words: str) -> None:
         self._row(time)
-        start = self._x[sender]
+        start, y = self._x[sender], self._y
+        self._texts.append(dot(start, y, 2.5))
         for end in (self._x[receiver] for receiver in receivers):
-            if text.endswith("(lost)"):
-                end = (start + 3 * end) // 4
-                style = 'stroke-dasharray="4 4"'
-                self._texts.append(f'<text x="{end}" y="{self._y + 5}" text-anchor="middle" fill="{RED}">×</text>')
-            else:
-                style = 'marker-end="url(#heard)"'
-            self._arrows.append(f'<path d="M{start} {self._y} H{end}" stroke="{INK}" stroke-width="1.2" {style}/>')
-        beside = start + (COLUMN if self._x[receivers[0]] > start else -COLUMN) // 2
-        self._texts.append(
-            f'<text x="{beside}" y="{self._y - 6}" text-anchor="middle" font-size="12" '
-            f'fill="{INK}">{escape(text, quote=False)}</text>'
-        )
+            if lost := words.endswith("(lost)"):
+                end = (start + 8 * end) // 9
+                self._texts += [path(f"M{end - 4} {y - 4} L{end + 4} {y + 4}", stroke=RED)]
+                self._texts += [path(f"M{end - 4} {y + 4} L{end + 4} {y - 4}", stroke=RED)]
+            self._arrows.append(path(f"M{start} {y} H{end}", thick=1.25, dashes="4 4" if lost else "", arrow=not lost))
+        step = self._step if self._x[receivers[0]] > start else -self._step
+        self._texts.append(text(start + step / 2, y - 7, words, size=12, anchor="middle"))
 
     def _become(self, node: int, state: str) -> None:
         """End the piece of lifeline that the node has drawn so far, and begin another."""
         before = self._states.get(node, "")
         if before:
-            x = self._x[node]
-            self._lifelines.append(f'<path d="M{x} {self._since[node]} V{self._y}" {STYLES[before]}/>')
+            stroke, thick, dashes = STYLES[before]
+            way = f"M{self._x[node]} {self._since[node]} V{self._y}"
+            self._lifelines.append(path(way, stroke=stroke, thick=thick, dashes=dashes))
         self._states[node], self._since[node] = state, self._y
