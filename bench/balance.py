@@ -25,12 +25,12 @@ from bench.costs import LARGE
 from bench.memory import image_of, under_another_name
 from bench.picture import BALANCE, SECONDS, balance
 from bench.speed import SMALL, run
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
+from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
-from safelight.client.status import wait_for_leader
-from safelight.cluster import Cluster, throwaway
 from safelight.config import Config
-from safelight.node.balance import weight
+from safelight.local.cluster import Cluster, throwaway
+from safelight.node.work.balance import weight
 
 GROUPS = Path("/sys/fs/cgroup")
 PERIOD = 20_000

@@ -20,15 +20,15 @@ from typing import NamedTuple
 
 from bench.memory import image_of, under_another_name
 from bench.speed import SMALL, run
-from safelight.bully import Epoch
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
+from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
-from safelight.client.status import wait_for_leader
-from safelight.cluster import Cluster, throwaway
 from safelight.config import Config
-from safelight.node.balance import Balance
-from safelight.node.load import LoadBook
-from safelight.protocol import Offer, Refusal
+from safelight.election.bully import Epoch
+from safelight.local.cluster import Cluster, throwaway
+from safelight.node.work.balance import Balance
+from safelight.node.work.load import LoadBook
+from safelight.wire.messages import Offer, Refusal
 
 FILE = Path(__file__).with_suffix(".json")
 

@@ -31,13 +31,13 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from safelight import samples
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
+from safelight.client.requests.status import survey
 from safelight.client.session import Session
-from safelight.client.status import survey
-from safelight.cluster import Cluster, throwaway
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.node.datadir import end_life
+from safelight.local.cluster import Cluster, throwaway
+from safelight.node.state.crash_record import record_stop
 
 PATIENCE = 30.0
 """Seconds for what should be there in one: a cluster in which all nodes follow the highest."""
@@ -95,7 +95,7 @@ class Bench:
     async def start_again(self) -> None:
         """Once the leader's process has ended."""
         await asyncio.to_thread(self.cluster.stop, self.leader)
-        end_life(self.cluster.config.data_dir, self.leader)  # else it would soon give way to others for a minute
+        record_stop(self.cluster.config.data_dir, self.leader)  # else it would soon give way to others for a minute
         self.cluster.start(self.leader)
         await self.whole()
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 
 from bench.memory import MIB, image_of, under_another_name
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
 from safelight.client.session import Session
 from safelight.config import Config
-from safelight.http import aiohttp
+from safelight.runtime.http import aiohttp
 
 UPLOADS, READERS = 64, 192
 RATE = 1600

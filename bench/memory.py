@@ -16,11 +16,11 @@ from itertools import count
 from pathlib import Path
 
 from safelight import samples
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
+from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
-from safelight.client.status import wait_for_leader
-from safelight.cluster import Cluster, throwaway
 from safelight.config import Config
+from safelight.local.cluster import Cluster, throwaway
 
 MIB = 1 << 20
 

@@ -1,8 +1,8 @@
 """Clusters that this machine has no room for: `python -m bench.model`, into docs/balance.md and its picture.
 
 A discrete-event model of 3 to 100 nodes under three ways to share work: the leader does all; the leader assigns each
-image to the node with the least to do, by the very rule that nodes run (`safelight.node.balance`); clients choose a
-node by chance and ask nobody. It is fed with costs measured by `bench.costs`, and seeded: it says the same each time.
+image to the node with the least to do, by the very rule that nodes run (`safelight.node.work.balance`); clients choose
+a node by chance and ask nobody. It is fed with costs measured by `bench.costs`, and seeded: it says the same each time.
 
 What it assumes: each node has one core of its own, and nothing else limits anybody, neither network nor disk. A message
 takes `LATENCY`. Small messages (offers, grants, reports) go before images, and images of one node are worked on one
@@ -22,7 +22,7 @@ from bench import results
 from bench.costs import LARGE, Costs, load
 from bench.picture import MODEL, model
 from bench.speed import SMALL
-from safelight.node.balance import Balance, report_pause, weight
+from safelight.node.work.balance import Balance, report_pause, weight
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "balance.md"
 

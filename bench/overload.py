@@ -18,12 +18,12 @@ from pathlib import Path
 from bench import hostile, results
 from bench.memory import image_of, peak
 from bench.speed import run
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
+from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
-from safelight.client.status import wait_for_leader
-from safelight.cluster import Cluster, environment, throwaway
 from safelight.config import Config
 from safelight.errors import SafelightError
+from safelight.local.cluster import Cluster, environment, throwaway
 
 LOOKS = 5
 """Times that somebody new asks for the status."""

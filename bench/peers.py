@@ -107,7 +107,7 @@ def _swallow(port: int) -> None:
 
     import uvloop
 
-    from safelight.http import web
+    from safelight.runtime.http import web
 
     async def put(request: web.Request) -> web.Response:
         async for _ in request.content.iter_chunks():

@@ -21,15 +21,15 @@ import uvloop
 from bench import peers
 from bench.memory import MIB, image_of, peak, travel, under_another_name
 from bench.vault import keep_and_fetch
-from safelight.allocator import keep_segments
-from safelight.client import tokens
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
+from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
-from safelight.client.status import wait_for_leader
-from safelight.cluster import Cluster, environment, throwaway
+from safelight.client.transport import tokens
 from safelight.config import Config
 from safelight.encryption import Opener, Scheme, Sealer, open_, seal
 from safelight.encryption.keys import Keyring
+from safelight.local.cluster import Cluster, environment, throwaway
+from safelight.runtime.allocator import keep_segments
 
 SMALL = 100_000
 """Bytes of a small image."""

@@ -16,16 +16,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from bench.memory import MIB, image_of, peak, travel
-from safelight.client import tokens
-from safelight.client.feedback import Silence
+from safelight.cli.admin.cluster import keyring_file
+from safelight.client.requests.feedback import Silence
+from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
-from safelight.client.status import wait_for_leader
-from safelight.cluster import Cluster, environment, throwaway
+from safelight.client.transport import tokens
 from safelight.config import Config
 from safelight.encryption import Scheme, seal
 from safelight.encryption.sealed import read_header
-from safelight.operate import keyring_file
-from safelight.vault.opening import open_vault
+from safelight.local.cluster import Cluster, environment, throwaway
+from safelight.vault.bootstrap import open_vault
 from safelight.vault.vault import Details, Draft, Vault
 
 ROUNDS = 20

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
-from safelight.client.status import wait_for_leader
-from safelight.cluster import Cluster, throwaway
 from safelight.config import Config
+from safelight.local.cluster import Cluster, throwaway
 
 GENEROUS = 30.0
 """Seconds that a test waits for what takes milliseconds: a slow machine is no failure."""

@@ -9,11 +9,11 @@ import pytest
 
 import safelight
 from safelight.decoding import Malformed, decode
-from safelight.node.handshake import Hello, Proof
-from safelight.node.member import Wire
-from safelight.orders import Order
-from safelight.protocol import Grant, Listing, NumberedAnswer, NumberedOffer, Offer, ProblemDocument
-from safelight.tickets import Ticket
+from safelight.node.election.driver import Wire
+from safelight.node.election.handshake import Hello, Proof
+from safelight.wire.admin_commands import Order
+from safelight.wire.messages import Grant, Listing, NumberedAnswer, NumberedOffer, Offer, ProblemDocument
+from safelight.wire.tickets import Ticket
 
 KINDS = [Offer, NumberedOffer, NumberedAnswer, Grant, Listing, ProblemDocument, Hello, Proof, Wire, Order, Ticket]
 NESTED = {

@@ -1,4 +1,4 @@
-"""The house's plan, held against the code: imports point downward only, and the core does no I/O."""
+"""The layout, checked against the code: imports point downward only, and the pure packages do no I/O."""
 
 import ast
 from pathlib import Path
@@ -10,34 +10,29 @@ import safelight
 SOURCE = Path(safelight.__file__).parent
 
 LAYERS = [
-    {"errors", "http", "allocator", "times", "pour", "descriptors"},
-    {"bully", "encryption", "sizes", "imagetypes", "names", "decoding", "durable", "samples", "reach", "signals"}
-    | {"private", "process"},
-    {"config"},
-    {"protocol"},
-    {"signed", "tls", "vault"},
-    {"tickets", "orders"},
-    {"client", "node"},
-    {"cluster"},
-    {"launch", "demo", "operate"},
-    {"maintain"},
+    {"errors"},
+    {"names", "sizes", "imagetypes", "timestamps"},
+    {"decoding"},
+    {"election", "encryption"},
+    {"config", "samples"},
+    {"runtime"},
+    {"wire"},
+    {"vault.stores"},
+    {"vault"},
+    {"client.files", "client.transport", "node.connections", "node.state"},
+    {"client.requests", "node.work", "node.election"},
+    {"client", "node.http"},
+    {"node", "local"},
+    {"cli.output"},
+    {"cli.user", "cli.admin"},
     {"cli"},
     {"__main__"},
 ]
+"""Every package and top-level module, from the lowest up. A package imports itself and what is below it, and never
+what stands beside it: the library and the node do not know each other, nor a user's commands an operator's."""
 
-CORE = [
-    "bully.py",
-    "encryption",
-    "names.py",
-    "imagetypes.py",
-    "sizes.py",
-    "times.py",
-    "signed.py",
-    "tickets.py",
-    "orders.py",
-    "protocol.py",
-]
-OUTSIDE = {"asyncio", "socket", "ssl", "time", "datetime", "subprocess", "pathlib", "tempfile", "logging", "threading"}
+PURE = ["election", "encryption", "wire", "names", "imagetypes", "sizes", "timestamps"]
+IMPURE = {"asyncio", "socket", "ssl", "time", "datetime", "subprocess", "pathlib", "tempfile", "logging", "threading"}
 
 
 def modules(*places: str) -> list[Path]:
@@ -56,28 +51,46 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def layer(part: str) -> int:
-    return next(number for number, parts in enumerate(LAYERS) if part in parts)
+def package_of(name: str) -> str:
+    """The package (`client.files`) or top-level module (`names`) that a dotted name below `safelight` is in."""
+    parts, path = [], SOURCE
+    for part in name.split("."):
+        if not (path / part).is_dir():
+            break
+        parts.append(part)
+        path /= part
+    return ".".join(parts) or name.split(".")[0]
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def layer(package: str) -> int:
+    return next(number for number, packages in enumerate(LAYERS) if package in packages)
+
+
+def own_package(path: Path) -> str:
+    return package_of(".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"))
+
+
+def test_every_package_has_its_layer() -> None:
+    assert {own_package(path) for path in modules()} - {"__init__"} == {each for layer in LAYERS for each in layer}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_point_downward_only(path: Path) -> None:
-    own = part_of(path)
+    own = own_package(path)
     if own == "__init__":
         return
-    used = {name.split(".")[1] for name in imports(path) if name.startswith("safelight.")}
-    parts = {part for parts in LAYERS for part in parts}
-    for other in (used & parts) - {own}:
-        assert layer(other) < layer(own) or (layer(other) == layer(own) == 1), f"{own} imports {other}"
+    below = {name.removeprefix("safelight.") for name in imports(path) if name.startswith("safelight.")}
+    for other in {package_of(name) for name in below} - {own, "__version__"}:
+        assert layer(other) < layer(own), f"{own} imports {other}"
 
 
-@pytest.mark.parametrize("path", modules(*CORE), ids=lambda path: str(path.relative_to(SOURCE)))
+@pytest.mark.parametrize(
+    "path",
+    [path for name in PURE for path in modules(name if (SOURCE / name).is_dir() else f"{name}.py")],
+    ids=lambda path: str(path.relative_to(SOURCE)),
+)
 def test_the_core_has_neither_network_nor_clock_nor_disk(path: Path) -> None:
-    assert not {name.split(".")[0] for name in imports(path)} & OUTSIDE
+    assert not {name.split(".")[0] for name in imports(path)} & IMPURE
     calls = {
         node.func.id
         for node in ast.walk(ast.parse(path.read_text()))
@@ -87,6 +100,6 @@ def test_the_core_has_neither_network_nor_clock_nor_disk(path: Path) -> None:
 
 
 def test_aiohttp_is_imported_in_one_place() -> None:
-    """Whoever imports it first pays for certificate authorities that nobody uses: see safelight/http.py."""
-    importers = {path.name for path in modules() if any(name.split(".")[0] == "aiohttp" for name in imports(path))}
-    assert importers == {"http.py"}
+    """Its first import reads certificate authorities that nothing uses: see safelight/runtime/http.py."""
+    importers = {path for path in modules() if any(name.split(".")[0] == "aiohttp" for name in imports(path))}
+    assert importers == {SOURCE / "runtime" / "http.py"}

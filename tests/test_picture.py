@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from safelight import samples
-from safelight.demo import picture
 from safelight.errors import SafelightError
+from safelight.local import comparison_picture as picture
 
 
 def noise(length: int, seed: int = 7) -> bytes:

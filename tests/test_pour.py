@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from safelight.pour import File, pour
+from safelight.runtime.sendfile import File, pour
 from tests.running import GENEROUS
 
 

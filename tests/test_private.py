@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.tokens import load, load_or_create
+from safelight.client.transport.tokens import load, load_or_create
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.node.datadir import create_cluster, find_keyring
-from safelight.node.keyfile import KeyFile, wrapper_of
-from safelight.tls import server_tls
+from safelight.node.state.data_directory import create_cluster, find_keyring
+from safelight.node.state.key_file import KeyFile, wrapper_of
+from safelight.runtime.tls import server_tls
 from tests.node.test_tls import papers
 
 CLUSTER = "00" * 16

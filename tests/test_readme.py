@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from safelight import samples
-from safelight.cluster import throwaway
 from safelight.config import Config, load
+from safelight.local.cluster import throwaway
 from tests.running import GENEROUS, Running, running
 
 ROOT = Path(__file__).parent.parent

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from safelight.encryption import Scheme
-from safelight.protocol import Action
-from safelight.tickets import LIFETIME, BadTicket, Book, Job, Ticket, new_nonce, read, write
+from safelight.wire.messages import Action
+from safelight.wire.tickets import LIFETIME, BadTicket, Book, Job, Ticket, new_nonce, read, write
 
 KEY = bytes(32)
 JOB = Job("alice", "0" * 32, "a.png", 5, Action.SEAL, Scheme.SEALED)

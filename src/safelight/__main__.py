@@ -1,5 +1,5 @@
 """`python -m safelight` is `safelight`."""
 
-from safelight.cli import main
+from safelight.cli.main import main
 
 main()

@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import msgspec
 import platformdirs
 
-from safelight.bully import PROFILES, Timing
+from safelight.election.bully import PROFILES, Timing
 from safelight.errors import SafelightError, reason
 from safelight.names import check_user
 from safelight.sizes import human_size, parse_size

@@ -7,7 +7,7 @@ import signal
 import time
 from enum import Enum
 
-from safelight.node.datadir import end_life
+from safelight.node.state.crash_record import record_stop
 from tests.running import Running
 
 PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0)
@@ -92,7 +92,7 @@ class Chaos:
                 self._said[node] = len(self._cluster.said(node))
                 self._starts[node] += 1
                 if self._starts[node] % FORGIVEN == 0:
-                    end_life(self._cluster.config.data_dir, node)
+                    record_stop(self._cluster.config.data_dir, node)
                 self._cluster.cluster.start(node)
                 self._fates[node] = Fate.STARTING
             case signal.SIGSTOP:

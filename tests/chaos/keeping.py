@@ -22,9 +22,9 @@ from urllib.parse import quote
 from PIL import Image
 
 from safelight import samples
-from safelight.operate import keyring_file
-from safelight.vault import upkeep
-from safelight.vault.opening import open_vault
+from safelight.cli.admin.cluster import keyring_file
+from safelight.vault import maintenance
+from safelight.vault.bootstrap import open_vault
 from tests.chaos.blows import KILLS, Chaos
 from tests.cli.commandline import safelight, started
 from tests.mission.support import enrolled
@@ -165,7 +165,7 @@ async def _sweep(cluster: Running) -> None:
     keyring = keyring_file(cluster.config).read()
     vault = await open_vault(cluster.config, lambda: keyring)
     assert vault is not None
-    await upkeep.sweep(vault, grace=0)
+    await maintenance.sweep(vault, grace=0)
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from safelight.node import admission, datadir
+from safelight.cli.admin import users as admin
+from safelight.node.state import data_directory
 from tests.chaos.network import Network, NoNetwork, network
 from tests.mission.support import (
     MEBIBYTE,
@@ -51,13 +52,13 @@ def apart(tmp_path: Path, cables: Network) -> Iterator[Running]:
             heartbeat=0.3,
         ) as cluster,
     ):
-        datadir.create_cluster(cluster.config.data_dir)
+        data_directory.create_cluster(cluster.config.data_dir)
         for node, host in HOSTS.items():
             with cables.inside(host):
                 cluster.cluster.start(node)
         wait_until_all_follow(cluster.config, 3)
         fingerprint = as_user(cluster.config, "alice", lambda session: session.fingerprint())
-        asyncio.run(admission.add(cluster.config, "alice", fingerprint))
+        asyncio.run(admin.add(cluster.config, "alice", fingerprint))
         yield cluster
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.errand import ATTEMPTS
+from safelight.client.requests.leader_request import ATTEMPTS
 from tests.chaos.blows import ALL, Chaos
 from tests.chaos.uploads import Stream, check
 from tests.mission.support import status_of, wait_until_all_follow

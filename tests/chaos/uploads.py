@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from safelight import samples
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
 from safelight.client.session import Session
 from safelight.config import Config
 from safelight.errors import SafelightError

@@ -18,9 +18,9 @@ from types import MappingProxyType
 
 import pytest
 
-from safelight import cli
-from safelight.cluster import environment
+from safelight.cli import main as cli
 from safelight.config import Config
+from safelight.local.cluster import environment
 from tests.running import GENEROUS
 
 COMMAND = (sys.executable, "-m", "safelight")

@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 import pytest
 
-from safelight import cli
-from safelight.cluster import environment, throwaway
+from safelight.cli import main as cli
 from safelight.config import Config
 from safelight.encryption.sealed import MAGIC
+from safelight.local.cluster import environment, throwaway
 from tests.cli.commandline import COMMAND, Call, safelight, started
 
 NOWHERE = "127.0.0.1:1"  # tcpmux: nobody listens there

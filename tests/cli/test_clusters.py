@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from safelight.cluster import throwaway
 from safelight.config import Config
+from safelight.local.cluster import throwaway
 from tests.cli.commandline import safelight, started
 from tests.running import eventually, running_as
 

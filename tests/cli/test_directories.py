@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.batch import File, Skipped, Unread, files
-from safelight.client.inputs import LeftOut
-from safelight.cluster import environment
+from safelight.cli.user.discovery import File, Skipped, Unread, files
+from safelight.client.files.source_file import LeftOut
+from safelight.local.cluster import environment
 from tests.accounts import ordinary_account
 from tests.cli.commandline import COMMAND, safelight
 from tests.mission.support import contents, image_of

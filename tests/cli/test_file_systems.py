@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.outputs import reserve
+from safelight.client.files.atomic_output import reserve
 from safelight.client.session import Session
 from tests.awkward import awkward
 from tests.cli.commandline import safelight

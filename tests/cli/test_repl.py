@@ -11,14 +11,15 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from safelight.client import console, repl
-from safelight.client.console import Transcript
-from safelight.client.feedback import Feedback
-from safelight.client.repl import Repl, completions, expand, split
+from safelight.cli.output import console
+from safelight.cli.output.console import Transcript
+from safelight.cli.user import repl
+from safelight.cli.user.repl import Repl, completions, expand, split
+from safelight.client.requests.feedback import Feedback
 from safelight.client.session import Saved, Session
-from safelight.cluster import throwaway
 from safelight.errors import SafelightError
-from safelight.protocol import Scheme
+from safelight.local.cluster import throwaway
+from safelight.wire.messages import Scheme
 from tests.running import GENEROUS
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from safelight import config
-from safelight.cluster import environment, throwaway
 from safelight.config import Config
+from safelight.local.cluster import environment, throwaway
 from tests.cli.commandline import COMMAND, Call, Terminal
 from tests.running import GENEROUS, Running
 

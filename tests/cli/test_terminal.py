@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from safelight.cluster import throwaway
 from safelight.config import Config
+from safelight.local.cluster import throwaway
 from tests.cli.commandline import Terminal
 
 YELLOW = "\x1b[33m"

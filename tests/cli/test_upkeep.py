@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from safelight.config import Config
-from safelight.vault.opening import open_vault
+from safelight.vault.bootstrap import open_vault
 from safelight.vault.records import Image
 from tests.cli.commandline import safelight, started
 from tests.mission.support import MEBIBYTE, image_of, seal
@@ -32,7 +32,7 @@ def kept(tmp_path: Path, photograph: Path) -> Iterator[tuple[Running, list[Image
 
 
 def records(config: Config) -> list[Image]:
-    from safelight.operate import keyring_file
+    from safelight.cli.admin.cluster import keyring_file
 
     async def go() -> list[Image]:
         keyring = keyring_file(config).read()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.console import Transcript
-from safelight.client.many import Remove
+from safelight.cli.output.console import Transcript
+from safelight.cli.user.bulk import Remove
 from safelight.client.session import Session
 from tests.cli.commandline import Terminal, safelight, started
 from tests.mission.support import contents, image_of, seal

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from safelight.client.errand import NoLeader
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
+from safelight.client.requests.leader_request import NoLeader
 from safelight.client.session import Session
-from safelight.cluster import throwaway
 from safelight.config import Config
 from safelight.encryption import Scheme, sealed_size
-from safelight.protocol import Cluster, Grant, Problem, Refusal, problem_body
+from safelight.local.cluster import throwaway
+from safelight.wire.messages import Cluster, Grant, Problem, Refusal, problem_body
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 

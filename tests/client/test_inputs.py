@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safelight.client.inputs import CannotRead, ChangedWhileReading, open_image
+from safelight.client.files.source_file import CannotRead, ChangedWhileReading, open_image
 from safelight.encryption.sealed import MAGIC
 from tests.accounts import ordinary_account
 

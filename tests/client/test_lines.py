@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from safelight.client import lines
-from safelight.client.lines import Lines
-from safelight.protocol import Grant, Offer
+from safelight.client.transport import offer_channel
+from safelight.client.transport.offer_channel import Lines
+from safelight.wire.messages import Grant, Offer
 from tests.running import GENEROUS
 
 
@@ -40,11 +40,11 @@ async def accept(request: web.Request) -> web.StreamResponse:
 
 
 def test_a_line_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "ALIVE", 0.2)
+    monkeypatch.setattr(offer_channel, "ALIVE", 0.2)
 
     async def go() -> None:
         app = web.Application()
-        app.router.add_get(lines.PATH, accept)
+        app.router.add_get(offer_channel.PATH, accept)
         runner = web.AppRunner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.outputs import CannotWrite, DiskFull, NameTaken, reserve, sweep
+from safelight.client.files.atomic_output import CannotWrite, DiskFull, NameTaken, reserve, sweep
 from safelight.names import counted, encrypted_name
 from tests.accounts import ordinary_account
 

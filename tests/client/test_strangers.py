@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
 from safelight.client.session import Session
 from safelight.config import Config
 from tests.cli.commandline import safelight

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.tokens import TokenError, load, load_or_create
+from safelight.client.transport.tokens import TokenError, load, load_or_create
 from safelight.names import InvalidName
-from safelight.protocol import fingerprint
+from safelight.wire.messages import fingerprint
 
 CLUSTER = "00ff" * 8
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight.client.account import Unreachable
-from safelight.client.errand import NoLeader
-from safelight.client.feedback import Silence
-from safelight.client.servers import reasons
+from safelight.client.requests.feedback import Silence
+from safelight.client.requests.leader_request import NoLeader
 from safelight.client.session import Session
-from safelight.cluster import throwaway
+from safelight.client.transport.account import Unreachable
+from safelight.client.transport.servers import reasons
 from safelight.config import Config
+from safelight.local.cluster import throwaway
 from tests.cli.commandline import safelight
 from tests.mission.support import Witness, seal
 from tests.node.test_tls import papers

@@ -14,14 +14,14 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from safelight.client.commands import Commands
-from safelight.client.console import Transcript
-from safelight.client.errand import NoLeader
-from safelight.client.feedback import Silence
+from safelight.cli.output.console import Transcript
+from safelight.cli.user.commands import Commands
+from safelight.client.requests.feedback import Silence
+from safelight.client.requests.leader_request import NoLeader
 from safelight.client.session import Session
-from safelight.cluster import throwaway
 from safelight.config import Config
-from safelight.protocol import Cluster, Grant, Kept, Listing, Problem, Refusal, problem_body
+from safelight.local.cluster import throwaway
+from safelight.wire.messages import Cluster, Grant, Kept, Listing, Problem, Refusal, problem_body
 from tests.mission.support import MEBIBYTE, contents, image_of, seal
 from tests.running import Running, as_user
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tools.chart import Series, lines
 from tools.svg import BLUE, RED, svg
 
-from safelight.bully import Timing
+from safelight.election.bully import Timing
 
 from .textbook import Textbook
 from .world import NOTICE, World

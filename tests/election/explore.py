@@ -12,7 +12,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 
-from safelight.bully import (
+from safelight.election.bully import (
     NEVER,
     Election,
     Epoch,

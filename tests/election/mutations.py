@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from safelight.bully import (
-    Cause,
-    Effect,
-    Election,
-    Epoch,
-    Event,
-    Kind,
-    Message,
-    Phase,
-    Save,
-    Send,
-)
+from safelight.election.bully import Cause, Effect, Election, Epoch, Event, Kind, Message, Phase, Save, Send
 
 
 class AnswerDropped(Election):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safelight.bully import Phase, Timing
+from safelight.election.bully import Phase, Timing
 
 from .world import DELAY, NOTICE, Violation, World
 

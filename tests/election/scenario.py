@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from safelight.bully import Election, Epoch, Kind, Phase, Timing
+from safelight.election.bully import Election, Epoch, Kind, Phase, Timing
 
 from .rest import check_resigned, check_rest
 from .world import Link, Violation, Weather, World

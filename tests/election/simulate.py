@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from safelight.bully import Election
+from safelight.election.bully import Election
 
 from .rest import DRIFT
 from .scenario import Scenario, rewrite

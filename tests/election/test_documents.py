@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.bully import PROFILES
+from safelight.election.bully import PROFILES
 
 from .costs import DOCUMENT, PICTURE, SIZES, measure, picture, read
 from .draw import DIAGRAMS, PICTURES, draw

@@ -1,6 +1,6 @@
 """Three nodes, all orders of events: nothing bad is within reach, and agreement always is."""
 
-from safelight.bully import PeerConnected
+from safelight.election.bully import PeerConnected
 
 from .explore import LINKS, State, explore
 

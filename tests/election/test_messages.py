@@ -2,7 +2,7 @@
 
 import pytest
 
-from safelight.bully import Phase
+from safelight.election.bully import Phase
 
 from .scenario import TIMING
 from .world import World

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.bully import Election
+from safelight.election.bully import Election
 
 from .mutations import MUTATIONS
 from .scenario import commands, rewrite

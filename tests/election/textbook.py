@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection
 
-from safelight.bully import Timing
+from safelight.election.bully import Timing
 
 from .world import DELAY
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from safelight.bully import (
+from safelight.election.bully import (
     NEVER,
     Cause,
     Election,

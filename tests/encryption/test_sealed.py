@@ -11,14 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safelight.encryption import Scheme, open_, seal, sealed_size
-from safelight.encryption.errors import (
-    CannotOpen,
-    Damaged,
-    NotSealed,
-    OtherCluster,
-    UnsupportedVersion,
-    WrongUser,
-)
+from safelight.encryption.errors import CannotOpen, Damaged, NotSealed, OtherCluster, UnsupportedVersion, WrongUser
 from safelight.encryption.keys import ClusterKey, Keyring
 from safelight.encryption.sealed import MAX_HEADER_SIZE, Opener, Sealer, read_header
 

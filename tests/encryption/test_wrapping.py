@@ -12,8 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from safelight.encryption.errors import KeyringError
+from safelight.encryption.keyring_protection import Wrapper, is_wrapped
 from safelight.encryption.keys import Keyring
-from safelight.encryption.wrapping import Wrapper, is_wrapped
 
 KEYRING = Keyring.new(random=Random("a keyring").randbytes)
 SECRET = b"correct horse battery staple"

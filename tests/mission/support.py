@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from safelight.client import tokens
 from safelight.client.session import Saved
+from safelight.client.transport import tokens
 from safelight.config import Config
-from safelight.protocol import Load, Status
+from safelight.wire.messages import Load, Status
 from tests.running import as_user, eventually
 
 MEBIBYTE = 1 << 20

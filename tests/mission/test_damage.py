@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safelight.encryption.errors import CannotOpen, ClassicIsSealed
-from safelight.protocol import Problem, Refusal, Scheme
+from safelight.wire.messages import Problem, Refusal, Scheme
 from tests.mission.support import MEBIBYTE, Witness, contents, image_of, open_, seal, status_of
 from tests.running import Running, as_user
 

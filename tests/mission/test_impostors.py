@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from safelight.node import datadir
-from safelight.node.handshake import Hello, Proof
+from safelight.node.election.handshake import Hello, Proof
+from safelight.node.state import data_directory
 from tests.mission.support import seal, status_of, wait_until_all_follow
 from tests.running import GENEROUS, SETTLED, Running, eventually, running
 
@@ -34,7 +34,7 @@ class Knowledge:
 
     def __init__(self, running: Running) -> None:
         self.running = running
-        keyring = datadir.load_keyring(running.config.data_dir, create=False)
+        keyring = data_directory.load_keyring(running.config.data_dir, create=False)
         self._public = (keyring.cluster_id, keyring.check)  # said in every Hello
         self.recorded: Hello | None = None
         self.session = aiohttp.ClientSession()

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight import durable
 from safelight.client.session import Session
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
-from safelight.node import datadir
+from safelight.node.state import data_directory
+from safelight.runtime import atomic_file
 from tests.mission.support import Witness, contents, request, status_of
 from tests.running import SETTLED, Running, as_user, running, running_as
 
@@ -29,7 +29,7 @@ def cluster_ids(cluster: Running) -> set[str]:
 def test_nodes_started_at_once_on_an_empty_directory_end_with_one_keyring(tmp_path: Path) -> None:
     with running(tmp_path, nodes=5, heartbeat=SETTLED) as cluster:
         data = cluster.config.data_dir
-        keyring = datadir.load_keyring(data, create=False)
+        keyring = data_directory.load_keyring(data, create=False)
         assert cluster_ids(cluster) == {keyring.cluster_id}
         assert stat.S_IMODE((data / "keyring.json").stat().st_mode) == 0o600
         assert contents(data) == [
@@ -50,8 +50,8 @@ def test_nodes_started_at_once_on_an_empty_directory_end_with_one_keyring(tmp_pa
 def misfit(cluster: Running, keyring: Keyring) -> Iterator[Running]:
     """Node 3 in place of the real one, with a data directory of its own and this keyring in it."""
     data = cluster.config.data_dir.with_name("other")
-    datadir.prepare(data)
-    durable.create_once(data / "keyring.json", keyring.to_json())
+    data_directory.prepare(data)
+    atomic_file.create_once(data / "keyring.json", keyring.to_json())
     with running_as(msgspec.structs.replace(cluster.config, data_dir=data)) as other:
         other.cluster.start(3)
         yield other
@@ -62,7 +62,7 @@ def test_a_node_with_another_keyring_is_refused_with_the_reason_on_both_sides(
     tmp_path: Path, photograph: Path, same_cluster_id: bool
 ) -> None:
     with running(tmp_path, heartbeat=1.0) as cluster:
-        ours = datadir.load_keyring(cluster.config.data_dir, create=False)
+        ours = data_directory.load_keyring(cluster.config.data_dir, create=False)
         theirs = Keyring.new()
         if same_cluster_id:
             theirs = dataclasses.replace(theirs, cluster_id=ours.cluster_id)

@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight import tickets
-from safelight.client.console import Transcript
+from safelight.cli.output.console import Transcript
 from safelight.client.session import Session
-from safelight.node import datadir
-from safelight.node.balance import UNUSED
-from safelight.protocol import Grant, Offer
+from safelight.node.state import data_directory
+from safelight.node.work.balance import UNUSED
+from safelight.wire import tickets
+from safelight.wire.messages import Grant, Offer
 from tests.mission.support import Answer, Witness, enrolled, image_of, opens_to, request, status_of
 from tests.mission.test_load import half_an_upload
 from tests.running import SETTLED, Running, as_user, eventually, running
@@ -40,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture
 def key(cluster: Running) -> bytes:
     """What the cluster signs tickets with."""
-    return datadir.load_keyring(cluster.config.data_dir, create=False).derive("tickets")
+    return data_directory.load_keyring(cluster.config.data_dir, create=False).derive("tickets")
 
 
 def wait_for_reports(cluster: Running) -> None:

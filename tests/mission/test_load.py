@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.status import survey
-from safelight.protocol import Load
+from safelight.client.requests.status import survey
+from safelight.wire.messages import Load
 from tests.mission.support import contents, enrolled, open_, seal, status_of
 from tests.running import Running, eventually, running
 

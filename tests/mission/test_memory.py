@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.cluster import environment
+from safelight.local.cluster import environment
 from tests.mission.support import MEBIBYTE, image_of
 from tests.running import running
 

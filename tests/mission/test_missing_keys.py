@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight.cluster import throwaway
 from safelight.config import Config
+from safelight.encryption.keyring_protection import Wrapper
 from safelight.encryption.keys import Keyring
-from safelight.encryption.wrapping import Wrapper
-from safelight.node.datadir import create_cluster
-from safelight.node.keyfile import KeyFile, wrapper_of
+from safelight.local.cluster import throwaway
+from safelight.node.state.data_directory import create_cluster
+from safelight.node.state.key_file import KeyFile, wrapper_of
 from tests.cli.commandline import safelight
 from tests.mission.support import enrolled, request, seal, status_of, wait_until_all_follow
 from tests.running import Running, eventually, running_as

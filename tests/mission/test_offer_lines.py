@@ -14,7 +14,7 @@ import pytest
 
 from safelight.client.session import Session
 from safelight.config import Config
-from safelight.protocol import Offer
+from safelight.wire.messages import Offer
 from tests.mission.support import Witness, enrolled, image_of, opens_to, request
 from tests.mission.wire import ENOUGH, watched
 from tests.running import Running, as_user, running

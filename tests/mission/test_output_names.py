@@ -16,8 +16,8 @@ from threading import Barrier
 import pytest
 
 from safelight.client.session import Session
-from safelight.cluster import environment
 from safelight.config import Config
+from safelight.local.cluster import environment
 from safelight.names import NAME_MAX
 from tests.mission.support import MEBIBYTE, OUTPUT, Witness, contents, image_of, opens_to, seal
 from tests.running import Running, as_user

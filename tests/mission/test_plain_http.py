@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from safelight import tickets
-from safelight.node import datadir
-from safelight.protocol import Action, Grant, Offer, Scheme
+from safelight.node.state import data_directory
+from safelight.wire import tickets
+from safelight.wire.messages import Action, Grant, Offer, Scheme
 from tests.mission.support import MEBIBYTE, Answer, enrolled, image_of, opens_to, request, seal, status_of
 from tests.mission.wire import watched
 from tests.running import SETTLED, Running, running
@@ -145,7 +145,7 @@ def put(
 @pytest.fixture
 def key(shared_cluster: Running) -> bytes:
     """What the cluster signs tickets with."""
-    return datadir.load_keyring(shared_cluster.config.data_dir, create=False).derive("tickets")
+    return data_directory.load_keyring(shared_cluster.config.data_dir, create=False).derive("tickets")
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_a_ticket_of_another_time_or_node_is_refused(
 
 
 def test_a_ticket_of_another_cluster_is_refused(shared_cluster: Running, tmp_path: Path, key: bytes) -> None:
-    other = datadir.create_cluster(tmp_path / "other").derive("tickets")
+    other = data_directory.create_cluster(tmp_path / "other").derive("tickets")
     ticket = tickets.read(granted(shared_cluster).ticket, key)
     assert put(shared_cluster, tickets.write(ticket, other)).problem == BAD
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight import signed
-from safelight.cluster import throwaway
 from safelight.config import Config
 from safelight.encryption.keys import ClusterKey, Keyring
 from safelight.encryption.sealed import read_header
-from safelight.node.datadir import create_cluster, load_keyring
-from safelight.node.keyfile import KeyFile
-from safelight.orders import KEY, LIFETIME, AddKey, Order, UseKey, to_add
+from safelight.local.cluster import throwaway
+from safelight.node.state.data_directory import create_cluster, load_keyring
+from safelight.node.state.key_file import KeyFile
+from safelight.wire import signed
+from safelight.wire.admin_commands import KEY, LIFETIME, AddKey, Order, UseKey, to_add
 from tests.cli.commandline import safelight
 from tests.mission.support import enrolled, open_, request, seal, wait_until_all_follow
 from tests.mission.wire import watched

@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight import signed
-from safelight.client.errand import QUIET
+from safelight.client.requests.leader_request import QUIET
 from safelight.encryption.keys import Keyring
-from safelight.node.datadir import load_keyring
-from safelight.orders import KEY, LIFETIME, Order, StepDown
+from safelight.node.state.data_directory import load_keyring
+from safelight.wire import signed
+from safelight.wire.admin_commands import KEY, LIFETIME, Order, StepDown
 from tests.cli.commandline import safelight
 from tests.mission.support import MEBIBYTE, Witness, image_of, opens_to, request, seal, status_of
 from tests.running import SETTLED, Running, as_user, running

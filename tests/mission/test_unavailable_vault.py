@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
 from safelight.client.session import Session
 from tests.cli.commandline import safelight, started
 from tests.mission.support import contents, enrolled, seal

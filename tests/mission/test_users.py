@@ -12,7 +12,7 @@ import pytest
 from safelight.config import Config
 from safelight.encryption.errors import Damaged
 from safelight.errors import SafelightError
-from safelight.protocol import Problem, Refusal
+from safelight.wire.messages import Problem, Refusal
 from tests.mission.support import contents, enrolled, opens_to, request, seal
 from tests.mission.test_output_names import arrive
 from tests.running import Running

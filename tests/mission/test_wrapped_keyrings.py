@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight import operate
-from safelight.cluster import throwaway
+from safelight.cli.admin import cluster as admin
 from safelight.config import Config
+from safelight.encryption.keyring_protection import Wrapper
 from safelight.encryption.keys import Keyring
-from safelight.encryption.wrapping import Wrapper
-from safelight.node.datadir import create_cluster
-from safelight.node.keyfile import DataError, KeyFile
+from safelight.local.cluster import throwaway
+from safelight.node.state.data_directory import create_cluster
+from safelight.node.state.key_file import DataError, KeyFile
 from tests.cli.commandline import safelight
 from tests.mission.support import contents, open_, seal, wait_until_all_follow
 from tests.node.test_secrets import spellings
@@ -72,7 +72,7 @@ def test_init_wraps_at_once_and_wrap_and_unwrap_lose_nothing(tmp_path: Path) -> 
         assert keyring_of(config) == ring
         assert (config.data_dir / "keyring.json").stat().st_mode & 0o777 == 0o600
     assert contents(config.data_dir) == ["keyring.json", "keyring.lock", "users"]
-    assert "is wrapped already" in operate.wrap(config, wrapped=True)
+    assert "is wrapped already" in admin.wrap(config, wrapped=True)
 
 
 def test_no_keyring_is_wrapped_with_a_short_secret_and_one_that_is_stays_usable(tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_without_the_right_secret_one_line_says_so(
     before = text_of(config)
     config = with_secret(config, harm(tmp_path, monkeypatch))
     commands: list[Callable[[], str]] = [
-        lambda: operate.list_keys(config, as_json=False),
-        lambda: operate.wrap(config, wrapped=False),
+        lambda: admin.list_keys(config, as_json=False),
+        lambda: admin.wrap(config, wrapped=False),
     ]
     for command in commands:
         with pytest.raises(DataError, match=reason) as caught:
@@ -186,8 +186,8 @@ def test_a_cluster_with_a_wrapped_keyring_rotates_and_it_stays_wrapped_and_nobod
         assert len(keyring_of(config).keys) == 2
         for node in (1, 2):
             assert SECRET.encode() not in Path(f"/proc/{cluster.cluster.pid(node)}/cmdline").read_bytes()
-        operate.wrap(config, wrapped=False)
-        operate.wrap(config, wrapped=True)
+        admin.wrap(config, wrapped=False)
+        admin.wrap(config, wrapped=True)
         cluster.cluster.kill(2)
         cluster.cluster.start(2)
         wait_until_all_follow(config, 2)

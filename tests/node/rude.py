@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from safelight.config import Address, Config
-from safelight.protocol import Problem
+from safelight.wire.messages import Problem
 
 _NAMES = count()
 PATIENCE = 20.0

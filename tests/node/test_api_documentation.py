@@ -11,10 +11,13 @@ from unittest.mock import AsyncMock, Mock
 import msgspec
 import pytest
 
-from safelight import names, protocol, tickets
+from safelight import names
 from safelight.config import Config
-from safelight.node import connection, connections, gate, shares
-from safelight.node.routes import Routes
+from safelight.node.connections import eviction, http_connection
+from safelight.node.http import admission
+from safelight.node.http.app import Routes
+from safelight.node.work import fair_share
+from safelight.wire import messages, tickets
 from tests.running import GENEROUS, Running
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -56,17 +59,17 @@ def test_every_route_is_documented_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        protocol.Offer,
-        protocol.Grant,
-        protocol.Obeyed,
-        protocol.Cluster,
-        protocol.Status,
-        protocol.Load,
-        protocol.ProblemDocument,
-        protocol.Listing,
-        protocol.Kept,
-        protocol.NumberedOffer,
-        protocol.NumberedAnswer,
+        messages.Offer,
+        messages.Grant,
+        messages.Obeyed,
+        messages.Cluster,
+        messages.Status,
+        messages.Load,
+        messages.ProblemDocument,
+        messages.Listing,
+        messages.Kept,
+        messages.NumberedOffer,
+        messages.NumberedAnswer,
     ],
 )
 def test_every_field_of_every_message_is_documented_and_nothing_else(message: type[msgspec.Struct]) -> None:
@@ -76,27 +79,27 @@ def test_every_field_of_every_message_is_documented_and_nothing_else(message: ty
 
 def test_every_problem_is_documented_and_nothing_else() -> None:
     documented = [tuple(row[:3]) for row in tables("#### ProblemDocument") if len(row) == 4][1:]
-    assert documented == [(each.slug, str(int(each.status)), each.title) for each in protocol.Problem]
+    assert documented == [(each.slug, str(int(each.status)), each.title) for each in messages.Problem]
 
 
 def test_every_limit_is_as_documented() -> None:
     limits = {row[0]: row[1] for row in tables("## Limits")}
     settings = Config()
     assert limits["an image"] == f"{settings.max_image_size >> 30} GiB, or the operator's `max_image_size"
-    assert limits["a message"] == f"{protocol.MAX_JSON:,} bytes"
-    assert limits["the request line, and each header"] == f"{connection.MAX_HEADER:,} bytes"
-    assert limits["headers"] == f"{connection.MAX_HEADERS}"
-    assert limits["the request line and all headers together"] == f"{connection.MAX_HEAD:,} bytes"
+    assert limits["a message"] == f"{messages.MAX_JSON:,} bytes"
+    assert limits["the request line, and each header"] == f"{http_connection.MAX_HEADER:,} bytes"
+    assert limits["headers"] == f"{http_connection.MAX_HEADERS}"
+    assert limits["the request line and all headers together"] == f"{http_connection.MAX_HEAD:,} bytes"
     assert limits["a stalled body"] == f"{settings.body_timeout:g} s, or the operator's `body_timeout"
-    assert limits["the head of a request, and an idle connection"] == f"{connection.KEEPALIVE:g} s"
-    assert limits["the head of a connection's first request"].startswith(f"{connections.FIRST_HEAD:g} s")
-    assert limits["connections of a node"].startswith(f"{connections.MOST:,},")
+    assert limits["the head of a request, and an idle connection"] == f"{http_connection.KEEPALIVE:g} s"
+    assert limits["the head of a connection's first request"].startswith(f"{eviction.FIRST_HEAD:g} s")
+    assert limits["connections of a node"].startswith(f"{eviction.MOST:,},")
     rate = limits["a body, or the reader of a response, while another user waits for a slot"]
-    assert rate == f"{settings.min_rate:,} bytes a second, or the operator's `min_rate`, over {shares.WINDOW:g} s"
-    assert limits["images in a listing"] == f"{protocol.MAX_LISTED:,}"
+    assert rate == f"{settings.min_rate:,} bytes a second, or the operator's `min_rate`, over {fair_share.WINDOW:g} s"
+    assert limits["images in a listing"] == f"{messages.MAX_LISTED:,}"
     assert limits["a pattern"] == f"{names.NAME_MAX} characters"
     assert limits["a ticket"] == f"{tickets.LIFETIME:g} s"
-    assert f"waits up to {gate.HOLD} seconds" in TEXT
+    assert f"waits up to {admission.HOLD} seconds" in TEXT
 
 
 def test_the_commands_work_when_pasted(shared_cluster: Running, photograph: Path, tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from safelight.bully import Epoch
 from safelight.config import Config
+from safelight.election.bully import Epoch
 from safelight.encryption import Scheme
 from safelight.encryption.keys import Keyring
-from safelight.node.balance import Balance
-from safelight.node.gate import Gate
-from safelight.node.load import LoadBook
-from safelight.protocol import Action, Load, Problem, Refusal
-from safelight.tickets import Job
+from safelight.node.http.admission import Gate
+from safelight.node.work.balance import Balance
+from safelight.node.work.load import LoadBook
+from safelight.wire.messages import Action, Load, Problem, Refusal
+from safelight.wire.tickets import Job
 
 LEADER, WORKER, MOST = 3, 1, 4
 FIT = Load(WORKER, "worker", 1, LEADER, room=MOST)

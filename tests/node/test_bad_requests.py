@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from safelight.config import Address
-from safelight.protocol import MAX_JSON, Problem
+from safelight.wire.messages import MAX_JSON, Problem
 from tests.node.rude import Answer, ask, enrolled, image, line, new_image, refused, token
 from tests.running import Running, eventually, running
 

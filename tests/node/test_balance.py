@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safelight.node.balance import FIXED, UNUSED, Balance, weight
+from safelight.node.work.balance import FIXED, UNUSED, Balance, weight
 
 IDLE = {1: 0, 2: 0, 3: 0}
 MEBIBYTE = 1 << 20

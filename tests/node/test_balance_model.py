@@ -6,7 +6,7 @@ import pytest
 from bench.costs import load
 from bench.model import DOCUMENT, MIXES, POLICIES, Mix, result_of, row
 
-from safelight.node.balance import report_pause
+from safelight.node.work.balance import report_pause
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: mix.name)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from safelight.cluster import environment, throwaway
 from safelight.config import Address
-from safelight.node.connections import CALM, FIRST_HEAD, MOST, Connections, Entry, most_of
+from safelight.local.cluster import environment, throwaway
+from safelight.node.connections.eviction import CALM, FIRST_HEAD, MOST, Connections, Entry, most_of
 from tests.mission.support import seal
 from tests.node.rude import Line, ask, enrolled, line
 from tests.node.test_tls import papers
@@ -135,7 +135,7 @@ def few_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     script.write_text(f'#!/bin/sh\nulimit -n {DESCRIPTORS}\nexec {sys.executable} "$@"\n')
     script.chmod(0o755)
     with monkeypatch.context() as patched:
-        patched.setattr("safelight.cluster.sys.executable", str(script))
+        patched.setattr("safelight.local.cluster.sys.executable", str(script))
         yield
 
 

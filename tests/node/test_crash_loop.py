@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight.node.datadir import begin_life, end_life
-from safelight.node.fitness import CALM, FIRST_HOLD, LONGEST_HOLD, Life
+from safelight.node.election.eligibility import CALM, FIRST_HOLD, LONGEST_HOLD
+from safelight.node.state.crash_record import Run, record_start, record_stop
 from tests.mission.support import wait_until_all_follow
 from tests.running import GENEROUS, SETTLED, Running, eventually, running
 
@@ -26,7 +26,7 @@ def crash(cluster: Running, *nodes: int, times: int = 1) -> None:
         cluster.cluster.kill(node)
     for node in nodes if times > 1 else ():
         life = cluster.config.data_dir / f"life-{node}.json"
-        life.write_bytes(msgspec.json.encode(Life(time.time(), times - 1)))
+        life.write_bytes(msgspec.json.encode(Run(time.time(), times - 1)))
 
 
 def start(cluster: Running, node: int) -> int:
@@ -102,12 +102,12 @@ def test_nodes_that_all_crashed_do_not_wait_for_each_other(tmp_path: Path, nodes
 
 def test_crashes_are_counted_until_a_life_is_long_or_ends_politely(tmp_path: Path) -> None:
     def lives(*starts: float) -> list[int]:
-        return [begin_life(tmp_path, 3, now).crashes for now in starts]
+        return [record_start(tmp_path, 3, now).crashes for now in starts]
 
     assert lives(1e9, 1e9 + 1, 1e9 + 2) == [0, 1, 2]
-    assert begin_life(tmp_path, 2, 1e9 + 2).crashes == 0  # the memory is each node's own
+    assert record_start(tmp_path, 2, 1e9 + 2).crashes == 0  # the memory is each node's own
     assert lives(1e9 + 2 + CALM) == [1]
-    end_life(tmp_path, 3)
+    record_stop(tmp_path, 3)
     assert lives(1e9 + 3 + CALM, 1e9 + 4 + CALM) == [0, 1]
 
 
@@ -116,13 +116,13 @@ def test_crashes_are_counted_until_a_life_is_long_or_ends_politely(tmp_path: Pat
 )
 def test_a_garbled_memory_is_none(tmp_path: Path, memory: bytes) -> None:
     (tmp_path / "life-3.json").write_bytes(memory)
-    assert begin_life(tmp_path, 3, 1e9) == Life(1e9, 0)
-    assert begin_life(tmp_path, 3, 1e9 + 1) == Life(1e9 + 1, 1)
+    assert record_start(tmp_path, 3, 1e9) == Run(1e9, 0)
+    assert record_start(tmp_path, 3, 1e9 + 1) == Run(1e9 + 1, 1)
 
 
 def test_a_disk_without_memory_keeps_no_node_from_starting_and_stopping(tmp_path: Path) -> None:
     (tmp_path / "life-3.json").mkdir()
-    assert begin_life(tmp_path, 3, 1e9) == begin_life(tmp_path / "missing", 3, 1e9) == Life(1e9, 0)
-    end_life(tmp_path, 3)
-    end_life(tmp_path / "missing", 3)
+    assert record_start(tmp_path, 3, 1e9) == record_start(tmp_path / "missing", 3, 1e9) == Run(1e9, 0)
+    record_stop(tmp_path, 3)
+    record_stop(tmp_path / "missing", 3)
     assert [entry.name for entry in tmp_path.iterdir()] == ["life-3.json"]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from safelight.cluster import environment, throwaway
-from safelight.node.work import SPOOLS_IN_MEMORY
-from safelight.protocol import Problem
+from safelight.local.cluster import environment, throwaway
+from safelight.node.work.pipeline import SPOOLS_IN_MEMORY
+from safelight.wire.messages import Problem
 from tests.node.rude import ask, enrolled, image, line, new_image, refused
 from tests.running import Running, eventually, running
 

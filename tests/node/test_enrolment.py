@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from safelight.cluster import environment
-from safelight.node import admission
-from safelight.node.datadir import create_cluster
-from safelight.protocol import Problem, fingerprint
+from safelight.cli.admin import users as admin
+from safelight.local.cluster import environment
+from safelight.node.state.data_directory import create_cluster
+from safelight.wire.messages import Problem, fingerprint
 from tests.node.rude import ask, image, refused, token
 from tests.running import Running, eventually, running
 
@@ -80,7 +80,7 @@ def test_of_two_names_at_once_a_token_gets_one(shared_cluster: Running) -> None:
 def test_a_user_whose_record_is_damaged_is_the_operators_business_and_nobody_elses(tmp_path: Path) -> None:
     with running(tmp_path, 1) as it:
         address = it.config.addresses[1]
-        asyncio.run(admission.add(it.config, "alice", fingerprint(token("mine"))))
+        asyncio.run(admin.add(it.config, "alice", fingerprint(token("mine"))))
         [record] = it.config.data_dir.rglob("users/*.1")
         intact = record.read_bytes()
         record.write_bytes(intact[::-1])

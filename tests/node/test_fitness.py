@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safelight.node.fitness import CALM, FIRST_HOLD, LINGER, LONGEST_HOLD, Fitness, Life, next_life
+from safelight.node.election.eligibility import CALM, FIRST_HOLD, LINGER, LONGEST_HOLD, Fitness
+from safelight.node.state.crash_record import Run, next_run
 
 
 def hold(fitness: Fitness, now: float) -> float:
@@ -122,11 +123,11 @@ def test_a_node_that_crashed_does_not_give_way_to_nobody() -> None:
 def test_whatever_the_clock_says_crashes_are_counted_one_by_one_and_forgotten_after_a_calm_life(
     starts: list[float],
 ) -> None:
-    life = next_life(None, starts[0])
+    life = next_run(None, starts[0])
     assert life.crashes == 0
     for now in starts[1:]:
-        before, life = life, next_life(life, now)
-        assert life == Life(now, 1 if abs(now - before.since) >= CALM else before.crashes + 1)
+        before, life = life, next_run(life, now)
+        assert life == Run(now, 1 if abs(now - before.since) >= CALM else before.crashes + 1)
 
 
 @pytest.mark.parametrize("cause", ["disk", "keyring", "epoch"])

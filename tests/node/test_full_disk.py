@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from safelight.node import admission
-from safelight.protocol import Problem
+from safelight.cli.admin import users as admin
+from safelight.wire.messages import Problem
 from tests.mounts import small_disk
 from tests.node.rude import ask, enrolled, image, refused
 from tests.running import Running, running
@@ -86,7 +86,7 @@ def test_a_full_vault_can_be_emptied_by_its_users(tmp_path: Path, size: int, fil
 
 def test_where_nothing_else_fits_a_user_is_revoked_all_the_same(tmp_path: Path) -> None:
     with full_vault(tmp_path, 300_000) as (it, _, _):
-        assert asyncio.run(admission.revoke(it.config, "alice")) == "alice is revoked. The images stay."
+        assert asyncio.run(admin.revoke(it.config, "alice")) == "alice is revoked. The images stay."
 
 
 def test_a_full_vault_says_how_much_is_missing(tmp_path: Path) -> None:

@@ -15,15 +15,15 @@ from urllib.parse import quote
 
 import pytest
 
+from safelight.cli.admin import users as admin
 from safelight.config import Address, Config
 from safelight.encryption.keys import Keyring
-from safelight.node import admission
-from safelight.node.claims import Claims
-from safelight.node.guesses import ADDRESSES, BURST, RATE, Guesses
-from safelight.protocol import Problem, fingerprint
+from safelight.node.http.guess_rate_limit import ADDRESSES, BURST, RATE, Guesses
+from safelight.node.state.token_index import Claims
 from safelight.vault.records import TOKENS, Records
-from safelight.vault.store import Entry
+from safelight.vault.stores.base import Entry
 from safelight.vault.vault import Vault
+from safelight.wire.messages import Problem, fingerprint
 from tests.node.rude import Line, ask, enrolled, image, line, refused
 from tests.running import GENEROUS, SETTLED, Running, running
 
@@ -89,7 +89,7 @@ def enrolled_elsewhere(config: Config, count: int) -> list[str]:
     headers = [wrong() for _ in range(count)]
 
     async def enrol() -> None:
-        async with admission.opened(config) as users:
+        async with admin.opened(config) as users:
             for number, header in enumerate(headers):
                 await users.enrol(f"user-{number}", fingerprint(header.rpartition(" ")[2]))
 

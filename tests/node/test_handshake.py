@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from safelight.encryption.keys import Keyring
-from safelight.node.handshake import Hello, Party, Proof, Refused
-from safelight.node.keyfile import KeyFile, Keys
-from safelight.node.links import _decode
+from safelight.node.election.handshake import Hello, Party, Proof, Refused
+from safelight.node.election.links import _decode
+from safelight.node.state.key_file import KeyFile, Keys
 
 Pair = tuple[Party, Party]
 

@@ -15,10 +15,10 @@ from typing import TextIO
 
 import pytest
 
-from safelight.cluster import environment, throwaway
 from safelight.config import Config
-from safelight.node import journal
-from safelight.node.journal import Journal
+from safelight.local.cluster import environment, throwaway
+from safelight.node.state import log_writer
+from safelight.node.state.log_writer import Journal
 from tests.mission.support import status_of, wait_until_all_follow
 from tests.node.rude import ask, enrolled, image, new_image
 from tests.running import GENEROUS, eventually
@@ -37,16 +37,16 @@ def test_all_lines_come_in_order(pipe: tuple[TextIO, TextIO]) -> None:
     book = Journal(writer, "Node 1: ")
     book.say("first")
     assert reader.readline() == "Node 1: first\n"  # at once, although nothing follows
-    for number in range(journal.CAPACITY // 2):
+    for number in range(log_writer.CAPACITY // 2):
         book.say(f"line {number} ✓")
-    for number in range(journal.CAPACITY // 2):
+    for number in range(log_writer.CAPACITY // 2):
         assert reader.readline() == f"Node 1: line {number} ✓\n"
 
 
 def test_lines_that_nobody_reads_hold_nobody_up_and_are_counted(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
     book = Journal(writer)
-    said = 3 * journal.CAPACITY
+    said = 3 * log_writer.CAPACITY
     for number in range(said):
         book.say(f"line {number}")
     book.close(0.0)  # does not wait for a reader, either
@@ -75,7 +75,7 @@ def test_a_reader_that_has_gone_away_is_no_error(pipe: tuple[TextIO, TextIO]) ->
     reader, writer = pipe
     reader.close()
     book = Journal(writer)
-    for number in range(2 * journal.CAPACITY):
+    for number in range(2 * log_writer.CAPACITY):
         book.say(f"line {number}")
     book.close(GENEROUS)
 
@@ -92,9 +92,11 @@ def test_a_terminal_that_must_not_be_waited_for_gets_all_lines(pipe: tuple[TextI
     reader, writer = pipe
     os.set_blocking(writer.fileno(), False)
     book = Journal(writer)
-    for number in range(journal.CAPACITY):
+    for number in range(log_writer.CAPACITY):
         book.say(f"line {number}")
-    assert [reader.readline() for _ in range(journal.CAPACITY)] == [f"line {n}\n" for n in range(journal.CAPACITY)]
+    assert [reader.readline() for _ in range(log_writer.CAPACITY)] == [
+        f"line {n}\n" for n in range(log_writer.CAPACITY)
+    ]
 
 
 def test_a_process_without_standard_output_says_nothing() -> None:

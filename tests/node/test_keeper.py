@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from safelight.cluster import throwaway
 from safelight.encryption.keys import Keyring
-from safelight.node import keeper
-from safelight.node.datadir import load_keyring
-from safelight.node.keeper import Keeper
+from safelight.local.cluster import throwaway
+from safelight.node.state import vault_handle
+from safelight.node.state.data_directory import load_keyring
+from safelight.node.state.vault_handle import Keeper
 from tests.running import GENEROUS
 
 
@@ -20,7 +20,7 @@ def test_a_look_at_the_vault_that_ends_in_anything_unexpected_is_trouble_until_o
 ) -> None:
     config = throwaway(tmp_path, 1)
     keyring = load_keyring(config.data_dir, create=True)
-    monkeypatch.setattr(keeper, "LOOK", 0.05)
+    monkeypatch.setattr(vault_handle, "LOOK", 0.05)
 
     def fails(directory: Path, ring: Keyring) -> str:
         raise RuntimeError("can't start new thread")
@@ -39,7 +39,7 @@ def test_a_look_at_the_vault_that_ends_in_anything_unexpected_is_trouble_until_o
         async with asyncio.timeout(GENEROUS):
             await it.start()
             with monkeypatch.context() as patch:
-                patch.setattr(keeper, "trouble_with", fails)
+                patch.setattr(vault_handle, "trouble_with", fails)
                 while "can't start new thread" not in await reasons.get():
                     pass
             while await reasons.get():

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 
-from safelight.node.lines import AT_ONCE, Lines
+from safelight.node.http.offer_channel import AT_ONCE, Lines
 from tests.running import GENEROUS
 
 OFFER = msgspec.json.encode({"number": 1, "offer": {}})

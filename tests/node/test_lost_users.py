@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from safelight.cli.admin import users as admin
+from safelight.cli.admin.cluster import keyring_file
 from safelight.errors import SafelightError
-from safelight.node import admission
-from safelight.operate import keyring_file
-from safelight.protocol import ACCEPT_SEALED, Problem, fingerprint
-from safelight.vault.opening import open_vault
+from safelight.vault.bootstrap import open_vault
 from safelight.vault.records import Image
+from safelight.wire.messages import ACCEPT_SEALED, Problem, fingerprint
 from tests.cli.commandline import safelight
 from tests.mission.support import request
 from tests.node.rude import ask, image, refused
@@ -53,7 +53,7 @@ def test_a_name_of_which_there_are_images_is_not_free(one: Running, tmp_path: Pa
     assert "record of the user is missing" in refused(ask(address, "PUT /v1/users/alice", EVES), Problem.NAME_TAKEN)
     refused(ask(address, f"GET {PATH}", EVES), Problem.UNKNOWN_TOKEN)
     with pytest.raises(SafelightError, match="restores the record from a backup"):
-        asyncio.run(admission.add(one.config, "alice", fingerprint(EVE)))
+        asyncio.run(admin.add(one.config, "alice", fingerprint(EVE)))
     done = safelight("verify", config=one.config, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stdout.count(f"MISSING  users/{record.name}: there are ") == 1
@@ -124,8 +124,8 @@ def test_images_and_users_from_before_enrolment_ids_stay_readable_and_are_nobody
 def test_the_enrolment_stays_the_same_through_a_revocation_another_token_and_a_rewrap(
     one: Running, tmp_path: Path
 ) -> None:
-    asyncio.run(admission.revoke(one.config, "alice"))
-    asyncio.run(admission.give(one.config, "alice", fingerprint(NEW)))
+    asyncio.run(admin.revoke(one.config, "alice"))
+    asyncio.run(admin.give(one.config, "alice", fingerprint(NEW)))
     for command in (("keys", "rotate"), ("rewrap",)):
         assert safelight(*command, config=one.config, cwd=tmp_path).returncode == 0
     headers = {"Authorization": f"Bearer {NEW}"}

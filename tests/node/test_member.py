@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from safelight.bully import Election, Epoch, Kind, Timing
-from safelight.node.datadir import State
-from safelight.node.member import Member, Wire
-from safelight.node.watch import Watch
+from safelight.election.bully import Election, Epoch, Kind, Timing
+from safelight.node.election.driver import Member, Wire
+from safelight.node.election.health import Watch
+from safelight.node.state.data_directory import State
 from tests.running import GENEROUS
 
 BEAT = 0.05

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from safelight.node.outages import CALM, MOST, Outages
-from safelight.vault.store import BadObject, StoreError
+from safelight.node.state.outage_log import CALM, MOST, Outages
+from safelight.vault.stores.base import BadObject, StoreError
 from tests.node.rude import ask, enrolled, token
 from tests.running import SETTLED, running
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight.client.feedback import Silence
+from safelight.client.requests.feedback import Silence
 from safelight.client.session import Session
-from safelight.node.load import CRAWLERS
-from safelight.protocol import Offer, Problem
+from safelight.node.work.load import CRAWLERS
+from safelight.wire.messages import Offer, Problem
 from tests.mission.support import seal
 from tests.node.rude import Answer, Line, ask, enrolled, image, line, new_image, refused
 from tests.running import GENEROUS, Running, as_user, eventually, running

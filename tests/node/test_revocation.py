@@ -15,11 +15,12 @@ import msgspec
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from safelight.cli.admin import users as admin
 from safelight.config import Address
-from safelight.node import admission, revocation
-from safelight.node.connection import USER
-from safelight.node.users import Users
-from safelight.protocol import Action, Grant, Listing, Offer, Problem, fingerprint
+from safelight.node.connections.http_connection import USER
+from safelight.node.http import revocation
+from safelight.node.state.users import Users
+from safelight.wire.messages import Action, Grant, Listing, Offer, Problem, fingerprint
 from tests.node.rude import Line, ask, enrolled, image, line, refused
 from tests.running import GENEROUS, SETTLED, Running, eventually, running
 
@@ -39,13 +40,13 @@ def node(cluster: Running) -> Address:
 
 
 def revoke(cluster: Running, user: str = "alice") -> None:
-    asyncio.run(admission.revoke(cluster.config, user))
+    asyncio.run(admin.revoke(cluster.config, user))
 
 
 def give(cluster: Running, user: str = "alice") -> str:
     """Another token of the user's, as a header."""
     new = f"slt_{secrets.token_urlsafe(32)}"
-    asyncio.run(admission.give(cluster.config, user, fingerprint(new)))
+    asyncio.run(admin.give(cluster.config, user, fingerprint(new)))
     return f"Authorization: Bearer {new}"
 
 

@@ -13,10 +13,10 @@ import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from safelight.client.session import Session
-from safelight.cluster import environment
 from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import read_header
-from safelight.node.datadir import load_keyring
+from safelight.local.cluster import environment
+from safelight.node.state.data_directory import load_keyring
 from tests.node.rude import ask, enrolled, image
 from tests.running import Running, as_user
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safelight.node.shares import WAITING, WINDOW, Place, Shares
-from safelight.protocol import Problem, Refusal
+from safelight.node.work.fair_share import WAITING, WINDOW, Place, Shares
+from safelight.wire.messages import Problem, Refusal
 
 MOST, HARD, RATE = 8, 16, 1000.0
 

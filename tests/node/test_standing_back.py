@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight.cluster import throwaway
 from safelight.config import Config
-from safelight.node.datadir import create_cluster
+from safelight.local.cluster import throwaway
+from safelight.node.state.data_directory import create_cluster
 from tests.mission.support import status_of, wait_until_all_follow
 from tests.mounts import small_disk
 from tests.node.rude import ask, enrolled, image

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from safelight.cluster import environment, throwaway
+from safelight.cli.admin import users as admin
 from safelight.config import Config
-from safelight.node import admission
-from safelight.node.datadir import create_cluster
-from safelight.protocol import Problem
+from safelight.local.cluster import environment, throwaway
+from safelight.node.state.data_directory import create_cluster
+from safelight.wire.messages import Problem
 from tests.node.rude import ask, refused, token
 from tests.node.test_tls import papers
 from tests.running import GENEROUS, running
@@ -112,7 +112,7 @@ def test_a_keyring_that_others_can_read_is_refused(made: Config, mode: int) -> N
 @pytest.mark.parametrize("vault", ["", "none"], ids=["vault", "no vault"])
 def test_a_keyring_that_was_lost_while_there_are_users_is_not_made_anew(made: Config, vault: str) -> None:
     made = with_(made, vault=vault)
-    asyncio.run(admission.add(made, "alice", "0" * 64))
+    asyncio.run(admin.add(made, "alice", "0" * 64))
     (made.data_dir / "keyring.json").unlink()
     assert "backup" in refusal(made)
     assert not (made.data_dir / "keyring.json").exists()

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from safelight.config import Address
-from safelight.node.datadir import load_keys
-from safelight.node.handshake import Hello, Party
-from safelight.node.links import UNPROVED
-from safelight.protocol import Problem
+from safelight.node.election.handshake import Hello, Party
+from safelight.node.election.links import UNPROVED
+from safelight.node.state.data_directory import load_keys
+from safelight.wire.messages import Problem
 from tests.node.rude import Line, ask, enrolled, image, line, refused
 from tests.running import Running, eventually, running
 

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from safelight.cluster import environment
 from safelight.config import Config, ConfigError
-from safelight.protocol import Problem
-from safelight.tls import client_tls, server_tls
+from safelight.local.cluster import environment
+from safelight.runtime.tls import client_tls, server_tls
+from safelight.wire.messages import Problem
 from tests.node.rude import ask, line, refused
 from tests.running import GENEROUS, Running, running
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safelight.cluster import throwaway
-from safelight.node.datadir import create_cluster
-from safelight.node.usage import BLOCK, LIMIT, Usage, Uses
+from safelight.local.cluster import throwaway
+from safelight.node.state.data_directory import create_cluster
+from safelight.node.state.key_usage import BLOCK, LIMIT, Usage, Uses
 from tests.cli.commandline import safelight
 from tests.mission.support import seal, status_of
 from tests.running import eventually, running_as

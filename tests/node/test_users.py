@@ -16,17 +16,17 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from safelight.cluster import environment, throwaway
+from safelight.cli.admin import users as admin
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.node import admission
-from safelight.node.datadir import DataError, create_cluster
-from safelight.node.users import FRESH, MISSED, NoSuchUser, Users
-from safelight.protocol import Problem, Refusal, fingerprint
-from safelight.vault.directory import Directory
+from safelight.local.cluster import environment, throwaway
+from safelight.node.state.data_directory import DataError, create_cluster
+from safelight.node.state.users import FRESH, MISSED, NoSuchUser, Users
 from safelight.vault.records import TOKENS, USERS
-from safelight.vault.store import StoreError
+from safelight.vault.stores.base import StoreError
+from safelight.vault.stores.directory import Directory
 from safelight.vault.vault import Vault
+from safelight.wire.messages import Problem, Refusal, fingerprint
 from tests.accounts import ordinary_account
 from tests.running import GENEROUS
 
@@ -59,7 +59,7 @@ def do(config: Config, work: Callable[[Users], Awaitable[_T]]) -> _T:
     """As a process that has just started: it knows of nothing but what is on the disk."""
 
     async def go() -> _T:
-        async with admission.opened(config) as users:
+        async with admin.opened(config) as users:
             return await work(users)
 
     return asyncio.run(go())
@@ -213,7 +213,7 @@ def test_a_token_that_was_cut_short_on_its_way_to_a_user_changes_nothing(
 
 async def elsewhere(config: Config, work: Callable[[Users], Awaitable[object]]) -> None:
     """What somebody else does, with a store and a memory of their own."""
-    async with admission.opened(config) as users:
+    async with admin.opened(config) as users:
         await work(users)
 
 
@@ -247,7 +247,7 @@ def contend(config: Config, number: int, rounds: int, barrier: Any) -> list[str]
 
     async def go() -> list[str]:
         results = []
-        async with admission.opened(config) as users:
+        async with admin.opened(config) as users:
             for each in range(rounds):
                 barrier.wait(GENEROUS)
                 try:
@@ -279,7 +279,7 @@ def test_whatever_meets_the_outcome_is_one_of_theirs(config: Config) -> None:
 
     async def attempt(work: Callable[[Users], Awaitable[bool]]) -> str:
         try:
-            async with admission.opened(config) as users:
+            async with admin.opened(config) as users:
                 return str(await work(users))
         except Refusal as refusal:
             return refusal.problem.name
@@ -294,7 +294,7 @@ def test_whatever_meets_the_outcome_is_one_of_theirs(config: Config) -> None:
             attempt(lambda users: users.revoke(name)),
         )
         working = []
-        async with admission.opened(config) as users:
+        async with admin.opened(config) as users:
             for token in tokens:
                 try:
                     assert await users.of_token(token) == name
@@ -333,7 +333,7 @@ def remembering(config: Config, work: Callable[[Users, Counting, list[float]], A
     """`work` gets a node's users, the store below them, and the node's clock."""
 
     async def go() -> None:
-        async with admission.opened(config) as operator:
+        async with admin.opened(config) as operator:
             vault = operator._vault()
             assert isinstance(vault.store, Directory)
             store, clock = Counting(vault.store._files.root.path), [0.0]
@@ -528,22 +528,22 @@ def test_the_operator_is_told_what_came_of_it(config: Config) -> None:
             asyncio.run(work)
         return str(raised.value)
 
-    assert said(admission.listing(config, as_json=False)).split() == ["USER", "SINCE", "STATE"]
-    assert said(admission.add(config, "ann", MINE)) == "ann may use this cluster now."
-    assert said(admission.add(config, "ann", MINE)) == "ann could use this cluster already."
-    assert "safelight user token ann" in refused(admission.add(config, "ann", ANOTHERS))
-    assert "has claimed the name of ann" in refused(admission.add(config, "ben", MINE))
-    said(admission.add(config, "ben", ANOTHERS))
-    said(admission.give(config, "ben", THIRD))
-    assert "64 hex digits" in refused(admission.give(config, "ben", "slt_oops"))
-    assert said(admission.revoke(config, "ann")) == "ann is revoked. The images stay."
-    assert said(admission.revoke(config, "ann")) == "ann was revoked already."
-    assert "safelight user token ann" in refused(admission.add(config, "ann", fingerprint("slt_new")))
-    _, ann, ben = said(admission.listing(config, as_json=False)).splitlines()
+    assert said(admin.listing(config, as_json=False)).split() == ["USER", "SINCE", "STATE"]
+    assert said(admin.add(config, "ann", MINE)) == "ann may use this cluster now."
+    assert said(admin.add(config, "ann", MINE)) == "ann could use this cluster already."
+    assert "safelight user token ann" in refused(admin.add(config, "ann", ANOTHERS))
+    assert "has claimed the name of ann" in refused(admin.add(config, "ben", MINE))
+    said(admin.add(config, "ben", ANOTHERS))
+    said(admin.give(config, "ben", THIRD))
+    assert "64 hex digits" in refused(admin.give(config, "ben", "slt_oops"))
+    assert said(admin.revoke(config, "ann")) == "ann is revoked. The images stay."
+    assert said(admin.revoke(config, "ann")) == "ann was revoked already."
+    assert "safelight user token ann" in refused(admin.add(config, "ann", fingerprint("slt_new")))
+    _, ann, ben = said(admin.listing(config, as_json=False)).splitlines()
     assert (ann.split()[0], ann.split()[3]) == ("ann", "revoked")
     assert (ben.split()[0], ben.split()[3]) == ("ben", "active")
     assert THIRD not in ann + ben
-    listed = msgspec.json.decode(said(admission.listing(config, as_json=True)))["users"]
+    listed = msgspec.json.decode(said(admin.listing(config, as_json=True)))["users"]
     assert [(each["user"], each["state"], each["fingerprint"]) for each in listed] == [
         ("ann", "revoked", MINE),
         ("ben", "active", THIRD),

@@ -18,16 +18,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from safelight.cluster import throwaway
+from safelight.cli.admin.cluster import keyring_file
 from safelight.config import Config
 from safelight.encryption.keys import Keyring
-from safelight.node.datadir import create_cluster, load_keyring
-from safelight.node.keeper import Keeper
-from safelight.operate import keyring_file
-from safelight.protocol import ACCEPT_SEALED, Action, Grant, Listing, Offer, Scheme
-from safelight.vault.opening import open_vault
+from safelight.local.cluster import throwaway
+from safelight.node.state.data_directory import create_cluster, load_keyring
+from safelight.node.state.vault_handle import Keeper
+from safelight.vault.bootstrap import open_vault
 from safelight.vault.records import Aborted, Image, Record
 from safelight.vault.vault import Draft
+from safelight.wire.messages import ACCEPT_SEALED, Action, Grant, Listing, Offer, Scheme
 from tests.mission.support import MEBIBYTE, Answer, enrolled, request, wait_until_all_follow
 from tests.mounts import small_disk
 from tests.node.rude import image, line, new_image, token

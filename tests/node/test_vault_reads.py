@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from safelight.protocol import ACCEPT_SEALED, Listing
+from safelight.wire.messages import ACCEPT_SEALED, Listing
 from tests.mission.support import MEBIBYTE, Answer, enrolled, request
 from tests.node.rude import ask, image
 from tests.running import SETTLED, Running, running

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.protocol import ACCEPT_SEALED
+from safelight.wire.messages import ACCEPT_SEALED
 from tests.mission.support import MEBIBYTE, enrolled, request
 from tests.mounts import exchange
 from tests.node.rude import ask, image, line

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from safelight.node import watch
-from safelight.node.datadir import State
-from safelight.node.watch import Watch
+from safelight.node.election import health
+from safelight.node.election.health import Watch
+from safelight.node.state.data_directory import State
 from tests.running import GENEROUS
 
 
@@ -17,7 +17,7 @@ from tests.running import GENEROUS
 def test_a_look_that_ends_in_anything_unexpected_is_trouble_and_not_the_last(
     monkeypatch: pytest.MonkeyPatch, fails: int
 ) -> None:
-    monkeypatch.setattr(watch, "INTERVAL", 0.01)
+    monkeypatch.setattr(health, "INTERVAL", 0.01)
     looks, troubles, went_on = 0, list[str](), threading.Event()
 
     def look() -> State:

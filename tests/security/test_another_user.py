@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.protocol import ACCEPT_SEALED
+from safelight.wire.messages import ACCEPT_SEALED
 from tests.mission.support import Answer, enrolled, request, seal
 from tests.running import Running
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safelight.node.datadir import load_keyring
+from safelight.node.state.data_directory import load_keyring
 from tests.mission.support import enrolled, seal
 from tests.node.test_secrets import data_key, keys, spellings
 from tests.running import Running

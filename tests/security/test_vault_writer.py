@@ -18,12 +18,12 @@ import pytest
 
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.node.datadir import load_keyring
-from safelight.node.users import Users
-from safelight.protocol import Refusal
-from safelight.vault.opening import open_vault
+from safelight.node.state.data_directory import load_keyring
+from safelight.node.state.users import Users
+from safelight.vault.bootstrap import open_vault
 from safelight.vault.records import Image
 from safelight.vault.vault import Vault
+from safelight.wire.messages import Refusal
 from tests.cli.commandline import safelight
 from tests.mission.support import seal
 from tests.running import SETTLED, Running, running

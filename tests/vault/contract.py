@@ -11,7 +11,7 @@ from contextlib import aclosing
 import pytest
 
 from safelight.encryption.stream import Bytes
-from safelight.vault.store import MAX_SMALL, Missing, Store
+from safelight.vault.stores.base import MAX_SMALL, Missing, Store
 
 Law = Callable[[Store], Awaitable[None]]
 

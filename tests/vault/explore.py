@@ -32,10 +32,10 @@ from unittest.mock import patch
 from safelight.encryption.keys import ClusterKey, Keyring
 from safelight.encryption.sealed import Sealer, rewrapped
 from safelight.encryption.stream import Bytes
-from safelight.vault import upkeep
+from safelight.vault import maintenance
 from safelight.vault.chain import Generation
 from safelight.vault.records import BODIES, RECORDS, Image, Record, Removed
-from safelight.vault.store import Body, Entry, Missing, StoreError
+from safelight.vault.stores.base import Body, Entry, Missing, StoreError
 from safelight.vault.vault import AlreadyRemoved, Details, NameTaken, NoSuchImage, Overtaken, Vault
 
 USER, NAME = "alice", "photo.png"
@@ -271,13 +271,13 @@ async def _remove(vault: Vault, actor: Actor) -> str:
 async def _rewrap(vault: Vault, actor: Actor) -> str:
     """The keyring is rotated as its first step."""
     there = await ask(Request("rotate"))
-    async for _ in upkeep.rewrap(vault):
+    async for _ in maintenance.rewrap(vault):
         pass
     return "rewrapped" if there else "nothing"
 
 
 async def _sweep(vault: Vault, actor: Actor) -> str:
-    await upkeep.sweep(vault, grace=0.0)
+    await maintenance.sweep(vault, grace=0.0)
     return "swept"
 
 
@@ -603,7 +603,7 @@ class Explorer:
                     raise self._broken(f"a removed image is there again{when}")
                 case "rewrapped" if image and latest is not None:
                     generation = Generation(self._chain, len(records), there[keys[-1]])
-                    if isinstance(latest, Image) and upkeep.keys_of(generation, latest) != {NEW.id}:
+                    if isinstance(latest, Image) and maintenance.keys_of(generation, latest) != {NEW.id}:
                         raise self._broken(f"a rewrapped image needs the old key{when}")
         return latest
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from safelight.vault.bucket import _RETRY, PART, Bucket
-from safelight.vault.store import Body, Missing, Store, StoreError, StoreFull
+from safelight.vault.stores.base import Body, Missing, Store, StoreError, StoreFull
+from safelight.vault.stores.bucket import _RETRY, PART, Bucket
 from tests.running import GENEROUS
 from tests.vault.s3 import ACCESS_KEY, S3, SECRET_KEY, Fault, s3_server
 
@@ -334,5 +334,5 @@ def test_an_endpoint_without_encryption_is_on_this_machine_or_allowed(monkeypatc
 
 
 def test_only_a_bucket_pays_for_its_library() -> None:
-    program = "import sys, safelight.cli, safelight.vault.vault; sys.exit('obstore' in sys.modules)"
+    program = "import sys, safelight.cli.main, safelight.vault.vault; sys.exit('obstore' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from safelight.encryption import Scheme, seal
 from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import read_header
-from safelight.vault.directory import Directory
-from safelight.vault.upkeep import sweep
+from safelight.vault.maintenance import sweep
+from safelight.vault.stores.directory import Directory
 from safelight.vault.vault import Details, Draft, Vault
 
 TIMES = [1000.0, 500.0, 500.0, 0.0, 4e9, 500.0, 1000.0, -1.0]

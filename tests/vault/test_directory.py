@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from safelight.vault import directory
-from safelight.vault.directory import Directory
-from safelight.vault.store import Body, Missing, StoreError, StoreFull
+from safelight.vault.stores import directory
+from safelight.vault.stores.base import Body, Missing, StoreError, StoreFull
+from safelight.vault.stores.directory import Directory
 from tests.mounts import small_disk
 from tests.running import GENEROUS
 from tests.vault.contract import BODY, MEBIBYTE, NO_KEYS, RECORD, keys, put, read

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from safelight.encryption.sealed import read_header, rewrapped
-from safelight.vault import upkeep
+from safelight.vault import maintenance
 from safelight.vault.chain import Chains, Generation, key_of
 from safelight.vault.records import Aborted, Image, Removed, aim_of
-from safelight.vault.store import Body
+from safelight.vault.stores.base import Body
 from safelight.vault.vault import Details, Draft, Overtaken, Vault
 
 from .explore import (
@@ -137,7 +137,7 @@ async def _rewrap(vault: Vault, generation: Generation, step: int) -> str:
 
 async def rewrap_tries_once(vault: Vault, generation: Generation) -> str:
     record = vault.read(generation)
-    if isinstance(record, Image) and upkeep.keys_of(generation, record) != {vault.keyring().current_id}:
+    if isinstance(record, Image) and maintenance.keys_of(generation, record) != {vault.keyring().current_id}:
         header = rewrapped(read_header(record.header), vault.keyring(), random=bytes)
         record = msgspec.structs.replace(record, header=header.encode())
         await vault.append(generation.name, generation.number + 1, record)
@@ -188,15 +188,15 @@ async def ignores_upload_ids(
 
 _begin = Vault.begin
 BUGS = [
-    Bug(upkeep, "_sweep", sweeps_without_aborted, Cast((FIRST, SWEEPER)), "body was deleted"),
-    Bug(upkeep, "_sweep", sweeps_whatever_lost, Cast((FIRST, SWEEPER)), "body was deleted"),
-    Bug(upkeep, "_sweep", sweeps_images, Cast((SWEEPER,), KEPT), "body was deleted"),
+    Bug(maintenance, "_sweep", sweeps_without_aborted, Cast((FIRST, SWEEPER)), "body was deleted"),
+    Bug(maintenance, "_sweep", sweeps_whatever_lost, Cast((FIRST, SWEEPER)), "body was deleted"),
+    Bug(maintenance, "_sweep", sweeps_images, Cast((SWEEPER,), KEPT), "body was deleted"),
     Bug(Chains, "append", overwrites, Cast((FIRST, OTHER)), "overwritten"),
     Bug(Chains, "append", appends_to_what_is_not_durable, Cast((FIRST, REMOVER)), "gap"),
     Bug(Vault, "remove", removes_body_first, Cast((REMOVER,), KEPT), "body was deleted"),
-    Bug(upkeep, "_rewrap", rewrap_leaves_a_gap, Cast((REWRAPPER,), KEPT), "gap"),
-    Bug(upkeep, "_rewrap", rewrap_revives, Cast((REMOVER, REWRAPPER), KEPT), "the chain says"),
-    Bug(upkeep, "_rewrap", rewrap_tries_once, Cast((REWRAPPER, SECOND_REWRAPPER), KEPT), "needs the old key"),
+    Bug(maintenance, "_rewrap", rewrap_leaves_a_gap, Cast((REWRAPPER,), KEPT), "gap"),
+    Bug(maintenance, "_rewrap", rewrap_revives, Cast((REMOVER, REWRAPPER), KEPT), "the chain says"),
+    Bug(maintenance, "_rewrap", rewrap_tries_once, Cast((REWRAPPER, SECOND_REWRAPPER), KEPT), "needs the old key"),
     Bug(Vault, "settle", settles_nothing, Cast((FIRST, LEADER)), "an acknowledged image is lost"),
     Bug(Vault, "settle", settles_nothing, Cast((REMOVER, SWEEPER), KEPT), "body was deleted"),
     Bug(Vault, "settle", settles_nothing, Cast((REWRAPPER, SECOND_REWRAPPER), KEPT), "needs the old key"),

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from safelight.cluster import throwaway
 from safelight.encryption.keys import Keyring
-from safelight.vault import bucket
+from safelight.local.cluster import throwaway
+from safelight.vault.bootstrap import open_vault, trouble_with
 from safelight.vault.chain import Chains
-from safelight.vault.directory import Directory
-from safelight.vault.opening import open_vault, trouble_with
-from safelight.vault.store import Missing, Store, StoreError
+from safelight.vault.stores import bucket
+from safelight.vault.stores.base import Missing, Store, StoreError
+from safelight.vault.stores.directory import Directory
 from tests.vault.contract import BODY, RECORD, keys, put
 from tests.vault.s3 import s3_server
 from tests.vault.test_store_contract import STORES

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from safelight.pour import pour
-from safelight.vault.directory import Directory
-from safelight.vault.health import FAILING, HANG, RECENT, SUSPICIOUS, Health, Kind
-from safelight.vault.monitored import Monitored
+from safelight.runtime.sendfile import pour
+from safelight.vault.monitored_store import Monitored
 from safelight.vault.records import IDENTITY, PROBES
-from safelight.vault.store import Missing, StoreError, StoreFull
+from safelight.vault.store_health import FAILING, HANG, RECENT, SUSPICIOUS, Health, Kind
+from safelight.vault.stores.base import Missing, StoreError, StoreFull
+from safelight.vault.stores.directory import Directory
 from tests.running import GENEROUS
 
 

@@ -15,10 +15,10 @@ import pytest
 
 from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import Sealer
-from safelight.vault.directory import Directory
+from safelight.vault.maintenance import rewrap, sweep
 from safelight.vault.records import USERS, User
-from safelight.vault.store import BadObject, Missing
-from safelight.vault.upkeep import rewrap, sweep
+from safelight.vault.stores.base import BadObject, Missing
+from safelight.vault.stores.directory import Directory
 from safelight.vault.vault import Details, Draft, Vault
 from safelight.vault.verify import verify
 from tests.mounts import exchange

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from safelight.vault import beneath, directory
-from safelight.vault.directory import Directory
-from safelight.vault.store import Missing, StoreError, StoreFull
+from safelight.vault.stores import beneath, directory
+from safelight.vault.stores.base import Missing, StoreError, StoreFull
+from safelight.vault.stores.directory import Directory
 from tests.mounts import seen_at, small_disk
 from tests.vault.contract import BODY, MEBIBYTE, RECORD, keys, put
 

@@ -10,8 +10,8 @@ import pytest
 from safelight.encryption import Scheme, seal
 from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import read_header
-from safelight.vault.directory import Directory
 from safelight.vault.records import Image
+from safelight.vault.stores.directory import Directory
 from safelight.vault.vault import AlreadyRemoved, Details, Draft, Vault
 
 CONTENT = b"an image"

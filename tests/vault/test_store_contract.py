@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from safelight.vault.bucket import Bucket
-from safelight.vault.directory import Directory
-from safelight.vault.store import Store
+from safelight.vault.stores.base import Store
+from safelight.vault.stores.bucket import Bucket
+from safelight.vault.stores.directory import Directory
 from tests.vault.contract import LAWS, Law
 from tests.vault.s3 import s3_server
 

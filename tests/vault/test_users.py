@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from safelight.encryption.keys import ClusterKey, Keyring
-from safelight.node.users import Users
-from safelight.protocol import Refusal, fingerprint
-from safelight.vault.directory import Directory
+from safelight.node.state.users import Users
+from safelight.vault.maintenance import rewrap
 from safelight.vault.records import IDENTITY, Removed
-from safelight.vault.store import Entry
-from safelight.vault.upkeep import rewrap
+from safelight.vault.stores.base import Entry
+from safelight.vault.stores.directory import Directory
 from safelight.vault.vault import Vault
 from safelight.vault.verify import verify
+from safelight.wire.messages import Refusal, fingerprint
 
 OLD, NEW = ClusterKey(b"old key." * 4), ClusterKey(b"new key." * 4)
 BEFORE, BETWEEN, AFTER = (

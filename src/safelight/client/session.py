@@ -18,21 +18,21 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from safelight import names, times
-from safelight.client import inputs, outputs
-from safelight.client.account import Account
-from safelight.client.feedback import Feedback
-from safelight.client.images import Images, NoSuchImage
-from safelight.client.journal import Journal, Planned, tag_of
-from safelight.client.lookalikes import Lookalikes
-from safelight.client.removal import Removal
-from safelight.client.servers import Servers
-from safelight.client.transfer import Transfer
+from safelight import names, timestamps
+from safelight.client.files import atomic_output, source_file
+from safelight.client.files.lookalikes import Lookalikes
+from safelight.client.files.resume_log import Journal, Planned, tag_of
+from safelight.client.requests.feedback import Feedback
+from safelight.client.requests.reads import Images, NoSuchImage
+from safelight.client.requests.removal import Removal
+from safelight.client.requests.transfer import Transfer
+from safelight.client.transport.account import Account
+from safelight.client.transport.servers import Servers
 from safelight.config import Config
 from safelight.encryption import sealed_size
 from safelight.errors import SafelightError
 from safelight.imagetypes import HEAD, sniff
-from safelight.protocol import Action, Kept, Offer, Problem, Refusal, Scheme
+from safelight.wire.messages import Action, Kept, Offer, Problem, Refusal, Scheme
 
 BLINK = 0.1
 """Seconds that nobody needs to be told of; a disk takes longer to sync what is large."""
@@ -108,15 +108,23 @@ class Session:
                 (names.encrypted_name(name, now + later, extension), secrets.token_hex(16)) for later in count()
             )
             headers = {"Safelight-Original": quote(names.repaired(name), safe="")}
-            modified = times.from_nanoseconds(source.modified_ns)
+            modified = timestamps.from_nanoseconds(source.modified_ns)
             if modified is not None:
-                headers["Safelight-Modified"] = times.text(modified)
+                headers["Safelight-Modified"] = timestamps.text(modified)
             if not keep:
                 headers["Safelight-Keep"] = "no"
             note = "its time of modification is out of range, and is left out" if modified is None else ""
             if journal is None:
                 saved = await self._transform(
-                    source, Action.SEAL, scheme, to, wanted, outputs.Reservation.commit_counted, feedback, headers, keep
+                    source,
+                    Action.SEAL,
+                    scheme,
+                    to,
+                    wanted,
+                    atomic_output.Reservation.commit_counted,
+                    feedback,
+                    headers,
+                    keep,
                 )
                 return replace(saved, note=note if saved.kept else "")
             planned = Planned.of(source.path, source.size, source.modified_ns, to, scheme, keep)
@@ -125,7 +133,7 @@ class Session:
             if begun is not None and not begun.done:
                 wanted = chain([(begun.name, begun.upload)], wanted)
 
-            def commit(reservation: outputs.Reservation) -> None:
+            def commit(reservation: atomic_output.Reservation) -> None:
                 noted.made(planned, tag_of(reservation.file.fileno()))
                 reservation.commit_counted()
 
@@ -152,10 +160,10 @@ class Session:
         except NoSuchImage:
             return False
 
-    def _image(self, path: str | Path, any_type: bool, *, once_more: bool) -> inputs.Source:
+    def _image(self, path: str | Path, any_type: bool, *, once_more: bool) -> source_file.Source:
         """`once_more`: it was named by itself, not found in a directory."""
         limit = self._config.max_image_size
-        return inputs.open_image(path, any_type=any_type, max_size=limit, once_more=once_more)
+        return source_file.open_image(path, any_type=any_type, max_size=limit, once_more=once_more)
 
     async def _journal(self, directory: Path) -> Journal:
         if directory not in self._journals:
@@ -166,7 +174,7 @@ class Session:
 
     async def open(self, path: str | Path, *, to: Path, scheme: Scheme = Scheme.SEALED, feedback: Feedback) -> Saved:
         """Decrypt the file at `path` into a new file in the directory `to`. Raises SafelightError."""
-        with inputs.open_image(path, any_type=True, max_size=sys.maxsize) as source:
+        with source_file.open_image(path, any_type=True, max_size=sys.maxsize) as source:
             name = names.decrypted_name(Path(path).name)
             wanted = ((names.counted(name, number), secrets.token_hex(16)) for number in count(1))
             return await self._transform(source, Action.OPEN, scheme, to, wanted, _commit_opened, feedback)
@@ -178,7 +186,7 @@ class Session:
         to: Path,
         sealed: bool = False,
         force: bool = False,
-        among: set[outputs.Identity] | None = None,
+        among: set[atomic_output.Identity] | None = None,
         lookalikes: Lookalikes | None = None,
         progress: Callable[[int, int], None],
     ) -> Saved:
@@ -196,18 +204,18 @@ class Session:
         moments = [] if sealed else _times(image)
         ours = set() if among is None else among
         counts_on = among is not None or force
-        alike: list[tuple[Path, outputs.Identity]] = []  # of its size, and not of its time or perhaps another's
+        alike: list[tuple[Path, atomic_output.Identity]] = []  # of its size, and not of its time or perhaps another's
 
         def known_by_sight(path: Path, found: os.stat_result) -> bool:
             if lookalikes is not None and lookalikes.others(image.name, name, size, found.st_mtime_ns):
                 return False
-            return sealed or outputs.dated(path, found, moments)
+            return sealed or atomic_output.dated(path, found, moments)
 
         def wanted() -> Iterator[str]:
             gap: str | None = None
             for number in count(1):
                 path = to / names.counted(name, number)
-                found = outputs.examine(path)
+                found = atomic_output.examine(path)
                 if found is None:
                     if gap is None and among is not None and not force:
                         gap = path.name  # somebody removed that file, and the image's own may have a later number
@@ -218,21 +226,21 @@ class Session:
                     gap = None
                     yield path.name
                 elif not counts_on:
-                    raise outputs.NameTaken(
+                    raise atomic_output.NameTaken(
                         f"{names.shown(str(path))} is there already: give --force to replace it, or --to DIR"
                     )
-                elif outputs.identity(found) in ours:
+                elif atomic_output.identity(found) in ours:
                     continue
                 elif force:
                     yield path.name
                 elif among is not None and stat.S_ISREG(found.st_mode) and found.st_size == size:
                     if known_by_sight(path, found):
-                        ours.add(outputs.identity(found))
+                        ours.add(atomic_output.identity(found))
                         raise AlreadyThere(path)
-                    alike.append((path, outputs.identity(found)))
+                    alike.append((path, atomic_output.identity(found)))
 
         candidates = wanted()
-        with outputs.reserve(to, candidates, replace=force) as reservation:
+        with atomic_output.reserve(to, candidates, replace=force) as reservation:
             ours.add(reservation.identity)
             counts_on = True
             node = await self.images.fetch(image, reservation, sealed=sealed, progress=progress)
@@ -247,7 +255,9 @@ class Session:
                 try:
                     await _in_thread(partial(reservation.commit, chosen, replace=force, others=ours))
                     break
-                except outputs.NameTaken:  # the file system takes two names for one, or another program was faster
+                except (
+                    atomic_output.NameTaken
+                ):  # the file system takes two names for one, or another program was faster
                     chosen = next(candidates)
             left_out = not sealed and image.modified is not None and (dated is None or dated != moments[0])
             note = f"its time of modification is left out: no file in {names.shown(str(to))} can have it"
@@ -282,12 +292,12 @@ class Session:
 
     async def _transform(
         self,
-        source: inputs.Source,
+        source: source_file.Source,
         action: Action,
         scheme: Scheme,
         to: Path,
         wanted: Iterator[tuple[str, str]],
-        commit: Callable[[outputs.Reservation], None],
+        commit: Callable[[atomic_output.Reservation], None],
         feedback: Feedback,
         headers: Mapping[str, str] | None = None,
         keep: bool = True,
@@ -302,7 +312,7 @@ class Session:
                 for name, upload in wanted:  # noqa: B007 — it is the last one's that counts
                     yield name
 
-            with outputs.reserve(to, candidates(), mode=source.mode) as reservation:
+            with atomic_output.reserve(to, candidates(), mode=source.mode) as reservation:
                 offer = Offer(
                     user=self._account.user,
                     upload=upload,
@@ -331,11 +341,11 @@ class Session:
 
     def _sweep(self, directory: Path) -> None:
         if directory not in self._swept:
-            outputs.sweep(directory)
+            atomic_output.sweep(directory)
             self._swept.add(directory)
 
 
-def _commit_opened(reservation: outputs.Reservation) -> None:
+def _commit_opened(reservation: atomic_output.Reservation) -> None:
     """Under a suffix that says what the image is, if the reserved name has none.
 
     Nobody else knows an opened image's name yet: it may change until the last moment.
@@ -349,7 +359,7 @@ def _times(image: Kept) -> list[int | None]:
     """When the image's file was last modified, if that is known, and when the image was kept: Unix time, in
     nanoseconds. None for what is no time of any file.
     """
-    modified = [] if image.modified is None else [times.to_nanoseconds(image.modified)]
+    modified = [] if image.modified is None else [timestamps.to_nanoseconds(image.modified)]
     return [*modified, round(image.created * 1e6) * 1000 if math.isfinite(image.created) else None]
 
 

@@ -19,35 +19,35 @@ from typing import Any
 
 import uvloop
 
-from safelight.allocator import keep_segments
-from safelight.bully import Election, Epoch
 from safelight.config import Address, Config
-from safelight.descriptors import raise_limit
+from safelight.election.bully import Election, Epoch
 from safelight.errors import SafelightError, reason
-from safelight.http import web
-from safelight.node import datadir
-from safelight.node.balance import Balance, report_pause
-from safelight.node.connections import Connections, most_of
-from safelight.node.gate import Gate
-from safelight.node.handshake import Party
-from safelight.node.images import Images
-from safelight.node.jobs import Jobs
-from safelight.node.journal import Journal
-from safelight.node.keeper import Keeper
-from safelight.node.keyfile import MIN_SECRET, Keys, wrapper_of
-from safelight.node.keysharing import KeySharing
-from safelight.node.links import Links
-from safelight.node.listener import Listener
-from safelight.node.load import LoadBook
-from safelight.node.member import Member
-from safelight.node.routes import Routes
-from safelight.node.usage import Usage
-from safelight.node.users import Users
-from safelight.node.watch import Watch, unsaved
-from safelight.node.work import Workshop
-from safelight.protocol import Load
-from safelight.tls import check_plain_http, client_tls, server_tls
-from safelight.vault.opening import check_unused, users_here
+from safelight.node.connections.eviction import Connections, most_of
+from safelight.node.connections.listener import Listener
+from safelight.node.election.driver import Member
+from safelight.node.election.handshake import Party
+from safelight.node.election.health import Watch, unsaved
+from safelight.node.election.key_sync import KeySharing
+from safelight.node.election.links import Links
+from safelight.node.http.admission import Gate
+from safelight.node.http.app import Routes
+from safelight.node.http.reads import Images
+from safelight.node.http.writes import Jobs
+from safelight.node.state import crash_record, data_directory
+from safelight.node.state.key_file import MIN_SECRET, Keys, wrapper_of
+from safelight.node.state.key_usage import Usage
+from safelight.node.state.log_writer import Journal
+from safelight.node.state.users import Users
+from safelight.node.state.vault_handle import Keeper
+from safelight.node.work.balance import Balance, report_pause
+from safelight.node.work.load import LoadBook
+from safelight.node.work.pipeline import Workshop
+from safelight.runtime.allocator import keep_segments
+from safelight.runtime.descriptors import raise_limit
+from safelight.runtime.http import web
+from safelight.runtime.tls import check_plain_http, client_tls, server_tls
+from safelight.vault.bootstrap import check_unused, users_here
+from safelight.wire.messages import Load
 
 UNUSED_GRANTS = 0.5
 """Seconds that a leaving node waits for bodies which it granted and which have not begun to come."""
@@ -74,7 +74,7 @@ def run(config: Config, node: int, *, until_eof: bool = False) -> None:
     tls = _server_tls(config, address)
     listener = _listen(address)
     with listener:
-        datadir.prepare(config.data_dir)
+        data_directory.prepare(config.data_dir)
         keys = _keys(config)
         journal, errors = Journal(sys.stdout, f"Node {node}: "), Journal(sys.stderr)
         logging.basicConfig(handlers=[errors.handler()], format="%(message)s")
@@ -110,7 +110,7 @@ class Node:
             lambda: self._watch.degraded,
             lambda: (self._usage.used(keys.ring.current_id), self._usage.advice(keys.ring.current_id)),
         )
-        self._usage = Usage(datadir.load_usage(config.data_dir, node), len(config.addresses), self._save_usage)
+        self._usage = Usage(data_directory.load_usage(config.data_dir, node), len(config.addresses), self._save_usage)
         self._balance = Balance()
         self._reporting: asyncio.TimerHandle | None = None
         tls = client_tls(config)
@@ -138,7 +138,7 @@ class Node:
                 node,
                 config.addresses,
                 timing,
-                saved=datadir.load_epoch(config.data_dir, node),
+                saved=data_directory.load_epoch(config.data_dir, node),
                 now=time.monotonic(),
             ),
             send=self._links.send,
@@ -151,13 +151,13 @@ class Node:
         )
         others = config.addresses.keys() - {node}
         self._watch = Watch(
-            look=lambda: datadir.examine(config.data_dir, node, self._member.met or others, keys),
+            look=lambda: data_directory.examine(config.data_dir, node, self._member.met or others, keys),
             save=lambda: self._save(self._member.epoch),
             ready=self._member.ready,
             leader=lambda: self._member.settled(timing.silence),
             leads=lambda: self._member.leads,
             another_is_well=lambda: bool(others) and self._load.another_is_well(),
-            crashes=datadir.begin_life(config.data_dir, node, time.time()).crashes,
+            crashes=crash_record.record_start(config.data_dir, node, time.time()).crashes,
             say=say,
         )
         self._keeper = Keeper(
@@ -216,7 +216,7 @@ class Node:
         self._links.start()
         self._member.start()
         await stop.wait()
-        datadir.end_life(self._config.data_dir, self._number)
+        crash_record.record_stop(self._config.data_dir, self._number)
         await self._leave()
         self._watch.stop()
         self._member.stop()
@@ -229,14 +229,14 @@ class Node:
         await self._keeper.stop()
         if self._usage:
             with suppress(OSError):
-                datadir.save_usage(self._config.data_dir, self._number, self._usage.written(0))
+                data_directory.save_usage(self._config.data_dir, self._number, self._usage.written(0))
         self._say("stopped")
 
     def _save(self, epoch: Epoch) -> None:
         """Put the epoch on the disk. Raises OSError, also at once where the disk would keep us waiting."""
         if not self._watch.disk_answers:
             raise OSError(errno.ETIMEDOUT, "the disk does not answer")
-        datadir.save_epoch(self._config.data_dir, self._number, epoch)
+        data_directory.save_epoch(self._config.data_dir, self._number, epoch)
 
     def _sealed(self, key_id: str) -> None:
         self._usage.record(key_id)
@@ -253,7 +253,7 @@ class Node:
     def _save_usage(self, text: bytes) -> None:
         """In a thread: it is written long before it is needed."""
         saving = asyncio.get_running_loop().run_in_executor(
-            None, datadir.save_usage, self._config.data_dir, self._number, text
+            None, data_directory.save_usage, self._config.data_dir, self._number, text
         )
         saving.add_done_callback(lambda saved: saved.cancelled() or saved.exception())
 
@@ -306,7 +306,7 @@ def _keys(config: Config) -> Keys:
         except SafelightError:
             if not path.exists():  # else another node has made it meanwhile, and begun the vault
                 raise
-    return datadir.load_keys(config.data_dir, create=alone, wrapper=wrapper_of(config))
+    return data_directory.load_keys(config.data_dir, create=alone, wrapper=wrapper_of(config))
 
 
 def _on_one_machine(config: Config) -> bool:

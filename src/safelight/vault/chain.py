@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from itertools import islice
 from typing import NamedTuple
 
-from safelight.vault.store import BadObject, Body, Missing, Store
+from safelight.vault.stores.base import BadObject, Body, Missing, Store
 
 BATCH = 500
 """Generations that are read at a time."""

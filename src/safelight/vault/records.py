@@ -28,9 +28,9 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from safelight import times
+from safelight import timestamps
 from safelight.encryption.keys import Keyring
-from safelight.vault.store import BadObject
+from safelight.vault.stores.base import BadObject
 
 RECORDS, BODIES = "records/", "bodies/"
 USERS, TOKENS = "users/", "tokens/"
@@ -157,7 +157,7 @@ class Records:
         self._sealed(current)
         beginning = _VERSION + bytes.fromhex(current)
         nonce = os.urandom(_NONCE_SIZE)
-        text = times.to_json(record)
+        text = timestamps.to_json(record)
         return beginning + nonce + self._cipher(current).encrypt(nonce, text, beginning + key.encode())
 
     def read(self, data: bytes, key: str) -> Record:

@@ -24,10 +24,10 @@ from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import PartOpener, read_header, rewrapped
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError, reason
-from safelight.pour import File
+from safelight.runtime.sendfile import File
 from safelight.vault.chain import Chains, Generation, key_of
 from safelight.vault.records import Aborted, BadRecord, Image, Record, Records, Removed, Revoked, new_body
-from safelight.vault.store import BadObject, Body, Missing, Store, StoreError
+from safelight.vault.stores.base import BadObject, Body, Missing, Store, StoreError
 
 SMALL = 1 << 16
 """Bytes of a segment that is opened where it is; a larger one is opened in a thread."""

@@ -36,7 +36,7 @@ from safelight.vault.records import (
     aim_of,
     is_token,
 )
-from safelight.vault.store import BadObject, Entry, Missing
+from safelight.vault.stores.base import BadObject, Entry, Missing
 from safelight.vault.vault import NoSuchImage, Vault, sealed_size_of
 
 Trouble = Literal["", "damaged", "missing", "foreign", "leftover"]

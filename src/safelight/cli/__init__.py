@@ -1,0 +1,1 @@
+"""The terminal: commands, REPL, console output. It imports everything, and nothing imports it."""

@@ -1,0 +1,127 @@
+"""What an operator does to the vault itself, on a machine that has the keyring.
+
+No node is needed for it, and none is in the way: the vault arbitrates.
+"""
+
+from collections import Counter
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from safelight.cli.admin.cluster import keyring_file
+from safelight.cli.output.console import console
+from safelight.config import Config
+from safelight.errors import SafelightError
+from safelight.names import shown
+from safelight.sizes import human_size
+from safelight.vault import maintenance
+from safelight.vault.bootstrap import open_users
+from safelight.vault.records import RECORDS, USERS
+from safelight.vault.vault import Vault
+from safelight.vault.verify import Checked
+from safelight.vault.verify import verify as look_at_everything
+
+
+class Findings(msgspec.Struct):
+    """What `verify` found, as `--json` tells it."""
+
+    objects: int = 0
+    bytes: int = 0
+    damaged: int = 0
+    missing: int = 0
+    foreign: int = 0
+    leftover: int = 0
+    troubles: list[Checked] = []
+
+    @property
+    def lost(self) -> bool:
+        return bool(self.damaged or self.missing or self.foreign)
+
+    def __str__(self) -> str:
+        counts = {kind: getattr(self, kind) for kind in ("damaged", "missing", "foreign", "leftover")}
+        what = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "every tag verifies"
+        return f"{self.objects} objects, {human_size(self.bytes)}: {what}"
+
+
+async def verify(config: Config, *, as_json: bool) -> bool:
+    """Open every tag in the vault and tell what is wrong. Whether nothing is lost. Raises SafelightError."""
+    vault = await _open(config)
+    found, lines = Findings(), console(stderr=as_json)
+    with _progress(lines) as progress:
+        task = progress.add_task("verifying", total=await _objects(vault))
+        async for checked in look_at_everything(vault):
+            found.objects += 1
+            found.bytes += checked.size
+            progress.advance(task)
+            if checked.trouble:
+                setattr(found, checked.trouble, getattr(found, checked.trouble) + 1)
+                if as_json:
+                    found.troubles.append(checked)
+                else:
+                    lines.print(_line(checked))
+    await vault.store.close()
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        lines.print(str(found))
+    return not found.lost
+
+
+async def rewrap(config: Config) -> None:
+    """Bring every image in the vault under the current cluster key, and say which old keys it needs no more.
+
+    Raises SafelightError, also where something does not open.
+    """
+    vault = await _open(config)
+    current, counts, lines = vault.keyring().current_id, Counter[str](), console()
+    with _progress(lines) as progress:
+        task = progress.add_task("rewrapping", total=await _chains(vault) if lines.is_terminal else None)
+        async for counts in maintenance.rewrap(vault):
+            progress.update(task, completed=counts.total())
+    await vault.store.close()
+    unreadable = counts.pop(maintenance.UNREADABLE, 0)
+    for key, count in sorted(counts.items()):
+        lines.print(f"key {key}: {count} {'already' if key == current else 'rewrapped'}")
+    if unreadable:
+        raise SafelightError(
+            f"{unreadable} records or images do not open, and were left as they are: see `safelight verify`; "
+            "keep the old keys"
+        )
+    lines.print(f"All {counts.total()} records are under the current key {current}.")
+    for key in (key.id for key in vault.keyring().keys if key.id != current):
+        lines.print(f"Nothing in the vault needs key {key} any more; sealed files that lie elsewhere may.")
+
+
+async def _open(config: Config) -> Vault:
+    """The vault, which is never begun here; for a cluster without one, where its users are."""
+    keyring = keyring_file(config).read()
+    return await open_users(config, lambda: keyring, begin=False)
+
+
+async def _chains(vault: Vault) -> int:
+    """How many there are, of images and of users: about what `upkeep.rewrap` will count."""
+    count = 0
+    for prefix in (RECORDS, USERS):
+        async for entry in vault.store.list(prefix):
+            count += entry.key.endswith(".1")
+    return count
+
+
+async def _objects(vault: Vault) -> int:
+    count = 0
+    async for _ in vault.store.list(""):
+        count += 1
+    return count
+
+
+def _line(checked: Checked) -> str:
+    whose = f"{checked.user}'s {shown(checked.name)}, " if checked.name else ""
+    return f"{checked.trouble.upper():8} {whose}{checked.key}: {checked.why}"
+
+
+def _progress(lines: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=lines, transient=True, disable=not lines.is_terminal,
+    )  # fmt: skip

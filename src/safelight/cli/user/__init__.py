@@ -1,0 +1,1 @@
+"""A user's commands, in the REPL and on the command line."""

@@ -1,0 +1,356 @@
+"""Output files that appear whole or not at all, and overwrite nothing.
+
+An output's name is fixed before the cluster hears of it, so it is *reserved* while nothing is there yet:
+
+    final name   images/encrypted_cat_1730738456.png     does not exist until `commit`
+    part file    images/.3f0c5a9be2714d08.part           named by the final name's SHA-256; 0600; flock'ed
+
+Whoever holds the lock of the part file holds the name. Another process that wants it finds the lock taken,
+or the final file there, and counts on. The kernel drops the lock of a process that dies, so nothing stale
+blocks a name. `commit` makes the bytes durable and then *links* them to the final name: a link, unlike a
+rename, fails if something is there.
+
+POSIX only (flock, link, fsync of a directory).
+"""
+
+import errno
+import fcntl
+import hashlib
+import io
+import os
+import re
+import secrets
+import stat
+import threading
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from safelight.client.files.source_file import CannotRead
+from safelight.errors import SafelightError, reason
+from safelight.names import counted, shown
+from safelight.runtime.atomic_file import link_if_absent, sync_directory
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your disk quota is used up"}
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+_UMASK_LOCK = threading.Lock()
+_REPLACING = threading.Lock()
+"""Held from the look at what is to be replaced on: two of our own outputs may have one name."""
+
+COARSEST = 2 * 10**9
+"""Nanoseconds: FAT's, the largest unit in which a file system that is in use counts the times of modification. A time
+that comes back changed by more was not rounded: it is one that the file system cannot hold.
+"""
+
+Identity = tuple[int, int]
+"""Device and inode: what makes two names one file, however they are written."""
+
+
+class CannotWrite(SafelightError):
+    """An output file could not be made; nothing of it is left."""
+
+
+class DiskFull(CannotWrite):
+    """No room for an output file; nothing of it is left."""
+
+
+class NameTaken(CannotWrite):
+    """Another program made a file of the reserved name; it was left as it is."""
+
+
+class PartFile(io.FileIO):
+    """The unfinished output: unbuffered (write large pieces), and a `write` writes everything or raises.
+
+    `write` raises DiskFull, or CannotWrite, instead of OSError.
+    """
+
+    def __init__(self, descriptor: int, final: Path) -> None:
+        super().__init__(descriptor, "wb")
+        self._final = final
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        with _writing(self._final):
+            while left:
+                left = left[super().write(left) :]
+        return size
+
+
+class Reservation:
+    """A final name that nobody else gets, and the file that will appear under it. Use it with `with`.
+
+    Without `commit`, leaving the `with` block removes every trace.
+    """
+
+    def __init__(self, path: Path, part: Path, file: PartFile, mode: int) -> None:
+        self.path = path
+        self.file = file
+        self.size = 0
+        """Bytes, once it is committed."""
+        self._part = part
+        self._mode = mode
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def restart(self) -> None:
+        """Throw away what was written, for another attempt."""
+        self.file.seek(0)
+        self.file.truncate()
+
+    @property
+    def identity(self) -> Identity:
+        """The file's, now and under its final name."""
+        return identity(os.fstat(self.file.fileno()))
+
+    def date(self, times: Sequence[int | None]) -> int | None:
+        """Let it be last modified at the first of these times (Unix time, in nanoseconds) that its file system can
+        hold. Returns which that is; None: at none of them, but now.
+        """
+        return _date(self.file.fileno(), times)
+
+    def has_content_of(self, path: Path) -> bool:
+        """Whether a file has the same bytes. Raises CannotRead."""
+        try:
+            with path.open("rb") as other:
+                at = 0
+                while theirs := other.read(1 << 20):
+                    if os.pread(self.file.fileno(), len(theirs), at) != theirs:
+                        return False
+                    at += len(theirs)
+                return at == os.fstat(self.file.fileno()).st_size
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise CannotRead(f"cannot read {shown(str(path))}: {reason(error)}") from error
+
+    def commit_counted(self, name: str | None = None) -> None:
+        """As `commit`, under the first name that nobody has by now, counted on from `name` or the reserved one.
+
+        On a file system to which two names are one, a name that was free while it was reserved may be taken.
+        """
+        for number in count(1):
+            with suppress(NameTaken):
+                self.commit(counted(name or self.name, number))
+                return
+
+    def commit(
+        self, name: str | None = None, *, replace: bool = False, others: Container[Identity] = frozenset()
+    ) -> None:
+        """Make the file durable and let it appear under its final name, with its permissions as far as the umask goes.
+
+        `name`: under this one instead, which was not reserved. `replace`: in place of what is there, but for one of
+        `others`. Raises NameTaken if the name exists by now: then another may be tried. Raises DiskFull or CannotWrite
+        if the system refuses.
+        """
+        descriptor = self.file.fileno()
+        path = self.path if name is None else self.path.with_name(name)
+        with _writing(path):
+            if not _is_at(descriptor, self._part):
+                raise CannotWrite(f"{shown(str(self._part))} was removed while it was written; try again")
+            with suppress(PermissionError):  # FAT has no permissions to change
+                os.fchmod(descriptor, self._mode & 0o666 & ~_umask())
+            os.fsync(descriptor)
+            self.size = os.fstat(descriptor).st_size
+            try:
+                if replace:
+                    with _REPLACING:
+                        if (found := examine(path)) and identity(found) in others:
+                            raise FileExistsError
+                        self._part.replace(path)
+                else:
+                    link_if_absent(self._part, path)
+            except FileExistsError as error:
+                raise NameTaken(f"another program made {shown(str(path))} meanwhile; it was left as it is") from error
+            sync_directory(path.parent)
+        self.path = path
+        self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.file.closed:
+            return
+        with self.file, suppress(OSError):
+            if _is_at(self.file.fileno(), self._part):
+                self._part.unlink()
+
+
+def reserve(directory: Path, candidates: Iterable[str], *, replace: bool = False, mode: int = 0o666) -> Reservation:
+    """The first of `candidates` (file names) that nobody has, reserved in `directory` (made if missing).
+
+    `replace`: a file that is there does not count, only who else is about to make it. `mode`: permissions of the file.
+
+    `(encrypted_name(original, t, extension) for t in itertools.count(now))` never runs out of candidates.
+    Raises CannotWrite if no file can be made there, or if every candidate is taken.
+    """
+    with _writing(directory):
+        _make_directory(directory)
+        for name in candidates:
+            if reservation := _claim(directory / name, replace, mode):
+                return reservation
+    raise CannotWrite(f"every name that was tried in {shown(str(directory))} is taken; choose another")
+
+
+def sweep(directory: Path) -> None:
+    """Remove the part files that killed processes left in `directory`: they may hold opened images."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        for part in [Path(entry) for entry in entries if _PART.fullmatch(entry.name)]:
+            with (
+                suppress(OSError),
+                open(os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file,
+            ):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(file.fileno(), part) and os.fstat(file.fileno()).st_uid == os.geteuid():
+                    part.unlink()
+
+
+def identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
+
+
+def examine(path: Path) -> os.stat_result | None:
+    """What has this name: None if nothing has. Raises CannotRead."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CannotRead(f"cannot read {shown(str(path))}: {reason(error)}") from error
+
+
+def dated(path: Path, found: os.stat_result, times: Sequence[int | None]) -> bool:
+    """Whether a file has the time that an output beside it would get from `Reservation.date`; as the file system there
+    stores it, which is tried where the two differ.
+    """
+    return found.st_mtime_ns in times[:1] or found.st_mtime_ns == _stored(path.parent, times)
+
+
+def _date(descriptor: int, times: Sequence[int | None]) -> int | None:
+    for moment in times:
+        if moment is None:
+            continue
+        with suppress(OSError, OverflowError):
+            os.utime(descriptor, ns=(moment, moment))
+            if abs(os.fstat(descriptor).st_mtime_ns - moment) < COARSEST:
+                return moment
+    with suppress(OSError):
+        os.utime(descriptor)
+    return None
+
+
+def _stored(directory: Path, times: Sequence[int | None]) -> int | None:
+    """What is read back of these times here. None where nothing can be tried, or none of them can be held."""
+    scratch = directory / f".{secrets.token_hex(8)}.part"
+    try:
+        descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return None
+    try:
+        os.unlink(scratch)
+        return os.fstat(descriptor).st_mtime_ns if _date(descriptor, times) is not None else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _claim(final: Path, replace: bool, mode: int) -> Reservation | None:
+    """Reserve this one name; None if somebody has it. Raises OSError."""
+    digest = hashlib.sha256(os.fsencode(final.name)).hexdigest()
+    part = final.with_name(f".{digest[:16]}.part")
+    while True:
+        if _taken(final, replace):
+            return None
+        made = True
+        try:
+            descriptor = os.open(part, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            made = False
+            try:
+                descriptor = os.open(part, _OPEN)
+            except FileNotFoundError:
+                continue
+            except OSError:  # another user's part file, or something else in its place
+                return None
+        with ExitStack() as on_failure:
+            file = on_failure.enter_context(PartFile(descriptor, final))
+            found = os.fstat(descriptor)
+            if not made and not (stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()):
+                return None
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            if not _is_at(descriptor, part):  # finished or given up by its owner before we had the lock
+                continue
+            if not made:
+                # Left by a process that died. It is made again: others may have it open if its rights were wider once,
+                # and who died between link and unlink has left a second name of a finished file.
+                part.unlink()
+                continue
+            if _taken(final, replace):  # made before we had the lock
+                part.unlink()
+                return None
+            on_failure.pop_all()
+            return Reservation(final, part, file, mode)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _taken(final: Path, replace: bool) -> bool:
+    """As os.path.lexists, but a name that the file system refuses (ENAMETOOLONG) is an error at once."""
+    try:
+        found = final.lstat()
+    except FileNotFoundError:
+        return False
+    return not (replace and stat.S_ISREG(found.st_mode))
+
+
+def _make_directory(directory: Path) -> None:
+    """As mkdir -p, and durable."""
+    if directory.is_dir():
+        return
+    if directory.parent != directory:
+        _make_directory(directory.parent)
+    try:
+        directory.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+    sync_directory(directory.parent)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it; 077 for that moment harms nobody."""
+    with _UMASK_LOCK:
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return mask
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn an OSError into the one line about `path` that its user should read."""
+    try:
+        yield
+    except OSError as error:
+        if full := _FULL.get(error.errno or 0):
+            raise DiskFull(f"cannot write {shown(str(path))}: {full}; make room and try again") from error
+        raise CannotWrite(f"cannot write {shown(str(path))}: {reason(error)}; choose another directory") from error

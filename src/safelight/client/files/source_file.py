@@ -1,0 +1,189 @@
+"""Input files, checked before a byte of them is sent.
+
+An image is opened once and read by position, so that every attempt sends the same file, and a file that
+changes meanwhile is noticed before its last byte has gone out.
+"""
+
+import difflib
+import errno
+import os
+import shlex
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from safelight.encryption.sealed import MAGIC
+from safelight.errors import SafelightError, reason
+from safelight.imagetypes import HEAD, ImageType, sniff
+from safelight.names import is_encrypted_name, shown
+from safelight.runtime.sendfile import File
+from safelight.sizes import human_size
+
+
+class CannotRead(SafelightError):
+    """A file that cannot be uploaded."""
+
+
+class LeftOut(Enum):
+    """Why something in a directory is not uploaded with it: what it is, and what several are."""
+
+    NOT_AN_IMAGE = ("not an image", "not images")
+    EMPTY = ("empty", "empty")
+    SEALED = ("encrypted already", "encrypted already")
+    HIDDEN = ("hidden", "hidden")
+    LINK = ("a link to a directory", "links to directories")
+    BROKEN = ("a broken link", "broken links")
+    SPECIAL = ("not a regular file", "not regular files")
+    OUTPUT = ("the directory for the encrypted images", "directories for the encrypted images")
+    ENTERED = ("a directory that another path leads to", "directories that another path leads to")
+
+    def __init__(self, one: str, several: str) -> None:
+        self.one, self.several = one, several
+
+
+class NotAnImage(CannotRead):
+    """The file can be read, and is not what people upload unless they say so."""
+
+    def __init__(self, reason: LeftOut, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ChangedWhileReading(CannotRead):
+    """The file is not the one any more whose size was announced."""
+
+
+class Source:
+    """An open image whose size is known and which can be read from the start any number of times."""
+
+    def __init__(self, path: str | Path, descriptor: int, found: os.stat_result, image_type: ImageType | None) -> None:
+        self.path = path
+        self.size = found.st_size  # bytes
+        self.modified_ns = found.st_mtime_ns  # Unix time, nanoseconds
+        self.mode = stat.S_IMODE(found.st_mode)  # permission bits
+        self.type = image_type
+        self._descriptor = descriptor
+        self._state = (found.st_size, found.st_mtime_ns)
+
+    @property
+    def extension(self) -> str:
+        """The type's, without a dot, for a name that has no suffix; '' if the type is not known."""
+        return self.type.extension if self.type else ""
+
+    def chunks(self, length: int = 1 << 20, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` up to `end`, or all, at most `length` at a time; iterators do not disturb each other.
+
+        Raises ChangedWhileReading, at the latest instead of the last piece: so whoever waits for `size` bytes
+        never gets a complete image that is a mixture of two.
+        """
+        end = self.size if end is None else min(end, self.size)
+        while start < end:
+            try:
+                chunk = os.pread(self._descriptor, min(length, end - start), start)
+            except OSError as error:
+                raise self.unreadable(error) from error
+            self.check(there=bool(chunk))
+            start += len(chunk)
+            yield chunk
+
+    def check(self, *, there: bool = True) -> None:
+        """Raises ChangedWhileReading if it has changed, or if not all of it is `there`."""
+        try:
+            now = os.fstat(self._descriptor)
+        except OSError as error:
+            raise self.unreadable(error) from error
+        if not there or (now.st_size, now.st_mtime_ns) != self._state:
+            raise ChangedWhileReading(f"{shown(str(self.path))} changed while it was read; try again")
+
+    def unreadable(self, error: OSError) -> CannotRead:
+        return CannotRead(f"cannot read {shown(str(self.path))}: {reason(error)}")
+
+    def file(self) -> File:
+        """The same bytes, to pour."""
+        return File(lambda: os.dup(self._descriptor))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bool = True) -> Source:
+    """Open an image to upload. Raises CannotRead, in one line, for whatever should not be sent.
+
+    Its messages quote a string as it was typed, where a Path would have lost the second slash of `http://`.
+
+    That is: nothing there, not a regular file, empty, more than `max_size` bytes, or (unless `any_type`) not
+    an image. A pipe or a device is refused without waiting for it. `once_more`: with `any_type`, a file that is
+    encrypted already is one like any other.
+    """
+    quoted = shown(str(path))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            raise CannotRead(f"{quoted} is a broken link: what it leads to does not exist") from error
+        raise CannotRead(f"{quoted} does not exist{_meant(Path(path))}") from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise CannotRead(f"{quoted} is not a regular file; give the path of an image") from error
+        raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
+    except ValueError as error:
+        raise CannotRead(f"{quoted} is no path: it has a null character in it") from error
+    with ExitStack() as on_failure:
+        on_failure.callback(os.close, descriptor)
+        try:
+            found = os.fstat(descriptor)
+        except OSError as error:
+            raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
+        if stat.S_ISDIR(found.st_mode):
+            inside = shlex.quote(str(path).rstrip("/")) + "/*"
+            raise CannotRead(f"{quoted} is a directory; for the files in it type {inside}")
+        if not stat.S_ISREG(found.st_mode):
+            raise CannotRead(f"{quoted} is not a regular file; give the path of an image")
+        if found.st_size == 0:
+            raise NotAnImage(LeftOut.EMPTY, f"{quoted} is empty")
+        if found.st_size > max_size:
+            size, limit = human_size(found.st_size), human_size(max_size)
+            if size == limit:
+                size, limit = f"{found.st_size} bytes", f"{max_size} bytes"
+            raise CannotRead(
+                f"{quoted} is too large: {size}, where {limit} are allowed; raise max_image_size in the configuration"
+            )
+        try:
+            head = os.pread(descriptor, HEAD, 0)
+        except OSError as error:
+            raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
+        image_type = sniff(head)
+        if head.startswith(MAGIC) and not (any_type and once_more):
+            raise NotAnImage(
+                LeftOut.SEALED, f"{quoted} is encrypted already: decrypt opens it; give --any to encrypt it once more"
+            )
+        if image_type is None and not any_type:
+            raise NotAnImage(
+                LeftOut.NOT_AN_IMAGE,
+                f"{quoted} is not an image of a known type; give --any to encrypt it nevertheless",
+            )
+        if image_type is None and not once_more and is_encrypted_name(Path(path).name):  # a classic file has no mark
+            raise NotAnImage(LeftOut.SEALED, f"{quoted} has an encrypted file's name: it is taken for one")
+        source = Source(path, descriptor, found, image_type)
+        on_failure.pop_all()
+        return source
+
+
+def _meant(path: Path) -> str:
+    """A hint at the files beside `path` with nearly its name, or ''."""
+    try:
+        close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.75)
+    except OSError:
+        return ""
+    return f"; did you mean {shown(str(path.with_name(close[0])))}?" if close else ""

@@ -1,0 +1,1 @@
+"""Requests and their retries: offer, transfer, removal, reads, status."""

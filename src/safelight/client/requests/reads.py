@@ -1,0 +1,339 @@
+"""A user's images in the vault, as every node shows them: asked of one, and of the next where that one fails.
+
+A node that hangs costs PATIENCE, one that is down nothing. PATIENCE doubles after each round of all nodes, so that a
+slow vault gets its time, too; the configuration's `timeout` without any success ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import random
+import re
+import shlex
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote, unquote, urlencode
+
+from multidict import CIMultiDictProxy
+
+from safelight import timestamps
+from safelight.client.files.atomic_output import Reservation
+from safelight.client.requests.leader_request import CROWDED, NoLeader
+from safelight.client.requests.retry_policy import policy
+from safelight.client.transport.account import ALL_DOWN, Account
+from safelight.client.transport.servers import Broken, Servers, read_small, reasons
+from safelight.config import Config
+from safelight.decoding import Malformed, decode
+from safelight.encryption import Scheme, sealed_size
+from safelight.errors import SafelightError
+from safelight.names import NAME_MAX, InvalidName, check_image_name, shown
+from safelight.runtime.http import aiohttp
+from safelight.wire.messages import (
+    ACCEPT_SEALED,
+    API,
+    MAX_LISTED,
+    MAX_LISTING,
+    Action,
+    Kept,
+    Listing,
+    Problem,
+    Refusal,
+    read_problem,
+)
+
+PATIENCE = 2.0
+"""Seconds that a node has to begin its answer, or to go on with it."""
+
+GLANCE = 0.75
+"""Seconds that a connection to a server may take before all servers are tried at once."""
+
+PAUSE = 0.25
+"""Seconds between two rounds."""
+
+_T = TypeVar("_T")
+
+
+class NoSuchImage(SafelightError):
+    """The vault has no image that is meant."""
+
+
+class Meaning(NamedTuple):
+    """The images that a word means, and whether as a pattern: else it is exactly one."""
+
+    images: AsyncIterator[Kept]
+    pattern: bool
+
+
+class Images:
+    """What one user may read."""
+
+    def __init__(self, config: Config, servers: Servers, account: Account) -> None:
+        self._config, self._servers, self._account = config, servers, account
+        self._preferred = max(servers.addresses)  # the one that answered last
+
+    # -- which images there are ----------------------------------------------------------------------
+
+    async def all(self, match: str | None = None) -> AsyncIterator[list[Kept]]:
+        """All images, or those whose name or original name matches, newest first, in pages of `MAX_LISTED`."""
+        if match is not None and match.encode(errors="ignore").decode() != match:
+            return  # no name has bytes that are not UTF-8
+        query = {"limit": str(MAX_LISTED)} | ({"match": match} if match is not None else {})
+        while True:
+            listing = await self._ask_any(partial(self._page, f"{API}/images?{urlencode(query)}"))
+            yield listing.images
+            if listing.next is None:
+                return
+            query["after"] = listing.next
+
+    async def meant(self, word: str) -> Meaning:
+        """What a NAME or PATTERN means: the image of exactly this name; else the only one whose file had exactly this
+        name; only then what matches the pattern. Raises NoSuchImage, also where several files had this name.
+        """
+        try:
+            return Meaning(_each([await self.find(word)]), pattern=False)
+        except NoSuchImage:
+            same = [image for image in await self._called(word) if image.original == word]
+        if len(same) > 1:
+            raise NoSuchImage(
+                f"several images were made from {shown(word)}: say which, by a name that `ls {shlex.quote(word)}` shows"
+            )
+        if not same and not glob.has_magic(word):
+            raise NoSuchImage(f"no image is called {shown(word)}: see `ls`")
+        return Meaning(self._matching(word) if not same else _each(same), pattern=not same)
+
+    async def listed(self, word: str | None) -> AsyncIterator[list[Kept]]:
+        """As `meant`, in pages, for a listing: all images that came from files of one name, and perhaps none at all.
+        None: all there are.
+        """
+        called = [] if word is None else await self._called(word)
+        if exact := [image for image in called if image.name == word] or called:
+            yield exact
+        elif word is None or (glob.has_magic(word) and _is_text(word)):
+            async for page in self.all(word):
+                yield page
+
+    async def _called(self, word: str) -> list[Kept]:
+        """The images whose name or original name is exactly this word, the newest first."""
+        if not _is_text(word) or len(word) > NAME_MAX:
+            return []
+        exactly = re.sub(r"[*?[]", "?", word)  # no longer than the word, as glob.escape would make it
+        pages = self.all(exactly)
+        return [image async for page in pages for image in page if word in (image.name, image.original)]
+
+    async def _matching(self, pattern: str) -> AsyncIterator[Kept]:
+        """Raises NoSuchImage for none."""
+        found = False
+        if _is_text(pattern):
+            async for page in self.all(pattern):
+                for image in page:
+                    found = True
+                    yield image
+        if not found:
+            raise NoSuchImage(f"no image matches {shown(pattern)}: see `ls`")
+
+    async def find(self, name: str) -> Kept:
+        """The image of this name. Raises NoSuchImage."""
+        try:
+            check_image_name(name)
+        except InvalidName:
+            raise NoSuchImage(f"no image is called {shown(name)}: see `ls`") from None
+
+        async def head(server: int, bearer: str) -> Kept:
+            headers = {"Authorization": bearer}
+            url = self._servers.at(server, _path(name))
+            async with self._servers.http.head(url, headers=headers, allow_redirects=False) as response:
+                if response.status == 404:
+                    raise NoSuchImage(f"no image is called {shown(name)}: see `ls`")
+                if response.status != 200:  # an answer to HEAD has no body that would say more
+                    raise await self._refusal_to_get(server, name, bearer)
+                return _kept(name, response.headers)
+
+        return await self._ask_any(head)
+
+    async def _refusal_to_get(self, server: int, name: str, bearer: str) -> Refusal:
+        headers = {"Authorization": bearer, "Range": "bytes=0-0"}
+        url = self._servers.at(server, _path(name))
+        async with self._servers.http.get(url, headers=headers, allow_redirects=False) as response:
+            if response.status in (200, 206):  # it has come back in between
+                return Refusal(Problem.INTERNAL, "the server changed its mind")
+            return read_problem(response.status, await read_small(response))
+
+    async def _page(self, path: str, server: int, bearer: str) -> Listing:
+        url = self._servers.at(server, path)
+        async with self._servers.http.get(url, headers={"Authorization": bearer}, allow_redirects=False) as response:
+            if response.status != 200:
+                raise read_problem(response.status, await read_small(response))
+            body = await read_small(response, MAX_LISTING)
+        try:
+            return decode(body, Listing)
+        except Malformed:
+            raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
+
+    # -- one image -----------------------------------------------------------------------------------
+
+    async def fetch(
+        self, image: Kept, reservation: Reservation, *, sealed: bool, progress: Callable[[int, int], None]
+    ) -> int:
+        """Write the image, or its sealed file, into the reserved file; goes on with another node where one breaks
+        off. Returns the node that finished it. Raises SafelightError.
+        """
+        size = sealed_size(Scheme.SEALED, image.size, self._account.user) if sealed else image.size
+        download = _Download(self._servers, image.name, size, reservation, sealed, progress)
+        return await self._ask_any(download.go_on, lambda: download.done)
+
+    # -- any node ------------------------------------------------------------------------------------
+
+    async def _ask_any(
+        self, request: Callable[[int, str], Awaitable[_T]], moved: Callable[[], int] | None = None
+    ) -> _T:
+        """`request(server, authorization)` at one server after the other, until one answers.
+
+        `moved` tells of a request how far it has come: as long as that changes, nobody loses patience.
+        """
+        await self._account.token()  # which is all servers' matter: no patience with one of them is to end it
+        addresses = self._servers.addresses
+        patience, got = PATIENCE, 0
+        began = started = time.monotonic()
+        down: dict[int, BaseException] = {}
+        while True:
+            problems: dict[int, BaseException] = {}
+            order = sorted(addresses, key=lambda server: (server != self._preferred, -server))
+            for server in order:
+                if server in down:
+                    problems[server] = down[server]
+                    continue
+                try:
+                    asked = self._account.known_to(server, partial(request, server))
+                    answer = await _while_it_moves(asked, patience, moved, partial(self._servers.connects, server))
+                except (Refusal, *Broken) as error:
+                    if isinstance(error, Refusal) and not policy(error).read:
+                        raise
+                    problems[server] = error
+                    if not self._servers.connects(server):
+                        down = await self._servers.unreachable(GLANCE)
+                    if isinstance(error, Refusal) and error.problem is Problem.BUSY:
+                        started = max(started, min(time.monotonic(), began + CROWDED * self._config.timeout))
+                else:
+                    self._preferred = server
+                    return answer
+                if moved is not None and moved() != got:
+                    got, started = moved(), time.monotonic()
+            waited = time.monotonic() - started
+            nobody = all(
+                isinstance(error, Broken) and not (isinstance(error, TimeoutError) and self._servers.connects(server))
+                for server, error in problems.items()
+            )
+            if waited >= (min(ALL_DOWN - PAUSE, self._config.timeout) if nobody else self._config.timeout):
+                why = reasons(problems)
+                said = all(isinstance(error, Refusal) for error in problems.values())
+                raise NoLeader(f"no server {'could do it' if said else 'answered'} within {waited:.0f} s ({why})")
+            await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
+            patience = min(2 * patience, self._config.body_timeout)
+            broken = any(isinstance(error, Broken) for error in problems.values())
+            down = await self._servers.unreachable(GLANCE) if broken else {}
+
+
+class _Download:
+    """What has come of one image, and how to ask for the rest of it (RFC 9110, 13.1.5 and 14.2)."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        name: str,
+        size: int,
+        reservation: Reservation,
+        sealed: bool,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._servers, self._name, self._size, self._file = servers, name, size, reservation
+        self._sealed, self._progress = sealed, progress
+        self._etag = ""
+        self.done = 0  # bytes
+
+    async def go_on(self, server: int, bearer: str) -> int:
+        """Raises Refusal, `Broken`, and CannotWrite."""
+        headers = {"Authorization": bearer}
+        if self._sealed:
+            headers["Accept"] = ACCEPT_SEALED
+        if self.done and self._etag:
+            headers |= {"Range": f"bytes={self.done}-", "If-Range": self._etag}
+        url = self._servers.at(server, _path(self._name))
+        async with self._servers.http.get(url, headers=headers, allow_redirects=False) as response:
+            if response.status not in (200, 206):
+                raise read_problem(response.status, await read_small(response))
+            if response.status == 200:
+                self._begin(response.headers)
+            elif response.headers.get("Content-Range") != f"bytes {self.done}-{self._size - 1}/{self._size}":
+                raise aiohttp.ClientPayloadError  # that is not what was asked for
+            async for chunk, _ in response.content.iter_chunks():
+                self._file.file.write(chunk)
+                self.done += len(chunk)
+                self._progress(self.done, self._size)
+        if self.done != self._size:
+            self._etag = ""  # begin anew: this cannot be the rest of it
+            raise aiohttp.ClientPayloadError
+        node = response.headers.get("Safelight-Node", "")
+        return int(node) if node.isdecimal() and len(node) < 6 else server
+
+    def _begin(self, headers: CIMultiDictProxy[str]) -> None:
+        self._file.restart()
+        self.done = 0
+        etag = headers.get("ETag", "")
+        self._etag = "" if etag.startswith("W/") else etag
+
+
+async def _while_it_moves(
+    request: Awaitable[_T], patience: float, moved: Callable[[], int] | None, connects: Callable[[], bool]
+) -> _T:
+    """The request's result. Raises TimeoutError where `patience` seconds pass in which it has not moved, or GLANCE
+    without a connection.
+    """
+    task = asyncio.ensure_future(request)
+    try:
+        await asyncio.wait([task], timeout=min(GLANCE, patience))
+        if not task.done() and not connects():
+            raise TimeoutError
+        while True:
+            before = moved() if moved is not None else 0
+            await asyncio.wait([task], timeout=patience)
+            if task.done():
+                return task.result()
+            if moved is None or moved() == before:
+                raise TimeoutError
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _each(images: list[Kept]) -> AsyncIterator[Kept]:
+    for image in images:
+        yield image
+
+
+def _is_text(word: str) -> bool:
+    """Whether a name could have this in it: an argument's bytes need not be UTF-8, those of a name do."""
+    return word.isascii() or not any("\ud800" <= character <= "\udfff" for character in word)
+
+
+def _path(name: str) -> str:
+    return f"{Action.SEAL.path}/{quote(name, safe='')}"
+
+
+def _kept(name: str, headers: CIMultiDictProxy[str]) -> Kept:
+    """What the headers of an answer say of an image. Raises Refusal for what is none of ours."""
+    try:
+        return Kept(
+            name=name,
+            size=int(headers["Content-Length"]),
+            type=headers.get("Content-Type", ""),
+            created=parsedate_to_datetime(headers["Last-Modified"]).timestamp(),
+            original=unquote(headers.get("Safelight-Original", ""), errors="replace"),
+            modified=timestamps.read(headers.get("Safelight-Modified", "")),
+        )
+    except (KeyError, ValueError, OverflowError):
+        raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None

@@ -1,0 +1,1 @@
+"""How a client reaches nodes: connections, offer channels, tokens, the account that they prove."""

@@ -1,0 +1,194 @@
+"""The servers that a client talks to, over connections that stay open from one image to the next."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+from yarl import URL
+
+from safelight.client.transport.connections import Connector
+from safelight.config import Address, Config
+from safelight.decoding import Malformed, decode
+from safelight.runtime.http import aiohttp
+from safelight.runtime.network_errors import Stranger, why_unreachable
+from safelight.runtime.tls import client_tls
+from safelight.wire.messages import API, MAX_JSON, Cluster, Problem, Refusal, read_problem
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds; a machine that is up answers in less, one that is off does not answer at all."""
+
+KEEPALIVE = 60.0
+"""Seconds that an idle connection is kept; nodes keep theirs for longer."""
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+Broken = (aiohttp.ClientError, OSError, TimeoutError)
+"""What a request raises when the server, or the way to it, failed: whoever catches it may try again."""
+
+
+class Servers:
+    """An HTTP client for all nodes of one cluster; an async context manager."""
+
+    def __init__(self, config: Config, cluster: str | None = None) -> None:
+        """`cluster`: as with `insist_on`, from the beginning."""
+        self.addresses: dict[int, Address] = config.addresses
+        self.led = max(self.addresses)
+        """The server that granted last, and so is likely to grant next; at first, the one that Bully prefers."""
+        self._tls = client_tls(config)
+        self._cluster = cluster
+        self._trying: set[asyncio.Task[str]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._connector = Connector(self._cluster, limit=0, keepalive_timeout=KEEPALIVE, ssl=self._tls or True)
+        self.http = aiohttp.ClientSession(
+            connector=self._connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            auto_decompress=False,
+            raise_for_status=False,
+            read_bufsize=1 << 18,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.http.close()
+
+    def insist_on(self, cluster: str) -> None:
+        """From now on send nothing to who is not of the cluster with this id: such a request raises Stranger, which
+        is `Broken`.
+        """
+        self._connector.cluster = cluster
+
+    async def cluster_of(self, server: int) -> str:
+        """The id of the cluster that a server is of. Raises as `ask`."""
+        cluster = (await self.ask(server, "GET", f"{API}/cluster", Cluster)).cluster
+        self._connector.note(cluster)
+        return cluster
+
+    def connects(self, server: int) -> bool:
+        """Whether connections to this server come about: somebody is there, even if no answer comes."""
+        address = self.addresses[server]
+        return self._connector.reaches((address.host.lower(), address.port))
+
+    async def unreachable(self, patience: float) -> dict[int, BaseException]:
+        """The servers to which no connection comes about within so many seconds, and why not. All are tried at once;
+        what takes longer goes on, for who asks later.
+        """
+        asked = {asyncio.create_task(self.cluster_of(server)): server for server in self.addresses}
+        self._trying |= asked.keys()
+        await asyncio.wait(asked, timeout=patience)
+        found: dict[int, BaseException] = {}
+        for task, server in asked.items():
+            task.add_done_callback(observe)
+            task.add_done_callback(self._trying.discard)
+            if not self.connects(server):
+                found[server] = (task.exception() if task.done() else None) or TimeoutError()
+        return found
+
+    def reach(self, url: str, server: int) -> URL:
+        """A node's URL as this client reaches it: the nodes may know themselves by another name than we do."""
+        said = URL(url, encoded=True)
+        return said if self.place(url) is not None else self.at(server, said.raw_path_qs)
+
+    def place(self, url: str) -> int | None:
+        """Which server a URL leads to; None if it is none that we know by that name."""
+        origin = str(URL(url, encoded=True).origin())
+        return next((server for server, address in self.addresses.items() if address.url == origin), None)
+
+    def at(self, server: int, path: str) -> URL:
+        """The address of a path (escaped already) at a server."""
+        return URL(self.addresses[server].url + path, encoded=True)
+
+    async def ask(
+        self,
+        server: int,
+        method: str,
+        path: str,
+        answer: type[_T],
+        *,
+        authorization: str | None = None,
+        message: msgspec.Struct | None = None,
+    ) -> _T:
+        """One small request. Raises Refusal, and `Broken` where no answer comes."""
+        try:
+            return await self._ask(server, method, path, answer, authorization, message)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            hung_up = not isinstance(error, aiohttp.ClientConnectorError)
+            if hung_up and self.addresses[server].scheme == "http" and await self._speaks_tls(server):
+                raise Stranger("it expects TLS: write https:// before its address") from None
+            raise
+
+    async def _speaks_tls(self, server: int) -> bool:
+        """Whether a TLS handshake succeeds with a server that hung up on plain HTTP. Nothing is sent."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        address = self.addresses[server]
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+        except (OSError, TimeoutError):  # ssl.SSLError is an OSError
+            return False
+        writer.transport.abort()
+        return True
+
+    async def _ask(
+        self,
+        server: int,
+        method: str,
+        path: str,
+        answer: type[_T],
+        authorization: str | None,
+        message: msgspec.Struct | None,
+    ) -> _T:
+        async with self.http.request(
+            method,
+            self.addresses[server].url + path,
+            headers={"Authorization": authorization} if authorization else None,
+            data=msgspec.json.encode(message) if message is not None else None,
+            allow_redirects=False,
+        ) as response:
+            body = await read_small(response)
+            if response.status not in (200, 201, 204):
+                raise read_problem(response.status, body)
+            try:
+                return decode(body or b"{}", answer)
+            except Malformed:
+                raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
+
+
+def observe(task: asyncio.Task[Any]) -> None:
+    """Look at a task's error, so that asyncio does not report it as forgotten."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def read_small(response: aiohttp.ClientResponse, limit: int = MAX_JSON) -> bytes:
+    """A body that ought to be a message of ours; the beginning of it, if it is longer than any."""
+    try:
+        return await response.content.readexactly(limit)
+    except asyncio.IncompleteReadError as whole:
+        return whole.partial
+
+
+def reason(error: BaseException) -> str:
+    """Why a server did not do what it was asked, in a few words."""
+    return error.detail if isinstance(error, Refusal) else why_unreachable(error)
+
+
+def reasons(errors: Mapping[int, BaseException]) -> str:
+    """Why each server did not do it; servers with the same reason are named together."""
+    alike: dict[str, list[str]] = {}
+    for server, error in sorted(errors.items()):
+        alike.setdefault(reason(error), []).append(str(server))
+    return "; ".join(f"{_servers(numbers)}: {why}" for why, numbers in alike.items())
+
+
+def _servers(numbers: list[str]) -> str:
+    *others, last = numbers
+    return f"servers {', '.join(others)} and {last}" if others else f"server {last}"

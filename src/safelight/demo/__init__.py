@@ -1,1 +1,0 @@
-"""What shows Safelight at work; nothing else depends on it."""

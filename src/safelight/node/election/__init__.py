@@ -1,0 +1,1 @@
+"""The election with a real clock, links and disk: driver, handshake, eligibility."""

@@ -1,0 +1,1 @@
+"""The HTTP interface of a node: routes, admission, reads, writes, conditional requests."""

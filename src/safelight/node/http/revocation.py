@@ -1,0 +1,94 @@
+"""A revocation ends what its user has running: uploads, downloads, listings and WebSockets.
+
+Requests are checked as they come, and those that last are checked again while they run: every `CHECK` seconds, so
+that a revocation is noticed within the second for which a node believes what it read of a user. What a token began ends
+with the token, too, if the user has been given another. Where the users cannot be read, what runs goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from safelight.errors import SafelightError
+from safelight.node.connections.http_connection import TOKEN_OF, USER, Connection
+from safelight.node.state.users import FRESH, Users
+from safelight.runtime.http import web
+
+CHECK = 0.2
+"""Seconds between two checks of what runs."""
+
+AT_ONCE = 32
+"""Users that are looked up at the same time."""
+
+PATIENCE = 10.0
+"""Seconds that one look may take; the others go on meanwhile."""
+
+log = logging.getLogger(__name__)
+
+
+class Running:
+    """The requests of one node that are being answered."""
+
+    def __init__(self, users: Users, say: Callable[[str], None]) -> None:
+        self._users, self._say = users, say
+        self._requests: dict[int, web.Request] = {}  # by id: they are not hashable
+        self._checking: asyncio.Task[None] | None = None
+        self._checks: dict[tuple[str, str | None], asyncio.Task[None]] = {}
+        self._free = asyncio.Semaphore(AT_ONCE)
+        self._failed = False
+
+    def start(self) -> None:
+        self._checking = asyncio.create_task(self._check_again())
+
+    def stop(self) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+        for check in self._checks.values():
+            check.cancel()
+
+    @contextmanager
+    def watched(self, request: web.Request) -> Iterator[None]:
+        """The request runs."""
+        if id(request) in self._requests:  # one of a WebSocket's offers
+            yield
+            return
+        self._requests[id(request)] = request
+        try:
+            yield
+        finally:
+            del self._requests[id(request)]
+
+    async def _check_again(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK)
+            whose = {(request[USER], request.get(TOKEN_OF)) for request in self._requests.values() if USER in request}
+            for user, token in whose - self._checks.keys():
+                self._checks[user, token] = asyncio.create_task(self._check(user, token))
+
+    async def _check(self, user: str, token: str | None) -> None:
+        """End what the user has running, if it is to end. An error here leaves the checks of the others alone."""
+        try:
+            async with self._free, asyncio.timeout(PATIENCE):
+                active = await self._users.active(user, token, within=FRESH - CHECK)
+            if not active:
+                self._end(user, token)
+        except (SafelightError, TimeoutError):
+            pass
+        except Exception:
+            if not self._failed:
+                self._failed = True
+                log.exception("cannot check whether users were revoked; this is reported once")
+        finally:
+            self._checks.pop((user, token), None)
+
+    def _end(self, user: str, token: str | None) -> None:
+        ended = 0
+        for request in [*self._requests.values()]:
+            connection = request.protocol
+            if (request.get(USER), request.get(TOKEN_OF)) == (user, token) and isinstance(connection, Connection):
+                ended += connection.abort()
+        if ended:
+            self._say(f"broke off {ended} requests of {user}, who was revoked or has another token")

@@ -1,0 +1,232 @@
+"""The data directory: one for each machine, shared by its nodes. The keyring, the users, the epochs.
+
+keyring.json             all secrets of the cluster (see keyfile.py)
+users/                   the users, as long as there is no vault: see `users` and vault/records.py
+vault.json               that there has been a vault, and where
+vault/                   the vault, if it is nowhere else
+epoch-N.json             the last epoch that node N has been in
+life-N.json              while node N runs, and after a crash: since when it did, and after how many crashes
+usage-N.json             how often node N has used each cluster key (see usage.py)
+probe-N                  what node N writes to see whether it can
+
+All are readable by their owner alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from safelight.decoding import Malformed, decode
+from safelight.election.bully import NEVER, Epoch
+from safelight.encryption.keyring_protection import Wrapper
+from safelight.encryption.keys import Keyring
+from safelight.node.state.key_file import DataError as DataError
+from safelight.node.state.key_file import KeyFile, Keys
+from safelight.node.state.key_usage import Uses
+from safelight.runtime import atomic_file, private_file
+from safelight.runtime.descriptors import any_left
+from safelight.sizes import human_size
+
+RESERVE = 32 << 20
+"""Bytes that must be free where the data directory is: for epochs, users and the spools of a few images."""
+
+NO_DESCRIPTORS = "it has no free file descriptors"
+"""Why a node cannot work that can open no file, and accept no connection: whatever else it says is a consequence."""
+
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync(2)
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory, readable by its owner alone. Raises DataError."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / "users").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot use {directory} as data directory: {error.strerror}") from None
+    _check(directory)
+    if any(directory.glob("users/*.json")):
+        raise DataError(
+            f"{directory / 'users'} is of an unreleased Safelight, and is not read any more: move it away; on loopback "
+            "users enrol again by themselves, elsewhere add them again with `safelight user add`"
+        )
+
+
+def _check(directory: Path) -> None:
+    try:
+        private_file.check_directory(directory)
+    except private_file.NotPrivate as error:
+        raise DataError(f"cannot use this data directory: {error}") from None
+    except OSError as error:
+        raise DataError(f"cannot use {directory} as data directory: {error.strerror}") from None
+
+
+def create_cluster(directory: Path, wrapper: Wrapper | None = None) -> Keyring:
+    """Make the keyring of a new cluster, wrapped if there is a `wrapper`. Raises DataError if there is one, or was."""
+    prepare(directory)
+    file = KeyFile(directory, wrapper)
+    if _lived_in(directory) and not file.path.exists():
+        raise _lost(file.path)
+    keyring = _new_keyring()
+    if not file.create(keyring):
+        raise DataError(f"{file.path} exists already: this data directory has its cluster")
+    return keyring
+
+
+def check_cluster(directory: Path) -> None:
+    """Make sure that a directory can have users: it has a cluster. Raises DataError."""
+    try:
+        KeyFile(directory).path.stat()
+    except FileNotFoundError:
+        raise DataError(
+            f"there is no cluster in {directory}: name its data directory with --data-dir, "
+            "or make a new one with `safelight init`"
+        ) from None
+    except OSError as error:
+        raise DataError(f"cannot use {directory} as data directory: {error.strerror}") from None
+    prepare(directory)
+
+
+def load_keyring(directory: Path, *, create: bool, wrapper: Wrapper | None = None) -> Keyring:
+    """The keyring. As `load_keys`."""
+    return load_keys(directory, create=create, wrapper=wrapper).ring
+
+
+def load_keys(directory: Path, *, create: bool, wrapper: Wrapper | None = None) -> Keys:
+    """The keyring, to work with; with `create`, a new one if the data directory is new, too. Nodes that do this at
+    the same moment end with the same keyring. Raises DataError.
+    """
+    return Keys(find_keyring(directory, create=create, wrapper=wrapper))
+
+
+def find_keyring(directory: Path, *, create: bool = False, wrapper: Wrapper | None = None) -> KeyFile:
+    """The keyring's file, which is there, or is made as `load_keys` says. Raises DataError."""
+    file = KeyFile(directory, wrapper)
+    if directory.exists():
+        _check(directory)
+    lived_in = _lived_in(directory)
+    if not file.path.exists():
+        if lived_in:
+            raise _lost(file.path)
+        if not create:
+            raise DataError(f"there is no keyring in {directory}: make one with `safelight init`, or copy it there")
+        prepare(directory)
+        file.create(_new_keyring())
+    return file
+
+
+def load_epoch(directory: Path, node: int) -> Epoch:
+    """The epoch that the node was last in, or the one before the first. Raises DataError."""
+    path = _epoch_path(directory, node)
+    try:
+        return decode(path.read_bytes(), Epoch)
+    except FileNotFoundError:
+        with suppress(OSError):  # the watch over the disk will find out what is wrong with it
+            save_epoch(directory, node, NEVER)  # the file also says that this node lives here
+        return NEVER
+    except (OSError, Malformed) as error:
+        raise DataError(f"{path} is unreadable ({error}): delete it while the node's peers run") from None
+
+
+def save_epoch(directory: Path, node: int, epoch: Epoch) -> None:
+    """Put the epoch on the disk, also on a full one, where the node has been before. Raises OSError."""
+    replace(_epoch_path(directory, node), msgspec.json.encode(epoch))
+
+
+def load_usage(directory: Path, node: int) -> dict[str, Uses]:
+    """How often the node has used each cluster key, by key id; it may be some too many. Raises DataError."""
+    path = _usage_path(directory, node)
+    try:
+        return decode(path.read_bytes(), dict[str, Uses])
+    except FileNotFoundError:
+        return {}
+    except (OSError, Malformed) as error:
+        raise DataError(f"{path} is unreadable ({error}): delete it, and run `safelight keys rotate`") from None
+
+
+def save_usage(directory: Path, node: int, text: bytes) -> None:
+    """Raises OSError."""
+    replace(_usage_path(directory, node), text)
+
+
+class State(NamedTuple):
+    """What is wrong with a data directory and a vault in a directory, in words; empty where all is well."""
+
+    disk: str
+    keyring: str
+    full: str
+    """That there is too little room, where all those nodes keep their epochs here: no other node has more."""
+    descriptors: str = ""
+    """Whether this process could open no file: then it is not known what is wrong with the rest."""
+
+
+def examine(directory: Path, node: int, others: Iterable[int], keys: Keys) -> State:
+    """Whether a node can work with this directory at this moment; `others` might lead instead. Writes a byte."""
+    enough = any_left()
+    trouble, full = _disk_trouble(directory, node)
+    everybodys = full and all(os.path.exists(_epoch_path(directory, each)) for each in others)
+    state = State(
+        disk="" if everybodys else trouble,
+        keyring=keys.look(),
+        full=trouble if everybodys else "",
+    )
+    return state if enough and any_left() else State("", "", "", NO_DESCRIPTORS)
+
+
+def _disk_trouble(directory: Path, node: int) -> tuple[str, bool]:
+    """What is wrong with the disk, in words, if anything is; and whether that is only that it is full."""
+    try:
+        probe = os.open(directory / f"probe-{node}", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.write(probe, b"\n")  # always the same block: a second's look costs a flash disk next to nothing
+            _sync(probe)
+        finally:
+            os.close(probe)
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        return f"{directory} cannot be written to ({error.strerror})", error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if free < RESERVE:
+        return f"less than {human_size(RESERVE)} are free in {directory}", True
+    return "", False
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace a small file, also on a full disk, where it exists. Raises OSError."""
+    try:
+        atomic_file.replace(path, data)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        atomic_file.overwrite(path, data)
+
+
+def _new_keyring() -> Keyring:
+    return Keyring.new(created=int(time.time()))
+
+
+def _lived_in(directory: Path) -> bool:
+    """Whether a cluster has worked here: then a missing keyring is a loss, not a beginning."""
+    return any(directory.glob("users/*/*")) or any(directory.glob("epoch-*.json"))
+
+
+def _lost(path: Path) -> DataError:
+    return DataError(
+        f"{path} is missing, but this cluster has been at work: restore it from a backup "
+        "(a new keyring could not open the images of the old one)"
+    )
+
+
+def _epoch_path(directory: Path, node: int) -> Path:
+    return directory / f"epoch-{node}.json"
+
+
+def _usage_path(directory: Path, node: int) -> Path:
+    return directory / f"usage-{node}.json"

@@ -1,0 +1,192 @@
+"""A node's hold on the vault: opened as soon as it can be, watched, tidied, and swept while the node leads.
+
+While the vault is away the node runs without it, answers that the vault is away, and goes on trying. What no
+retry would repair ends the node's start. How the vault does is known from the calls that the node makes of it for its
+clients, and, as soon as one of these fails or waits for long, here or on another node, from probes; the watch over the
+node's eligibility hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+
+from safelight.config import Config
+from safelight.encryption.keys import Keyring
+from safelight.errors import SafelightError
+from safelight.vault.bootstrap import NONE, directory_of, open_vault, trouble_with
+from safelight.vault.maintenance import sweep
+from safelight.vault.monitored_store import Monitored
+from safelight.vault.store_health import Health, Kind
+from safelight.vault.stores.base import StoreError
+from safelight.vault.stores.directory import Directory
+from safelight.vault.vault import Vault
+
+FIRST_TRY = 3.0
+"""Seconds that a node's start waits for its vault."""
+
+RETRY = 2.0
+"""Seconds between two attempts to open it."""
+
+LOOK = 0.5
+"""Seconds between two looks at how the vault does."""
+
+ALARM = 10.0
+"""Seconds for which a node probes after another has begun to tell of some trouble, as it may have the same."""
+
+SWEEP = 3600.0
+"""Seconds between two sweeps: a listing of all bodies, and a record read for each of those that are old."""
+
+
+class Keeper:
+    """One node's keeper."""
+
+    def __init__(
+        self,
+        config: Config,
+        node: int,
+        keyring: Callable[[], Keyring],
+        *,
+        leads: Callable[[], bool],
+        sealed: Callable[[str], object] = str,
+        alarm: Callable[[], bool],
+        observe: Callable[[str, str], None],
+        say: Callable[[str], None],
+        interval: float = SWEEP,
+    ) -> None:
+        """`sealed` as for `Vault`. `alarm`: whether another node has some trouble. `observe` gets, twice a second, why
+        the vault cannot be used, and what may become such a reason.
+        """
+        self._sealed = sealed
+        self._node, self._alarm, self._observe = node, alarm, observe
+        self._config, self._keyring, self._leads, self._say, self._interval = config, keyring, leads, say, interval
+        self._vault: Vault | None = None
+        self._trouble = "the vault is not open yet"
+        self._place: tuple[int, int] | None = None  # the directory's device and inode, when it was the vault last
+        self._untended = ""  # why housekeeping failed the last time
+        self._health = Health()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def vault(self) -> Vault | None:
+        """The vault; None where the cluster has none. Raises StoreError while it is away."""
+        if self._vault is None and self._config.vault != NONE:
+            raise StoreError(self._trouble)
+        return self._vault
+
+    async def start(self) -> None:
+        """Open the vault, or begin to try, and look after it until `stop`. Raises CannotUseVault."""
+        if self._config.vault == NONE:
+            return
+        opening = asyncio.create_task(self._open())
+        await asyncio.wait({opening}, timeout=FIRST_TRY)
+        if opening.done():
+            try:
+                await opening
+            except StoreError as error:
+                self._tell(error)
+        self._tasks = [asyncio.create_task(each) for each in (self._look_after(opening), self._keep_looking())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._vault is not None:
+            await self._vault.store.close()
+
+    async def _open(self) -> None:
+        vault = await open_vault(self._config, self._keyring)
+        if vault is not None:
+            self._store = vault.store
+            self._monitored = Monitored(vault.store, self._health)
+            self._vault = Vault(self._monitored, self._keyring, sealed=self._sealed)
+
+    # -- its health ----------------------------------------------------------------------------------
+
+    async def _keep_looking(self) -> None:
+        directory, looking, probing, calm = directory_of(self._config), None, None, time.monotonic()
+        try:
+            while True:
+                now = time.monotonic()
+                if self._vault is None:
+                    self._observe(self._trouble, "")
+                else:
+                    if directory is not None and (looking is None or looking.done()):
+                        looking = asyncio.create_task(self._look(directory))
+                    suspicion = self._health.suspicion(now)
+                    if not self._alarm():
+                        calm = now
+                    alarmed = 0 < now - calm < ALARM
+                    if (suspicion or alarmed or self._health.unknown) and (probing is None or probing.done()):
+                        probing = asyncio.create_task(self._monitored.probe(f"{self._node}"))
+                    self._observe(self._health.reason(now), suspicion)
+                await asyncio.sleep(LOOK)
+        finally:
+            for task in (looking, probing):
+                if task is not None:
+                    task.cancel()
+
+    async def _look(self, directory: Path) -> None:
+        """Look at the vault without a call of it. Costs next to nothing, and so is done also where nobody calls."""
+        self._health.begun(Kind.LOOK, time.monotonic())
+
+        def look() -> tuple[str, tuple[int, int] | None]:
+            if trouble := trouble_with(directory, self._keyring()):
+                return trouble, self._place
+            state = os.stat(directory)
+            return "", (state.st_dev, state.st_ino)
+
+        place = self._place
+        try:
+            trouble, place = await asyncio.to_thread(look)
+        except Exception as error:  # among them, that no thread can be started
+            trouble = f"the vault cannot be examined ({error})"
+        self._health.answered(Kind.LOOK, time.monotonic(), trouble, probe=True)
+        was, self._place = self._place, place
+        if was not in (None, place):  # it has the same object `vault`, as an older copy would have
+            self._say(
+                f"WARNING: another directory is at {directory} than before: if it is an older copy of the vault "
+                "(below a mount point, for example), put the newer one back"
+            )
+
+    # -- housekeeping --------------------------------------------------------------------------------
+
+    async def _look_after(self, opening: asyncio.Task[None]) -> None:
+        while self._vault is None:
+            try:
+                await opening
+            except SafelightError as error:
+                self._tell(error)
+                await asyncio.sleep(RETRY)
+                opening = asyncio.create_task(self._open())
+        while True:
+            if isinstance(self._store, Directory):
+                with suppress(StoreError):  # those who use the vault hear of it
+                    await self._store.fill_reserve()
+                await self._tend(self._store.tidy(), "half-written files of an earlier crash")
+            await asyncio.sleep(self._interval)
+            if self._leads():
+                await self._tend(sweep(self._vault), "bodies that belonged to no image")
+
+    async def _tend(self, removing: Coroutine[object, object, int], what: str) -> None:
+        """Do some housekeeping, which may fail: there is always a next time."""
+        try:
+            removed = await removing
+        except SafelightError as error:
+            if str(error) != self._untended:
+                self._untended = str(error)
+                self._say(f"the vault could not be swept: {error}")
+        else:
+            self._untended = ""
+            if removed:
+                self._say(f"swept the vault: removed {removed} {what}")
+
+    def _tell(self, error: SafelightError) -> None:
+        """Say what keeps the vault closed; the same once."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            self._say(f"WARNING: {error}")

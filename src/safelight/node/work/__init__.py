@@ -1,0 +1,1 @@
+"""An image's work in a node: request body, pipeline, capacity, who does it."""

@@ -1,0 +1,1 @@
+"""What the standard library lacks: atomic files, sendfile, TLS contexts, signals, descriptors."""

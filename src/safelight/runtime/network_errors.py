@@ -1,0 +1,42 @@
+"""Why a node could not be reached, said to clients and by nodes of each other."""
+
+import errno
+
+from safelight.runtime.http import aiohttp
+
+
+class Stranger(aiohttp.ClientConnectionError):
+    """Who answers is no node of this cluster. The message says so in a few words."""
+
+
+def why_unreachable(error: BaseException) -> str:
+    """What aiohttp and the operating system mean, in a few words for the middle of a line."""
+    if isinstance(error, Stranger):
+        return str(error)
+    if isinstance(error, TimeoutError | aiohttp.ServerTimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its certificate is not trusted: set tls_ca"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "it does not speak TLS: check http and https"
+    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+        return "connection refused"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "there is no such host"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+        return error.os_error.strerror.lower()
+    if isinstance(error, aiohttp.ClientConnectionError | OSError):
+        return "the connection broke"
+    return "no usable answer"
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether something has answered that there is no way: trying again, or waiting longer, hardly helps.
+
+    A timeout is not: a node that hangs, or whose machine has just died, looks the same.
+    """
+    if isinstance(error, Stranger | aiohttp.ClientSSLError | aiohttp.ClientConnectorDNSError):
+        return True
+    return isinstance(error, OSError) and error.errno in (
+        errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM
+    )  # fmt: skip

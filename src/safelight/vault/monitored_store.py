@@ -1,0 +1,190 @@
+"""A store that keeps account of its own health: every call's outcome and duration goes to `health`.
+
+Of a body only what is read from its middle proves that bodies can be read: its beginning may be in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+
+from safelight.encryption.stream import Bytes
+from safelight.errors import reason
+from safelight.runtime.descriptors import NONE_LEFT
+from safelight.runtime.sendfile import File
+from safelight.vault.records import IDENTITY, PROBES
+from safelight.vault.store_health import Health, Kind
+from safelight.vault.stores.base import BadObject, Body, Entry, Missing, Store, StoreError, StoreFull
+
+_LITTLE = 4096
+"""Bytes: a read of fewer, such as of a header, proves little."""
+
+_OF_A_DISK = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EBADMSG}
+"""What a step of a pour fails with if it is the disk that fails, and not the connection (sendfile(2), read(2))."""
+
+
+class Monitored:
+    """A `Store`."""
+
+    def __init__(self, store: Store, health: Health) -> None:
+        self._store = store
+        self._health = health
+        self._known = ""  # a body that was read or made not long ago
+
+    @property
+    def identity(self) -> int:
+        return self._store.identity
+
+    def guard(self, key: str, data: bytes) -> None:
+        self._store.guard(key, data)
+
+    async def room(self) -> int | None:
+        return await self._store.room()
+
+    async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
+        with self.call(Kind.COMMIT):
+            return await self._store.create(key, data, reserve=reserve)
+
+    async def get(self, key: str) -> bytes:
+        with self.call(Kind.READ):
+            return await self._store.get(key)
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        with self.call(Kind.READ):
+            return await self._store.get_many(keys)
+
+    async def body(self, key: str) -> Body:
+        return _Body(await self._store.body(key), key, self)
+
+    async def size(self, key: str) -> int:
+        with self.call(Kind.READ):
+            return await self._store.size(key)
+
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[Bytes]:
+        async with aclosing(self._store.read(key, start, end)) as chunks:
+            while True:
+                with self.call(Kind.BODY, little=end - start < _LITTLE):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                self.knows(key)
+                yield chunk
+
+    def file(self, key: str) -> File | None:
+        file = self._store.file(key)
+        if file is not None:
+            file.watched = self._pouring
+        return file
+
+    def knows(self, key: str) -> None:
+        """There is this body, to probe with."""
+        self._known = key
+
+    @contextmanager
+    def _pouring(self, little: bool) -> Iterator[None]:
+        with self.call(Kind.BODY, little=little):
+            try:
+                yield
+            except OSError as error:
+                if error.errno in _OF_A_DISK:
+                    raise StoreError(f"cannot read a body in the vault: {reason(error)}; check its disk") from error
+                raise
+
+    async def list(self, prefix: str) -> AsyncIterator[Entry]:
+        found = self._store.list(prefix)
+        while True:
+            with self.call(Kind.READ):
+                entry = await anext(found, None)
+            if entry is None:
+                return
+            yield entry
+
+    async def delete(self, key: str) -> None:
+        with self.call(Kind.COMMIT):
+            await self._store.delete(key)
+
+    async def settle(self, key: str) -> None:
+        with self.call(Kind.COMMIT):
+            await self._store.settle(key)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def probe(self, name: str) -> None:
+        """Read a little, and make and remove a little under `name`, to learn how the store is. Never raises."""
+
+        async def read() -> None:
+            with suppress(StoreError, BadObject, Missing), self.call(Kind.READ, probe=True):
+                await self._store.get(IDENTITY)
+
+        async def write() -> None:
+            key = PROBES + name
+            with suppress(StoreError, BadObject), self.call(Kind.WRITE, probe=True), self.call(Kind.COMMIT, probe=True):
+                await self._store.delete(key)  # what a crash has left of the one before
+                await self._store.create(key, b"probe")
+                await self._store.delete(key)
+
+        async def read_body() -> None:
+            with suppress(StoreError, BadObject, Missing), self.call(Kind.BODY, probe=True):
+                if self._known:  # else there is nothing to learn, and earlier trouble is forgotten
+                    async with aclosing(self._store.read(self._known, 0, _LITTLE)) as chunks:
+                        await anext(chunks, None)
+
+        await asyncio.gather(read(), read_body(), write())
+
+    @contextmanager
+    def call(self, kind: Kind, *, probe: bool = False, little: bool = False) -> Iterator[None]:
+        """Account for one call, which is made in the block. The success of one that reads `little` weighs no more than
+        a probe's.
+        """
+        self._health.begun(kind, time.monotonic())
+        try:
+            yield
+        except StoreFull:  # it works, and has no room: another node would not find more
+            self._health.answered(kind, time.monotonic(), probe=probe or little)
+            raise
+        except StoreError as error:
+            cause = error.__cause__
+            ours = isinstance(cause, OSError) and cause.errno in NONE_LEFT  # this process's trouble, and seen as such
+            self._health.answered(kind, time.monotonic(), "" if ours else str(error), probe=probe)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            self._health.dropped(kind, time.monotonic())
+            raise
+        except BlockingIOError:  # the connection takes no more: nothing may have been read
+            self._health.answered(kind, time.monotonic(), probe=True)
+            raise
+        except BaseException:
+            self._health.answered(kind, time.monotonic(), probe=probe or little)
+            raise
+        else:
+            self._health.answered(kind, time.monotonic(), probe=probe or little)
+
+
+class _Body:
+    """A `Body` of a monitored store."""
+
+    def __init__(self, body: Body, key: str, store: Monitored) -> None:
+        self._body = body
+        self._key = key
+        self._store = store
+
+    async def write(self, pieces: Sequence[Bytes]) -> None:
+        with self._store.call(Kind.WRITE):
+            await self._body.write(pieces)
+
+    async def finish(self) -> None:
+        with self._store.call(Kind.COMMIT):
+            await self._body.finish()
+
+    async def publish(self, key: str, data: bytes) -> bool:
+        with self._store.call(Kind.COMMIT):
+            made = await self._body.publish(key, data)
+        self._store.knows(self._key)
+        return made
+
+    async def abandon(self) -> None:
+        await self._body.abandon()

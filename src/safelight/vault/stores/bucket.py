@@ -1,0 +1,492 @@
+"""A bucket of an object store: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
+
+The arbiter is the conditional put, `If-None-Match: *` (RFC 9110, section 13.1.2). Some servers that speak like S3
+ignore it and overwrite; so before its first create a bucket proves that it does not (`_prove`).
+
+A create whose answer is lost, or which the library or a proxy sent twice, may be told that the key is taken, by
+itself. So each carries a mark, 16 random hex digits in the object's metadata, and whoever finds a key taken, or hears
+nothing, reads whose mark is there.
+
+`obstore` is a large extension module. Only who opens a bucket imports this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from math import inf
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from safelight.config import is_loopback
+from safelight.encryption.stream import Bytes
+from safelight.vault.stores.base import KEY, MAX_SMALL, BadObject, Entry, Missing, StoreError, StoreFull
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+PATIENCE = 10.0
+"""Seconds for what moves little. A store that takes longer is away."""
+TRANSFER = 60
+"""Seconds for one part or one range. Two parts at a time are on their way, so an uplink needs 2.2 Mbit/s."""
+PART = 8 << 20
+"""Bytes of a part. S3 takes 10,000 of them: a body has at most 78 GiB."""
+IN_FLIGHT = 2
+"""Parts of one body on their way at a time, while the next is gathered: 24 MiB."""
+AT_ONCE = 32
+"""Small objects that are asked for at the same time."""
+
+ASSURED = 2.0
+"""Seconds for which a bucket that was found to be the vault counts as it: so long nobody notices that it was emptied.
+Asking costs one request."""
+
+RANGE = 4 << 20
+"""Bytes that are asked for at once in reading; the next are asked for before these are consumed."""
+
+_RETRY: RetryConfig = {
+    "max_retries": 10,
+    "retry_timeout": timedelta(seconds=4),  # a create tries, and then reads what became of it: twice, within PATIENCE
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=1), "base": 2},
+}
+
+_MARK = "mark"
+_PROBE = ".probe"  # no key begins with a dot
+
+# Where requests go, if not to the cloud itself; and what the advice says about credentials.
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+_ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+_BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+_FULL = {"QuotaExceeded", "AccountQuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
+_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
+
+
+class Bucket:
+    """A `Store` in a bucket, or below a prefix in it. A bad key is a ValueError."""
+
+    def __init__(self, url: str, store: S3Store | GCSStore | AzureStore) -> None:
+        self._url = url
+        self._scheme = url.partition(":")[0]
+        self._store = store
+        self._proven = False
+        self._guard: tuple[str, bytes] | None = None
+        self._assured = -inf  # when, by the monotonic clock, the guard was last found to be as it should
+        self._assuring = asyncio.Lock()
+        self.identity = 0
+
+    def guard(self, key: str, data: bytes) -> None:
+        self._guard = _checked(key), data
+
+    @classmethod
+    def open(cls, url: str) -> Bucket:
+        """`s3://bucket/prefix`, `gs://…` or `az://…`; the prefix may be left out. Asks nothing of the store yet.
+
+        Credentials and endpoints come from the environment, as obstore reads it. Raises StoreError.
+        """
+        client: ClientConfig = {
+            "connect_timeout": timedelta(seconds=3),
+            "timeout": timedelta(seconds=TRANSFER),
+            "allow_http": _plain_http(_scheme(url)),
+        }
+        try:
+            match urlsplit(url).scheme:
+                case "s3":
+                    # Not every server that speaks like S3 knows DeleteObjects, and we delete one at a time.
+                    store: S3Store | GCSStore | AzureStore = S3Store.from_url(
+                        url, config={"disable_bulk_delete": True}, client_options=client, retry_config=_RETRY
+                    )
+                case "gs":
+                    store = GCSStore.from_url(url, client_options=client, retry_config=_RETRY)
+                case _:
+                    store = AzureStore.from_url(url, client_options=client, retry_config=_RETRY)
+        except (BaseError, OSError, ValueError):
+            advice = f"check {_CREDENTIALS[urlsplit(url).scheme]} in the environment"
+            raise StoreError(f"The bucket {url} cannot be opened: {advice}") from None
+        return cls(url.rstrip("/"), store)
+
+    async def room(self) -> None:
+        return None
+
+    async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
+        """As in `Store`; a bucket has nothing in reserve."""
+        if len(data) > MAX_SMALL:
+            raise ValueError(f"{len(data)} bytes are too many to be made in one call")
+        _checked(key)
+        await self._assure()
+        await self._prove()
+        return await self._create(key, data)
+
+    async def get(self, key: str) -> bytes:
+        _checked(key)
+        async with self._finding():
+            return await self._get(key)
+
+    async def _get(self, key: str) -> bytes:
+        async with self._asking():
+            found = await obstore.get_async(self._store, key)
+            if found.meta["size"] > MAX_SMALL:
+                raise BadObject(f"{key} is larger than what is kept there: restore it from a backup")
+            return bytes(await found.bytes_async())
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def in_turn(key: str) -> bytes:
+            async with turns:
+                return await self.get(key)
+
+        return await asyncio.gather(*map(in_turn, keys))
+
+    async def body(self, key: str) -> BucketBody:
+        return BucketBody(self, self._store, _checked(key))
+
+    async def size(self, key: str) -> int:
+        _checked(key)
+        async with self._finding(), self._asking():
+            try:
+                # Not HEAD: its answer has no body, and so does not tell a missing bucket from a missing object.
+                return (await obstore.get_async(self._store, key, options={"range": (0, 1)})).meta["size"]
+            except BaseError as error:
+                if _status(error) == 416:  # there is no first byte
+                    return 0
+                raise
+
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[Bytes]:
+        _checked(key)
+        ahead: asyncio.Task[memoryview] | None = None
+        try:
+            for begin in range(start, end, RANGE):
+                stop = min(begin + RANGE, end)
+                chunk = await (ahead or self._range(key, begin, stop))
+                if len(chunk) < stop - begin:  # here the object ends
+                    end = stop
+                ahead = asyncio.create_task(self._range(key, stop, min(stop + RANGE, end))) if stop < end else None
+                if chunk:
+                    yield chunk
+                if ahead is None:
+                    return
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    def file(self, key: str) -> None:
+        return None
+
+    async def list(self, prefix: str) -> AsyncIterator[Entry]:
+        if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
+            raise ValueError(f"{prefix!r} is no beginning of keys")
+        pages = obstore.list(self._store, prefix[:-1] or None, chunk_size=1000)
+        while True:
+            async with self._asking():
+                page = await anext(pages, None)
+            if page is None:
+                await self._assure()
+                return
+            for item in page:
+                if KEY.fullmatch(item["path"]):  # other things may lie in a bucket
+                    yield Entry(item["path"], item["size"], item["last_modified"].timestamp())
+
+    async def delete(self, key: str) -> None:
+        _checked(key)
+        await self._assure()
+        try:
+            async with self._asking():
+                await obstore.delete_async(self._store, key)
+        except Missing:
+            pass
+
+    async def settle(self, key: str) -> None:
+        """Nothing to do: an object store shows what is durable."""
+        _checked(key)
+
+    async def close(self) -> None:
+        """Nothing to do: connections end with the last reference to them."""
+
+    async def _assure(self) -> None:
+        """Make sure that this is still the bucket that it was: its guard was there a moment ago. Raises StoreError."""
+        if self._guard is None or time.monotonic() - self._assured < ASSURED:
+            return
+        async with self._assuring:
+            asked = time.monotonic()
+            if asked - self._assured < ASSURED:
+                return
+            lapsed = self._assured == -inf
+            self._assured = -inf
+            key, data = self._guard
+            try:
+                found = await self._get(key)
+            except (Missing, BadObject):
+                found = None
+            if found != data:
+                what = "is missing" if found is None else "says that it is another's"
+                raise StoreError(
+                    f"The bucket {self._url} is not the vault that it was (its object {key!r} {what}): restore it from "
+                    "a backup; until then nothing is written"
+                )
+            self._assured = asked
+            self.identity += lapsed
+
+    @asynccontextmanager
+    async def _finding(self) -> AsyncIterator[None]:
+        """For a look at one object: that it is missing says nothing where all are."""
+        try:
+            yield
+        except Missing:
+            await self._assure()
+            raise
+
+    async def _prove(self) -> None:
+        """Make sure that a create does not overwrite. Raises StoreError."""
+        if not self._proven and await self._create(_PROBE, b"first") and await self._create(_PROBE, b"second"):
+            raise StoreError(_no_conditions(self._url))
+        self._proven = True
+
+    async def _create(self, key: str, data: bytes) -> bool:
+        mark = secrets.token_hex(8)
+        failure: BaseError | OSError | None = None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    try:
+                        await obstore.put_async(self._store, key, data, mode="create", attributes={_MARK: mark})
+                        return True
+                    except AlreadyExistsError:
+                        pass
+                    except (BaseError, OSError) as error:
+                        failure = error
+                        if _refused(error):
+                            raise
+                    try:
+                        found = await obstore.get_async(self._store, key)
+                        return found.attributes.get(_MARK) == mark
+                    except FileNotFoundError:
+                        # It never arrived, or it was deleted meanwhile, or S3 answered 409 to two at a time.
+                        await asyncio.sleep(0.1)
+        except (BaseError, OSError) as error:
+            raise self._error(failure or error) from None
+
+    async def _range(self, key: str, start: int, end: int) -> memoryview:
+        """The bytes from `start` up to `end`, fewer if the object is shorter."""
+        async with self._finding():
+            return await self._asked_range(key, start, end)
+
+    async def _asked_range(self, key: str, start: int, end: int) -> memoryview:
+        try:
+            return memoryview(await obstore.get_range_async(self._store, key, start=start, end=end))
+        except (BaseError, OSError) as error:
+            if _status(error) == 416:
+                return memoryview(b"")
+            raise self._error(error) from None
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
+        """For a request that moves little: bounded in time, its errors in our words."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                yield
+        except (BaseError, OSError) as error:
+            raise self._error(error) from None
+
+    def _error(self, error: BaseError | OSError) -> StoreError | Missing:
+        """What the library's error means. Its own text has addresses in it, which may have secrets in them."""
+        what = self._meaning(error)
+        if isinstance(what, StoreError):
+            self._assured = -inf  # whatever was away may come back as another
+        return what
+
+    def _meaning(self, error: BaseError | OSError) -> StoreError | Missing:
+        text = str(error)
+        code = _code(error)
+        if code in _FULL or _status(error) == 507:
+            return StoreFull(f"The bucket {self._url} is full: make room in it, or raise its quota")
+        if code in _NO_BUCKET:
+            return StoreError(f"There is no bucket {self._url}: make it, or correct the vault's URL")
+        if isinstance(error, FileNotFoundError):
+            return Missing()
+        if _status(error) == 501:
+            return StoreError(_no_conditions(self._url))
+        return StoreError(f"The bucket {self._url} cannot be used: {self._reason(error, text)}")
+
+    def _reason(self, error: BaseError | OSError, text: str) -> str:
+        status, code, credentials = _status(error), _code(error), _CREDENTIALS[self._scheme]
+        if any(f" http://{service}" in text for service in _METADATA_SERVICES):
+            return f"there are no credentials: set {credentials}"
+        if status in (401, 403):
+            return f"it denies access{f' ({code})' if code else ''}: check {credentials}, and what they allow"
+        if "LOCATION" in text or status in (301, 307):
+            return "it is in another region: set AWS_REGION"
+        if status is not None:
+            return f"it answers with status {status}{f' ({code})' if code else ''}: try again later"
+        if isinstance(error, TimeoutError) or "TimedOut" in text:
+            return "it does not answer in time: check the network, or try again later"
+        if "ConnectionRefused" in text:
+            return "nothing listens there: is it running, and is the endpoint right?"
+        if "dns error" in text:
+            return "its host is not known: check the endpoint and the network"
+        if "certificate" in text:
+            return "its TLS certificate is not trusted"
+        return "the connection fails or breaks: check the endpoint and the network, or try again later"
+
+
+class BucketBody:
+    """A body on its way into a bucket: up to PART bytes in one put, more in parts.
+
+    The library's calls are never cancelled: cancelled in the middle, it forgets the id of the upload in parts, and
+    nobody could abort that any more.
+    """
+
+    def __init__(self, bucket: Bucket, store: S3Store | GCSStore | AzureStore, key: str) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._writer = obstore.open_writer_async(store, key, buffer_size=PART, max_concurrency=IN_FLIGHT)
+        self._size = 0
+        self._running: asyncio.Future[object] | None = None
+        self._whole = True
+        self._closing = False
+        self._over = False
+
+    async def write(self, pieces: Sequence[Bytes]) -> None:
+        self._check_whole()
+        self._whole = False
+        for piece in pieces:
+            if piece:
+                await self._run(self._writer.write(piece))
+                self._size += len(piece)
+        self._whole = True
+
+    async def finish(self) -> None:
+        self._check_whole()
+        await self._bucket._assure()
+        self._closing = True
+        try:
+            await self._run(self._writer.close())
+        except StoreError:
+            if not await self._arrived():
+                raise
+        self._over = True
+
+    async def publish(self, key: str, data: bytes) -> bool:
+        await self.finish()
+        return await self._bucket.create(key, data)
+
+    async def abandon(self) -> None:
+        if not self._over:
+            self._over = True
+            await asyncio.shield(self._remove())
+
+    def _check_whole(self) -> None:
+        if not self._whole:
+            raise ValueError("a part of this body is lost: it can only be abandoned")
+
+    async def _arrived(self) -> bool:
+        """Only the answer was lost. The key is random: whatever is there is ours, and it appears whole."""
+        try:
+            return await self._bucket.size(self._key) == self._size
+        except (StoreError, Missing):
+            return False
+
+    async def _remove(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                if self._running is not None:
+                    await asyncio.wait([self._running])
+                if self._closing:  # the library gives an upload up by itself if it cannot complete it
+                    await self._bucket.delete(self._key)
+                else:
+                    await self._writer.__aexit__(StoreError, None, None)  # how the library is told to abort
+        except (StoreError, BaseError, OSError):
+            pass
+
+    async def _run(self, call: Awaitable[object]) -> None:
+        self._running = asyncio.ensure_future(call)
+        self._running.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            await asyncio.shield(self._running)
+        except (BaseError, OSError) as error:
+            what = self._bucket._error(error)
+            if isinstance(what, Missing):
+                what = StoreError("The store no longer knows an upload that was on its way to it: try again")
+            raise what from None
+
+
+def _checked(key: str) -> str:
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is no key of an object")
+    return key
+
+
+def _scheme(url: str) -> str:
+    """The scheme of a bucket's URL. Raises StoreError; what is wrong may be a secret, so it is not repeated."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise StoreError("The vault's URL is not one: write s3://bucket/prefix") from None
+    if parts.scheme not in _ENDPOINTS:
+        raise StoreError("The vault's URL has to begin with s3://, gs:// or az://")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise StoreError(f"Credentials do not belong into the vault's URL: set {_CREDENTIALS[parts.scheme]}")
+    if not _BUCKET_NAME.fullmatch(parts.netloc):
+        raise StoreError(f"The vault's URL names no bucket: write {parts.scheme}://bucket/prefix, in small letters")
+    prefix = parts.path.strip("/")
+    if prefix and not KEY.fullmatch(prefix):
+        raise StoreError("The vault's URL has a prefix that is not of a-z, 0-9, '.', '_', '-' and '/'")
+    return parts.scheme
+
+
+def _plain_http(scheme: str) -> bool:
+    """Whether requests may go unencrypted: to this machine only, or if the environment says so."""
+    if os.environ.get(_ALLOW_HTTP[scheme], "").lower() in ("1", "true", "yes", "on"):
+        return True
+    endpoints = [urlsplit(os.environ[name]) for name in _ENDPOINTS[scheme] if os.environ.get(name)]
+    plain = [endpoint for endpoint in endpoints if endpoint.scheme == "http"]
+    if not all(is_loopback(endpoint.hostname or "") for endpoint in plain):
+        raise StoreError(
+            f"The vault's endpoint is http:// and not on this machine: use https://, or set {_ALLOW_HTTP[scheme]}=true"
+        )
+    return bool(plain)
+
+
+def _no_conditions(url: str) -> str:
+    return (
+        f"The bucket {url} is on a server that does not know conditional puts (If-None-Match) and would overwrite "
+        "images: use another server, or a newer version of it"
+    )
+
+
+def _refused(error: BaseError | OSError) -> bool:
+    """Whether the store certainly did not do it; after anything else it may have."""
+    status = _status(error)
+    return status is not None and (400 <= status < 500 or status in (501, 507)) and status not in (408, 409, 429)
+
+
+def _status(error: BaseError | OSError) -> int | None:
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else None
+
+
+def _code(error: BaseError | OSError) -> str | None:
+    found = _CODE.search(str(error))
+    return found[1] if found else None

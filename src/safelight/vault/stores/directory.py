@@ -1,0 +1,684 @@
+"""A store in a directory: every object is a file, and its key is the file's path below the root.
+
+A file is written under a hidden name (`.<random>.part`, which is no key) in the directory that it is for, synced,
+and then *linked* to its own name: a link, unlike a rename, fails if the name is taken, and that is the arbiter of
+`create`. After the directory is synced, too, the object is durable. So whatever has a name is whole and on the
+disk; only the name itself may still be about to become durable (`settle`). A crash leaves a hidden file at most,
+which `tidy` removes.
+
+A file system without hard links (FAT, some network shares) is refused. The substitute in `durable.link_if_absent`,
+an empty file that takes the name first, would be an object that is not whole, for ever after a crash in that moment.
+
+A full disk is to be emptied: a removal is an object, too. So nodes keep some files in reserve (`.spare-N` below the
+root), each with an inode and a block: where there is no room, a tombstone is written into one of them, which is then
+linked as any other. What is in use already cannot be taken by another that waits for room.
+
+How a path is resolved, and how the store knows that the root is still the vault, is in `beneath`.
+
+Every system call that looks at the disk is made in a thread, even the quick ones: on a network file system or a
+failing disk there are no quick ones. The threads are the store's own, so a disk that hangs holds up nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TypeVar
+
+from safelight.encryption.stream import Bytes
+from safelight.errors import reason
+from safelight.runtime.atomic_file import sync_directory
+from safelight.runtime.sendfile import File
+from safelight.vault.stores.base import KEY, MAX_SMALL, SPARE, BadObject, Entry, Missing, StoreError, StoreFull
+from safelight.vault.stores.beneath import Found, Root, Tree, state_of
+
+CHUNK = 1 << 20
+"""Bytes that are read at a time, and that a body gathers in memory before it writes them: a body that is smaller
+costs one errand to a thread."""
+
+THREADS = 16
+"""More than processors: they wait for the disk, and a journal syncs for all who wait at once."""
+
+BATCH = 1000
+"""Entries of a listing that are in memory at a time."""
+
+LEFT_OVER = 3600.0
+"""Seconds that nobody has written to a hidden file, after which its writer is taken for dead. If it was not, it
+fails cleanly: it finds nothing to give a name to."""
+
+_FILES = 4  # that an upload takes, with its directories
+_SPARES = [f".spare-{number}" for number in range(16)]
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+_MOST_PIECES = 1024  # of one writev(2): IOV_MAX on Linux and macOS
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
+_REMEDY = {
+    errno.EACCES: "let the user that runs Safelight own it",
+    errno.EPERM: "let the user that runs Safelight own it",
+    errno.EROFS: "mount it writable",
+    errno.ENOTDIR: "move away what is in its place",
+}
+
+_T = TypeVar("_T")
+
+
+class Directory:
+    """A `Store` in plain files, 0600 in directories 0700. No key may be another's beginning: `a` and `a/b`.
+
+    Any number of processes may use one directory at the same time. The root has to be there: see `make`.
+    A bad key is a ValueError. Without a `guard` the root has to stay the directory that it is at first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = _Files(path)
+        self._threads = ThreadPoolExecutor(THREADS, "vault")
+
+    @staticmethod
+    def make(path: Path) -> None:
+        """Make the root (0700, durable) unless it is there. Blocks. Raises StoreError.
+
+        Its parent is not made: where that is missing, it is more likely that a disk is not mounted.
+        """
+        try:
+            with suppress(FileExistsError):
+                path.mkdir(0o700)
+            sync_directory(path.parent)
+            os.scandir(path).close()
+        except FileNotFoundError as error:
+            raise StoreError(f"cannot make the vault {path}: {path.parent} is missing; mount or make it") from error
+        except OSError as error:
+            raise _trouble(path, error) from error
+
+    @property
+    def identity(self) -> int:
+        return self._files.root.identity
+
+    def guard(self, key: str, data: bytes) -> None:
+        self._files.root.guard(_checked(key), data)
+
+    async def room(self) -> int:
+        return await self._run(self._files.room)
+
+    async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
+        return await self._run(partial(self._files.create, *_small(key, data), reserve=reserve))
+
+    async def fill_reserve(self) -> None:
+        """Put files in reserve, for objects that must find room when there is no other; as far as there is room now.
+
+        For nodes, once. Deletions refill what was used.
+        """
+        await self._run(self._files.fill_reserve)
+
+    async def get(self, key: str) -> bytes:
+        return await self._run(self._files.get, _checked(key))
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        return await self._run(self._files.get_many, [_checked(key) for key in keys])
+
+    async def body(self, key: str) -> _Body:
+        return _Body(_Part(self._files, _checked(key)), self._run, self._threads)
+
+    async def size(self, key: str) -> int:
+        return await self._run(self._files.size, _checked(key))
+
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """As in `Store`; but an object that is deleted meanwhile is read to its end all the same."""
+        reader = _Reader(self._files, _checked(key))
+        try:
+            while chunk := await self._run(reader.read, max(0, min(CHUNK, end - start)), start):
+                yield chunk
+                start += len(chunk)
+        finally:
+            self._threads.submit(reader.close)  # not awaited: so neither cancellation nor a slow disk is in the way
+
+    def file(self, key: str) -> File | None:
+        _checked(key)
+
+        def open_it() -> int:
+            try:
+                return self._files.open(key)
+            except OSError as error:
+                raise _trouble(self._files.root.path, error) from error
+
+        return File(open_it, self._threads)
+
+    async def list(self, prefix: str) -> AsyncIterator[Entry]:
+        if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
+            raise ValueError(f"{prefix!r} is no beginning of keys")
+        found = self._files.objects(prefix)  # not closed here: a thread may still be in it after a cancellation
+        while batch := await self._run(_next_of, found):
+            for entry in batch:
+                yield entry
+
+    async def delete(self, key: str) -> None:
+        await self._run(self._files.delete, _checked(key))
+
+    async def settle(self, key: str) -> None:
+        await self._run(self._files.settle, _checked(key))
+
+    async def tidy(self) -> int:
+        """Remove what crashes have left half-written; how many files that were. Raises StoreError.
+
+        Anybody may go on writing: hidden files that were written to within the last hour are left alone.
+        """
+        return await self._run(self._files.tidy)
+
+    async def close(self) -> None:
+        """There is nothing to give back: idle threads end when the store is forgotten."""
+
+    async def _run(self, work: Callable[..., _T], *arguments: object) -> _T:
+        """Do it in a thread. If the caller is cancelled, it is done to its end there, or never begun."""
+
+        def done() -> _T:
+            try:
+                return work(*arguments)
+            except OSError as error:
+                raise _trouble(self._files.root.path, error) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, done)
+
+
+def read_from(root: Path, key: str) -> bytes:
+    """A small object of a store in a directory. Blocks. Raises Missing, BadObject and StoreError."""
+    try:
+        return _Files(root).get(_checked(key))
+    except OSError as error:
+        raise _trouble(root, error) from error
+
+
+class _Body:
+    """A `Body` that is a hidden file from its first mebibyte on."""
+
+    def __init__(self, part: _Part, run: Callable[..., Awaitable[bool | None]], threads: ThreadPoolExecutor) -> None:
+        self._part = part
+        self._run = run
+        self._threads = threads
+        self._gathered: list[Bytes] = []
+        self._size = 0  # of what is gathered
+        self._writing: asyncio.Task[bool | None] | None = None
+        self._touched = False  # whether a thread may have made the file
+        self._whole = True  # whether all that was handed over is in the file
+        self._finished = False
+
+    async def write(self, pieces: Sequence[Bytes]) -> None:
+        self._gathered += pieces
+        self._size += sum(map(len, pieces))
+        if self._size >= CHUNK:
+            await self._written()
+            self._writing = asyncio.create_task(self._hand_over(self._part.write))
+
+    async def finish(self) -> None:
+        await self._written()
+        await self._hand_over(self._part.finish)
+        self._finished = True
+        self._threads.submit(self._part.discard)
+
+    async def publish(self, key: str, data: bytes) -> bool:
+        """In one go: each time that a thread begins costs more than what it does."""
+        naming = _small(key, data)
+        await self._written()
+        made = await self._hand_over(partial(self._part.finish, naming=naming))
+        self._finished = True
+        self._threads.submit(self._part.discard)
+        return bool(made)
+
+    async def _written(self) -> None:
+        """Wait for what is being written while the next mebibyte is gathered. Raises why that failed."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+    async def abandon(self) -> None:
+        self._gathered.clear()
+        if self._writing is not None:
+            self._writing.cancel()  # the thread may still be about it: it has the lock that `take_back` waits for
+            await asyncio.gather(self._writing, return_exceptions=True)
+        if self._touched and not self._finished:
+            done = self._threads.submit(self._part.take_back)
+            await asyncio.shield(asyncio.wrap_future(done))  # done also if whoever waits for it is cancelled
+
+    async def _hand_over(self, work: Callable[[Sequence[Bytes]], bool | None]) -> bool | None:
+        if not self._whole:
+            raise ValueError("a part of this body is lost: it can only be abandoned")
+        pieces, self._gathered, self._size = self._gathered, [], 0
+        self._touched, self._whole = True, False
+        done = await self._run(work, pieces)
+        self._whole = True
+        return done
+
+
+# What follows runs in threads, and raises OSError.
+
+
+class _Files:
+    """The objects below a root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Root(root)
+        self._durable: dict[str, int] = {}
+        """Directories whose own names are known to be durable, two for each user, and in which identity of the root."""
+        self._spent = False  # whether some of the reserve was used
+
+    def create(self, key: str, data: bytes, tree: Tree | None = None, *, reserve: bool = False) -> bool:
+        """`tree`: to make it in, if one is open already."""
+        try:
+            return self._create(_Part(self, key, tree), data)
+        except OSError as error:
+            if not reserve or error.errno not in _FULL:
+                raise
+            return self._create(_Spare(self, key, tree), data)
+
+    def _create(self, part: _Part, data: bytes) -> bool:
+        try:
+            return part.publish([data])
+        finally:
+            part.discard()
+
+    def room(self) -> int:
+        with self.root.opened() as tree:
+            return _room(tree.root)
+
+    def fill_reserve(self) -> None:
+        with self.root.opened() as tree:
+            self._fill_reserve(tree)
+
+    def _fill_reserve(self, tree: Tree) -> None:
+        self._spent = False
+        for name in _SPARES:
+            try:
+                descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tree.root)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                if error.errno in _FULL:
+                    self._spent = True
+                    return
+                raise
+            try:
+                _allocate(descriptor, SPARE)
+            except OSError as error:
+                os.unlink(name, dir_fd=tree.root)
+                if error.errno not in _FULL:
+                    raise
+                self._spent = True
+                return
+            finally:
+                os.close(descriptor)
+
+    def take_spare(self, tree: Tree, name: str) -> int:
+        """Give a file of the reserve another name, which nobody else takes then; its descriptor.
+
+        Raises OSError (ENOSPC) if there is none.
+        """
+        for spare in _SPARES:
+            try:
+                os.rename(spare, name, src_dir_fd=tree.root, dst_dir_fd=tree.root)
+                self._spent = True
+                flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                descriptor = os.open(name, flags, dir_fd=tree.root)
+            except FileNotFoundError:
+                continue
+            except OSError:  # it is a link, or the like: nobody writes into that
+                os.unlink(name, dir_fd=tree.root)
+                continue
+            state = state_of(descriptor)
+            if state.st_nlink == 1 and not tree.wrong(state):
+                return descriptor
+            os.close(descriptor)
+            os.unlink(name, dir_fd=tree.root)
+        self._spent = True  # by whomever: deletions refill it
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def get(self, key: str) -> bytes:
+        with self.root.opened() as tree:
+            return self._get(tree, key)
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        found = []
+        for _, together in groupby(keys, key=_parent):  # a directory is opened once for all that are in it
+            with self.root.opened() as tree:
+                found += [self._get(tree, key) for key in together]
+        return found
+
+    def _get(self, tree: Tree, key: str) -> bytes:
+        with open(self._found(tree, tree.open, key), "rb", buffering=0) as file:
+            data = file.read(MAX_SMALL + 1)
+        if len(data) > MAX_SMALL:
+            raise BadObject(f"{key} is larger than what is kept there: restore it from a backup")
+        return data
+
+    def open(self, key: str) -> int:
+        """A descriptor for reading. Raises Missing."""
+        with self.root.opened() as tree:
+            return self._found(tree, tree.open, key)
+
+    def size(self, key: str) -> int:
+        with self.root.opened() as tree:
+            return self._found(tree, tree.state, key).st_size
+
+    def _found(self, tree: Tree, look: Callable[[str], _T], key: str) -> _T:
+        try:
+            return look(key)
+        except FileNotFoundError:
+            self.root.check(tree)
+            raise Missing(key) from None
+
+    def delete(self, key: str) -> None:
+        with self.root.opened() as tree:
+            try:
+                directory = tree.directory(_parent(key))
+            except FileNotFoundError:
+                self.root.check(tree)
+                return
+            try:
+                os.unlink(_name(key), dir_fd=directory)
+            except FileNotFoundError:
+                pass
+            except (IsADirectoryError, PermissionError):  # the second on macOS
+                tree.state(key)
+                raise
+            sync_directory(directory)  # in any case: another that deleted it may not have come so far
+            self.root.check(tree)
+            if self._spent:
+                self._fill_reserve(tree)
+
+    def settle(self, key: str) -> None:
+        with self.root.opened() as tree:
+            try:
+                directory = self.directory(tree, _parent(key))
+                tree.state(key)
+            except FileNotFoundError:
+                self.root.check(tree)
+                raise BadObject(f"{key} was there, and is gone: restore it from a backup") from None
+            sync_directory(directory)
+            self.root.check(tree)
+
+    def directory(self, tree: Tree, path: str, *, make: bool = False) -> int:
+        """The descriptor of a directory, whose name and the names of those between it and the root are durable: another
+        that made them may not have come so far. Once is enough. With `make` they are made where they are missing.
+        """
+        if not path:
+            return tree.root
+        above, durable = self.directory(tree, _parent(path), make=make), self._durable.get(path) == tree.identity
+        try:
+            descriptor = tree.directory(path)
+        except FileNotFoundError:
+            if not make:
+                raise
+            self.root.check(tree)  # or directories would be made in what is not the vault any more
+            durable = False
+            with suppress(FileExistsError):
+                os.mkdir(_name(path), 0o700, dir_fd=above)
+            descriptor = tree.directory(path)
+        if not durable:
+            sync_directory(above)
+            self._durable[path] = tree.identity
+        return descriptor
+
+    def walk(self, prefix: str) -> Iterator[Found]:
+        """Everything below a prefix, hidden files as well; what vanishes meanwhile is left out."""
+        with self.root.opened() as tree:
+            try:
+                found = tree.walk(prefix.rstrip("/"), KEY)
+            except FileNotFoundError:
+                pass
+            else:
+                yield from found
+            self.root.check(tree)
+
+    def objects(self, prefix: str) -> Iterator[Entry]:
+        for path, _, state, wrong in self.walk(prefix):
+            if KEY.fullmatch(path):
+                yield Entry(path, state.st_size, state.st_mtime, f"it {wrong}" if wrong else "")
+
+    def tidy(self) -> int:
+        removed = 0
+        for path, directory, state, wrong in self.walk(""):
+            if _PART.fullmatch(_name(path)) and not wrong and state.st_mtime < time.time() - LEFT_OVER:
+                with suppress(FileNotFoundError):
+                    os.unlink(_name(path), dir_fd=directory)
+                    removed += 1
+        return removed
+
+
+class _Part:
+    """A file in the making under its hidden name. One thread at a time works with it, however many are sent: a
+    cancelled task leaves one behind, and its descriptor must not be closed, and given to another file, meanwhile.
+
+    It holds the root and the directory that it was begun in, so no part of it comes to lie in another.
+    """
+
+    def __init__(self, files: _Files, key: str, tree: Tree | None = None) -> None:
+        self._files = files
+        self._key = key
+        self._hidden = f".{secrets.token_hex(8)}.part"
+        self._tree, self._borrowed = tree, tree is not None
+        self._lock = threading.Lock()
+        self._descriptor = self._directory = self._place = -1
+        self._linked = self._named = self._over = False
+
+    def write(self, pieces: Sequence[Bytes]) -> None:
+        with self._lock:
+            _write(self._opened(), pieces)
+
+    def publish(self, pieces: Sequence[Bytes]) -> bool:
+        """Write the last pieces and give the file its name, durably; False if the name is taken, durably as well."""
+        with self._lock:
+            return self._publish(pieces)
+
+    def finish(self, pieces: Sequence[Bytes], *, naming: tuple[str, bytes] | None = None) -> bool:
+        """As `publish`, of a name that nobody else has. Then, if `naming`, make that object; as `_Files.create`."""
+        with self._lock:
+            if not self._publish(pieces):
+                raise StoreError(f"{self._key} exists already, and was left as it is: try again")
+            if naming is None:
+                return True
+            self._named = True  # from now on it may have a record, whatever becomes of this call
+            return self._files.create(*naming, self._tree)
+
+    def _publish(self, pieces: Sequence[Bytes]) -> bool:
+        descriptor = self._opened()
+        _write(descriptor, pieces)
+        os.fsync(descriptor)
+        self._linked = self._link()
+        self._discard()
+        sync_directory(self._directory)
+        assert self._tree is not None
+        self._files.root.check(self._tree)
+        return self._linked
+
+    def discard(self) -> None:
+        """Leave no hidden file, and give back descriptors. Harmless after `publish`."""
+        with self._lock, suppress(OSError):
+            try:
+                self._discard()
+            finally:
+                self._close()
+
+    def take_back(self) -> None:
+        """Leave nothing at all, unless something may name it."""
+        with self._lock, suppress(OSError):
+            try:
+                with suppress(OSError):
+                    self._discard()
+                if self._linked and not self._named:
+                    os.unlink(_name(self._key), dir_fd=self._directory)
+            finally:
+                self._close()
+
+    def _opened(self) -> int:
+        if self._over:
+            raise OSError(errno.EBADF, "abandoned")
+        if self._descriptor < 0:
+            if self._tree is None:
+                self._tree = self._files.root.open()
+            self._directory = self._files.directory(self._tree, _parent(self._key), make=True)
+            self._place, self._descriptor = self._open(self._tree)
+        return self._descriptor
+
+    def _open(self, tree: Tree) -> tuple[int, int]:
+        """Make the hidden file: the descriptor of its directory, and its own."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return self._directory, os.open(self._hidden, flags, 0o600, dir_fd=self._directory)
+
+    def _link(self) -> bool:
+        from_, to = self._place, self._directory
+        try:
+            os.link(self._hidden, _name(self._key), src_dir_fd=from_, dst_dir_fd=to, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            assert self._tree is not None
+            self._files.root.check(self._tree)
+            raise StoreError(f"{self._key} was removed while it was written: try again") from None
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            raise StoreError(
+                f"cannot use the vault {self._files.root.path}: its file system has no hard links; "
+                "choose another directory"
+            ) from error
+        return True
+
+    def _discard(self) -> None:
+        self._over = True
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            try:
+                os.close(descriptor)  # first: NFS keeps open files under another hidden name
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._hidden, dir_fd=self._place)
+
+    def _close(self) -> None:
+        """Nothing more can be taken back after this."""
+        self._linked = False
+        if self._tree is not None and not self._borrowed:
+            self._tree.close()
+
+
+class _Spare(_Part):
+    """A part that is a file of the reserve: it has an inode and a block already, which nobody else can take."""
+
+    def _open(self, tree: Tree) -> tuple[int, int]:
+        return tree.root, self._files.take_spare(tree, self._hidden)
+
+    def _publish(self, pieces: Sequence[Bytes]) -> bool:
+        os.ftruncate(self._opened(), sum(map(len, pieces)))
+        return super()._publish(pieces)
+
+    def _link(self) -> bool:
+        """A directory may need another block for the name, which a second file of the reserve gives."""
+        try:
+            return super()._link()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+        tree, another = self._tree, f".{secrets.token_hex(8)}.part"
+        assert tree is not None
+        os.close(self._files.take_spare(tree, another))
+        os.unlink(another, dir_fd=tree.root)
+        return super()._link()
+
+
+class _Reader:
+    """An object that is being read, by one thread at a time: see `_Part`."""
+
+    def __init__(self, files: _Files, key: str) -> None:
+        self._files = files
+        self._key = key
+        self._lock = threading.Lock()
+        self._descriptor = -1
+        self._over = False
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Raises Missing."""
+        with self._lock:
+            if self._over:
+                raise OSError(errno.EBADF, "closed")
+            if self._descriptor < 0:
+                self._descriptor = self._files.open(self._key)
+            return os.pread(self._descriptor, size, offset)
+
+    def close(self) -> None:
+        with self._lock:
+            self._over = True
+            if self._descriptor >= 0:
+                os.close(self._descriptor)  # may be the last to hold a large deleted file, and take its time
+            self._descriptor = -1
+
+
+def _checked(key: str) -> str:
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is no key of an object")
+    return key
+
+
+def _small(key: str, data: bytes) -> tuple[str, bytes]:
+    if len(data) > MAX_SMALL:
+        raise ValueError(f"{len(data)} bytes are too many to be made in one call")
+    return _checked(key), data
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _next_of(found: Iterator[_T]) -> Sequence[_T]:
+    return list(islice(found, BATCH))
+
+
+def _write(descriptor: int, pieces: Iterable[Bytes]) -> None:
+    left = deque(memoryview(piece) for piece in pieces if len(piece))
+    while left:
+        written = os.writev(descriptor, list(islice(left, _MOST_PIECES)))
+        while left and written >= len(left[0]):
+            written -= len(left.popleft())
+        if written:
+            left[0] = left[0][written:]
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS
+        os.write(descriptor, bytes(size))
+        os.fsync(descriptor)
+
+
+def _room(root: int | Path) -> int:
+    """For how many bytes there is room; 0 where there is none for another few files, however small."""
+    state = os.statvfs(root)
+    return 0 if state.f_files and state.f_favail < _FILES else state.f_bavail * state.f_frsize
+
+
+def _trouble(root: Path, error: OSError) -> StoreError:
+    number = error.errno or 0
+    if full := _FULL.get(number):
+        free = None
+        if number == errno.ENOSPC:  # what a quota leaves is not to be seen here
+            with suppress(OSError):
+                free = _room(root)
+        return StoreFull(f"cannot write to the vault {root}: {full}; make room and try again", free)
+    if number == errno.ENOENT:
+        return StoreError(
+            f"the vault {root} is missing: mount it, or restore it from a backup; "
+            "no new one is made, as that would hide a loss"
+        )
+    return StoreError(f"cannot use the vault {root}: {reason(error)}; {_REMEDY.get(number, 'check its disk')}")

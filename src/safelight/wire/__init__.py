@@ -1,0 +1,1 @@
+"""What crosses the network: messages, problems, tickets and admin commands. Pure."""

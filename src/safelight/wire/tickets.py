@@ -1,0 +1,109 @@
+"""Tickets: single-use capabilities that the cluster signs, so that a body may go where a token does not.
+
+A ticket says who may send which body to which node for what. curl, browsers and HTTP libraries drop
+`Authorization` when they are redirected to another port; a ticket travels in the address instead, and is
+worth little to whoever reads it there: it holds for one request, to one life of one node, for a minute.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+
+from safelight.encryption import Scheme
+from safelight.errors import SafelightError
+from safelight.wire import signed
+from safelight.wire.messages import Action
+
+LIFETIME = 60.0
+"""Seconds. Longer than a client takes from grant to body, short enough to be remembered whole."""
+
+
+class BadTicket(SafelightError):
+    """The ticket does not admit the request, and why."""
+
+
+class Job(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What one request asks for. `size` is what the client announced, in bytes; None if it could not say."""
+
+    user: str
+    upload: str
+    name: str
+    size: int | None
+    action: Action
+    scheme: Scheme
+    keep: bool = True
+    """Whether the sealed image goes into the vault, where there is one."""
+    enrolment: str = ""
+    """The user's enrolment id: see `vault.records.User`."""
+
+
+class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Which job a ticket admits, at which node, and until when."""
+
+    job: Job
+    node: int
+    life: str
+    """Which life of that node: after a restart its tickets are void, as it has forgotten which were used."""
+    issuer: int
+    expires: float
+    """Unix seconds."""
+    nonce: str
+    counter: int | None = None
+    """With `issuer` the epoch in which that leader assigned the job to the node; None: it only leads there."""
+
+
+def new_nonce() -> str:
+    return secrets.token_hex(8)
+
+
+def write(ticket: Ticket, key: bytes) -> str:
+    """The signed text of a ticket, safe in a URL and in a header."""
+    return signed.write(ticket, key)
+
+
+def read(text: str, key: bytes) -> Ticket:
+    """The ticket, if this cluster signed it. Raises BadTicket."""
+    try:
+        return signed.read(text, key, Ticket)
+    except signed.NotSigned:
+        raise BadTicket("this ticket was not issued by this cluster: ask for a new one") from None
+    except signed.OtherVersion:
+        raise BadTicket("this ticket is of another version of Safelight: ask for a new one") from None
+
+
+class Book:
+    """One node's memory of its tickets: which were used, and which it granted that may still come.
+
+    Both are forgotten within a second of their expiry, so the memory is bounded by the rate of requests times
+    `LIFETIME`.
+    """
+
+    def __init__(self, node: int, life: str) -> None:
+        self.node = node
+        self.life = life
+        self._used = signed.Nonces()
+        self._granted = signed.Nonces()
+
+    def granted(self, ticket: Ticket) -> None:
+        """Remember a ticket that this node has just issued for itself."""
+        self._granted.forget(ticket.expires - LIFETIME)
+        self._granted.add(ticket)
+
+    def outstanding(self, now: float) -> int:
+        """How many granted tickets may still be used."""
+        self._granted.forget(now)
+        return len(self._granted)
+
+    def redeem(self, ticket: Ticket, now: float) -> None:
+        """Use a ticket up. Raises BadTicket if it is for another node, expired or used."""
+        self._used.forget(now)
+        if (ticket.node, ticket.life) != (self.node, self.life):
+            raise BadTicket(f"this ticket is for node {ticket.node} as it was then: ask for a new one")
+        if now >= ticket.expires:
+            raise BadTicket("this ticket has expired: ask for a new one")
+        if ticket in self._used:
+            raise BadTicket("this ticket was used already: ask for a new one")
+        self._used.add(ticket)
+        self._granted.discard(ticket)
