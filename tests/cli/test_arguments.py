@@ -30,7 +30,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def test_help_costs_no_server_and_no_terminal() -> None:
     program = """if True:
         import sys
-        from safelight.cli import main
+        from safelight.cli.main import main
         sys.argv = ["safelight", "--help"]
         try:
             main()

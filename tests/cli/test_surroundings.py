@@ -382,7 +382,7 @@ def test_a_number_or_place_that_cannot_be_is_refused_in_one_line(
 
 CORE_LIMIT = """
 import atexit, resource
-from safelight.cli import main
+from safelight.cli.main import main
 atexit.register(lambda: print(resource.getrlimit(resource.RLIMIT_CORE)))
 main()
 """

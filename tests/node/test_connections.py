@@ -233,7 +233,7 @@ def test_a_head_that_comes_byte_by_byte_is_cut_off(tmp_path: Path) -> None:
     """With a small limit here, for a test's sake."""
     config = throwaway(tmp_path, 1)
     program = (
-        "from safelight.node import connections; connections.FIRST_HEAD = 0.5\n"
+        "from safelight.node.connections import eviction; eviction.FIRST_HEAD = 0.5\n"
         "from safelight.config import load; from safelight.node.server import run; import os, pathlib\n"
         "run(load(pathlib.Path(os.devnull), "
         "{'servers': os.environ['SAFELIGHT_SERVERS'], 'data_dir': os.environ['SAFELIGHT_DATA_DIR']}), 1)"

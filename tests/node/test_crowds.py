@@ -121,7 +121,7 @@ def test_a_head_that_never_ends_is_hung_up_on(tmp_path: Path) -> None:
     """With a small limit here, for a test's sake."""
     config = throwaway(tmp_path, 1)
     program = (
-        "from safelight.node import connection; connection.KEEPALIVE = 0.3\n"
+        "from safelight.node.connections import http_connection; http_connection.KEEPALIVE = 0.3\n"
         "from safelight.config import load; from safelight.node.server import run; import os, pathlib\n"
         "run(load(pathlib.Path(os.devnull), "
         "{'servers': os.environ['SAFELIGHT_SERVERS'], 'data_dir': os.environ['SAFELIGHT_DATA_DIR']}), 1)"
