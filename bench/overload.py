@@ -30,7 +30,7 @@ LOOKS = 5
 
 LOOK = """
 import asyncio, os, time
-from safelight.client.status import survey
+from safelight.client.requests.status import survey
 from safelight.config import load
 config = load(None, {"servers": os.environ["SAFELIGHT_SERVERS"]})
 began = time.perf_counter()

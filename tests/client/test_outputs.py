@@ -189,7 +189,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from itertools import count
-from safelight.client.outputs import reserve
+from safelight.client.files.atomic_output import reserve
 from safelight.names import encrypted_name
 
 directory, now = Path(sys.argv[1]), int(sys.argv[2])
@@ -231,7 +231,7 @@ def test_twenty_outputs_in_one_second_from_four_processes_get_twenty_names(tmp_p
 EACH_NAME_ONCE = """
 import os, sys
 from pathlib import Path
-from safelight.client.outputs import CannotWrite, reserve
+from safelight.client.files.atomic_output import CannotWrite, reserve
 
 print("ready", flush=True)
 sys.stdin.readline()
@@ -259,7 +259,7 @@ def test_of_processes_that_take_give_up_and_finish_the_same_names_each_name_has_
 KILLED = """
 import sys
 from pathlib import Path
-from safelight.client.outputs import reserve
+from safelight.client.files.atomic_output import reserve
 
 with reserve(Path(sys.argv[1]), [sys.argv[2]]) as reservation:
     reservation.file.write(b"half of an image")
@@ -345,7 +345,7 @@ def test_something_else_in_the_part_files_place_costs_only_the_name(tmp_path: Pa
 FULL = """
 import os, sys
 from pathlib import Path
-from safelight.client.outputs import DiskFull, reserve
+from safelight.client.files.atomic_output import DiskFull, reserve
 
 images = Path(sys.argv[1]) / "images"
 try:
@@ -395,7 +395,7 @@ def test_a_file_larger_than_the_system_allows_is_refused_in_one_line(tmp_path: P
     script = """
 import resource, sys
 from pathlib import Path
-from safelight.client.outputs import CannotWrite, reserve
+from safelight.client.files.atomic_output import CannotWrite, reserve
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     with reserve(Path(sys.argv[1]), ["a.png"]) as reservation:

@@ -68,7 +68,7 @@ def test_clients_that_begin_at_once_end_with_the_same_token(tmp_path: Path) -> N
     script = """
 import sys
 from pathlib import Path
-from safelight.client.tokens import load_or_create
+from safelight.client.transport.tokens import load_or_create
 print("ready", flush=True)
 sys.stdin.readline()
 for n in range(50):

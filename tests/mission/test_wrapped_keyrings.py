@@ -201,8 +201,8 @@ def test_a_keyring_survives_whoever_is_killed_in_mid_change(tmp_path: Path) -> N
     ring = create_cluster(tmp_path)
     program = f"""if True:
         from pathlib import Path
-        from safelight.encryption.wrapping import Wrapper
-        from safelight.node.keyfile import KeyFile
+        from safelight.encryption.keyring_protection import Wrapper
+        from safelight.node.state.key_file import KeyFile
         file = KeyFile(Path({str(tmp_path)!r}), Wrapper({SECRET.encode()!r}))
         while True:
             for wrapped in (True, False):

@@ -88,7 +88,7 @@ def test_a_key_that_is_none_leaves_the_disk_alone(root: Path) -> None:
 RACE = """
 import asyncio, sys
 from pathlib import Path
-from safelight.vault.directory import Directory
+from safelight.vault.stores.directory import Directory
 
 async def race(store, own):
     return [await store.create(f"records/{n % 5}/{n}.1", own.encode()) for n in range(40)]
@@ -343,7 +343,7 @@ def test_a_killed_writer_leaves_only_what_can_be_tidied_up(root: Path) -> None:
     script = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from safelight.vault.directory import Directory
+from safelight.vault.stores.directory import Directory
 
 async def die(store):
     body = await store.body("bodies/0c1d/a")
@@ -532,7 +532,7 @@ RESUMED = re.compile(r"(?P<pid>\d+) +<\.\.\. \w+ resumed>(?P<rest>.*)")
 WORK = """
 import asyncio, os, sys
 from pathlib import Path
-from safelight.vault.directory import Directory
+from safelight.vault.stores.directory import Directory
 
 async def work(store):
 {}
