@@ -45,28 +45,28 @@ class Goal(NamedTuple):
 
 GOALS = [
     Goal("seal in memory", "seal 64 MiB in memory", "MB/s", "openssl", 0.9,
-         limit="memory: each segment comes in a buffer of its own"),
+         limit="memory: each segment has its own buffer"),
     Goal("open in memory", "open 64 MiB in memory", "MB/s", "openssl", 0.9, limit="the same"),
     Goal("kept and handed back", "a large image, sealed, stored and returned", "MB/s", "nginx + curl, PUT + GET", 1.0,
          limit="three processes on two cores, one of them encrypting"),
     Goal("kept", "that image, sealed and stored, sent by curl", "MB/s", "nginx + curl, PUT", 1.0,
          limit="a copy into segments, the cipher, and Python's parser of HTTP"),
     Goal("get", "`get` of that image, decrypted", "MB/s", "nginx + curl, GET", 0.8,
-         limit="the same; nginx pours its file"),
+         limit="the same; nginx uses sendfile"),
     Goal("one after the other", "100 KB images, one after the other", "images/s", "", least=400,
-         limit="Python, in turn in client and leader: see below"),
+         limit="Python, alternately in client and leader: see below"),
     Goal("upload DIR", "100 KB images, `upload DIR`", "images/s", "", least=800,
-         limit="2.9 ms of processor time for each image, all processes together: see below"),
+         limit="2.9 ms of processor time for each image in all processes: see below"),
     Goal("eight at once", "100 KB images, eight at once by wrk", "images/s", "nginx, PUT", 0.4,
-         limit="Python's lock in the leader, passed to and fro: see below"),
-    Goal("memory of the leader", "a huge image adds to the leader's memory", "MiB", "", most=32),
-    Goal("memory of the client", "and to the client's", "MiB", "", most=32),
+         limit="changes of Python's lock in the leader: see below"),
+    Goal("memory of the leader", "leader's memory growth for a huge image", "MiB", "", most=32),
+    Goal("memory of the client", "client's memory growth for a huge image", "MiB", "", most=32),
     Goal("safelight --help", "`safelight --help`", "s", "python -c pass", most=0.15, limit="click"),
     Goal("safelight upload", "`safelight upload` of a small image, the whole process", "s", "", most=0.5,
          limit="imports"),
     Goal("safelight up, until an upload is done", "`safelight up`, until an upload is done", "s", "", most=1.5,
          limit="four times the imports, on two cores"),
-    Goal("curl to a sink of bare aiohttp", "curl to a sink of bare aiohttp, which forgets it", "MB/s", ""),
+    Goal("curl to a sink of bare aiohttp", "curl to bare aiohttp, which discards the body", "MB/s", ""),
     Goal("openssl enc, file to file", "`openssl enc -aes-128-ctr`, file to file", "MB/s", ""),
     Goal("age, file to file", "`age -r`, file to file", "MB/s", ""),
 ]  # fmt: skip
@@ -173,9 +173,9 @@ def _machine(options: argparse.Namespace) -> list[str]:
 def _notes(skipped: list[str]) -> list[str]:
     return [
         *skipped,
-        "A large image has 512 MiB, a huge one 2 GiB, a directory 1,000 images. nginx does not sync what it keeps; we "
-        "sync four times before we acknowledge. With wrk and curl our answer is a receipt (`Prefer: return=minimal`), "
-        "as nginx's is.",
+        "A large image has 512 MiB, a huge one 2 GiB, a directory 1,000 images. nginx does not sync what it stores; "
+        "Safelight syncs four times before it acknowledges. For wrk and curl Safelight answers with a receipt "
+        "(`Prefer: return=minimal`), as nginx does.",
     ]
 
 

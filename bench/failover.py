@@ -295,7 +295,9 @@ def rows(rounds: int) -> Iterator[Row]:
             f"{title}, {count} rounds", goal, f"median {_time(statistics.median(times))}, worst {_time(max(times))}"
         )
 
-    yield failover("an upload, with nothing amiss: all below includes one", "", rounds, partial(undisturbed, rounds))
+    yield failover(
+        "an upload without a failure, which all rows below include", "", rounds, partial(undisturbed, rounds)
+    )
     title = "of the leader until the next upload is acknowledged"
     kill, stop = signal.SIGKILL, signal.SIGSTOP
     default = Config().timing.heartbeat

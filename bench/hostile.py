@@ -165,13 +165,14 @@ def figures(config: Config, leader: int, directory: Path) -> list[str]:
     with hostile(config.addresses[leader].netloc) as held:
         beside = asyncio.run(ordinary(config, image, directory / "ordinary"))
     lines = [
-        f"a hostile user holds {held[0]}, at {RATE / 1000:g} kB/s each; another, {image.stat().st_size / MIB:g} MiB:"
+        f"a hostile user holds {held[0]}, at {RATE / 1000:g} kB/s each; "
+        f"another user, {image.stat().st_size / MIB:g} MiB:"
     ]
     for what, first, then in zip(("an upload", "a fetch"), alone, beside, strict=True):
         both = [_p99(first), _p99(then)]
         lines.append(
             f"{what}: alone median {_ms(statistics.median(first))}, p99 {_ms(both[0])}; "
-            f"beside it median {_ms(statistics.median(then))}, p99 {_ms(both[1])}: {both[1] / both[0]:.1f} × (goal: 3)"
+            f"with it median {_ms(statistics.median(then))}, p99 {_ms(both[1])}: {both[1] / both[0]:.1f} × (goal: 3)"
         )
     return lines
 

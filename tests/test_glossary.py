@@ -21,6 +21,7 @@ DOCUMENTS = [
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "docs/architecture.md",
+        "bench/RESULTS.md",
         "docs/balance.md",
         "docs/configuration.md",
         "docs/election.md",
