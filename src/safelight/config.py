@@ -38,7 +38,7 @@ SLOWEST = 5.0
 
 
 class ConfigError(SafelightError):
-    """The configuration cannot be used; the message names the file, the line and the key."""
+    """The configuration cannot be used; the message names the file and the key, and says what is expected."""
 
 
 @dataclass(frozen=True)
@@ -183,17 +183,16 @@ def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
     """The configuration: `overrides` (from the command line and the environment; None is "not said")
     over `file` (None: the user's own, if there is one) over the defaults. Raises ConfigError.
     """
-    settings, source = {}, str(file or _own_directory(platformdirs.user_config_dir) / "config.toml")
+    source = str(file or _own_directory(platformdirs.user_config_dir) / "config.toml")
     text = _read(Path(source), optional=file is None) if file or os.path.isabs(source) else None
-    if text is not None:
-        settings = _convert(_parse(text, source), text, source)
     said = {key: value for key, value in overrides.items() if value is not None}
-    config = _build({**settings, **_convert(said, "", "")}, "", "")
+    in_file = _checked(_parse(text, source), source) if text is not None else {}
+    config = Config(**{**in_file, **_checked(said, "")})
     for key in ("data_dir", "client_dir"):
         if key in overrides and str(getattr(config, key)).startswith("~"):
             raise ConfigError(f"{key}: this account has no home directory: set HOME, or say --{key.replace('_', '-')}")
     for key, problem in _contradictions(config):
-        raise ConfigError(f"{key if key in said else _where(key, text or '', source)}: {problem}")
+        raise ConfigError(f"{_where(key, source if key in in_file and key not in said else '')}: {problem}")
     return config
 
 
@@ -228,47 +227,42 @@ def _parse(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: this is nested too deeply, or has too long a number in it") from None
 
 
-def _convert(settings: dict[str, Any], text: str, source: str) -> dict[str, Any]:
-    """Resolve what one source says, on its own, so that an error can name the source."""
-    settings = dict(settings)
-    for key in settings.keys() & {"max_image_size", "min_rate"}:
-        size = settings[key]
-        try:
-            settings[key] = parse_size(size if isinstance(size, int) else str(size))
-        except ValueError as error:
-            raise ConfigError(f"{_where(key, text, source)}: {error}") from None
-    if isinstance(settings.get("servers"), str):
-        settings["servers"] = [part.strip() for part in settings["servers"].split(",") if part.strip()]
-    if source:
-        for key in ("data_dir", "keyring_secret_file", "client_dir", "tls_certificate", "tls_key", "tls_ca"):
-            if isinstance(path := settings.get(key), str) and not path.startswith("~"):
-                settings[key] = str(Path(source).parent / path)
-    _build(settings, text, source)
-    return settings
-
-
 _NO_URL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-def _build(settings: dict[str, Any], text: str, source: str) -> Config:
-    for key in settings:
-        if key not in Config.__struct_fields__:
-            known = ", ".join(Config.__struct_fields__)
-            raise ConfigError(f"{_where(key, text, source)}: there is no such setting; there are {known}")
-    for key, value in settings.items():
-        try:
-            config = msgspec.convert({key: value}, Config, dec_hook=_path, strict=bool(source))
-            if key == "servers":
-                _ = config.addresses
-            if key == "user":
-                check_user(value)
-            if key == "vault" and _NO_URL.search(unquote(value)):
-                raise ConfigError("no URL has control characters in it, or bytes that are not UTF-8")
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{_where(key, text, source)}: {_choices(key) or _plainly(str(error))}") from None
-        except SafelightError as error:
-            raise ConfigError(f"{_where(key, text, source)}: {error}") from None
-    return msgspec.convert(settings, Config, dec_hook=_path, strict=bool(source))
+def _checked(settings: dict[str, Any], source: str) -> dict[str, Any]:
+    """What one source says (a file; empty: the command line), each value as its setting has it. Raises ConfigError."""
+    return {key: _value(key, value, source) for key, value in settings.items()}
+
+
+def _value(key: str, value: Any, source: str) -> Any:
+    if key not in Config.__struct_fields__:
+        known = ", ".join(Config.__struct_fields__)
+        raise ConfigError(f"{_where(key, source)}: there is no such setting; there are {known}")
+    try:
+        if key in ("max_image_size", "min_rate"):
+            value = parse_size(value if isinstance(value, int) else str(value))
+        if key == "servers" and isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if source and get_type_hints(Config)[key] in (Path, Path | None):
+            value = _beside(source, value)
+        config = msgspec.convert({key: value}, Config, dec_hook=_path, strict=bool(source))
+        if key == "servers":
+            _ = config.addresses
+        if key == "user":
+            check_user(value)
+        if key == "vault" and _NO_URL.search(unquote(value)):
+            raise ConfigError("no URL has control characters in it, or bytes that are not UTF-8")
+        return getattr(config, key)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{_where(key, source)}: {_choices(key) or _plainly(str(error))}") from None
+    except (SafelightError, ValueError) as error:
+        raise ConfigError(f"{_where(key, source)}: {error}") from None
+
+
+def _beside(source: str, path: Any) -> Any:
+    """A path as a file means it: from the file's own directory."""
+    return str(Path(source).parent / path) if isinstance(path, str) and not path.startswith("~") else path
 
 
 def _path(kind: type, value: Any) -> Any:
@@ -311,14 +305,8 @@ def _choices(key: str) -> str:
     return f"choose {' or '.join(words)}" if words and all(isinstance(word, str) for word in words) else ""
 
 
-def _where(key: str, text: str, source: str) -> str:
-    """`FILE, line 3, key heartbeat`, or the key alone where no file said it."""
-    if not source:
-        return key
-    for number, line in enumerate(text.splitlines(), start=1):
-        if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.\]]|\s*\[\s*{re.escape(key)}\b", line):
-            return f"{source}, line {number}, key {key}"
-    return f"{source}, key {key}"
+def _where(key: str, source: str) -> str:
+    return f"{source}, key {key}" if source else key
 
 
 def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
