@@ -11,7 +11,7 @@ RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 SEEDS ?= 10000
 FROM ?= 0
 
-.PHONY: help install run test test-slow check simulate bench pictures lock
+.PHONY: help install run test test-slow check simulate bench pictures docs lock
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -43,12 +43,16 @@ bench: .venv/installed-dev ## measure speed beside peers, balance and a crowd, i
 pictures: .venv/installed-dev ## draw the pictures in docs/ and bench/ again (they need no measurement)
 	$(BIN)/python -m tools.draw_pictures
 
+docs: .venv/installed-docs ## build the documentation into site/; a broken link is an error
+	$(BIN)/mkdocs build --strict --quiet
+
 lock: .venv/installed-dev ## resolve requirements*.lock again from pyproject.toml
 	$(PIP) -r requirements-lock.lock
 	$(RESOLVE) pyproject.toml -o requirements.lock
 	$(RESOLVE) pyproject.toml --group dev -o requirements-dev.lock
 	$(RESOLVE) --group build -o requirements-build.lock
 	$(RESOLVE) --group lock -o requirements-lock.lock
+	$(RESOLVE) --group docs --constraint requirements-dev.lock -o requirements-docs.lock
 
 .venv/installed: pyproject.toml requirements.lock requirements-build.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Safelight needs Python 3.11 or newer: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
@@ -61,4 +65,9 @@ lock: .venv/installed-dev ## resolve requirements*.lock again from pyproject.tom
 .venv/installed-dev: .venv/installed requirements-dev.lock
 	@echo "Installing the test tools into .venv (once) ..."
 	@$(PIP) -r requirements-dev.lock
+	@touch $@
+
+.venv/installed-docs: .venv/installed requirements-docs.lock
+	@echo "Installing the documentation tools into .venv (once) ..."
+	@$(PIP) -r requirements-docs.lock
 	@touch $@

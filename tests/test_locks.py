@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LOCKS = {path.name for path in ROOT.glob("requirements*.lock")}
 GROUPS = {"requirements.lock": None, "requirements-dev.lock": "dev", "requirements-build.lock": "build"}
-GROUPS |= {"requirements-lock.lock": "lock"}
+GROUPS |= {"requirements-lock.lock": "lock", "requirements-docs.lock": "docs"}
 
 
 def recipes() -> list[str]:
