@@ -55,12 +55,12 @@ def _ours(nodes: int, case: str) -> Cost:
     while any(world.running()[node].leader != survivors for node in range(1, survivors + 1)):
         world.advance(0.001)
     took = world.time - began
-    world.advance(TIMING.silence)  # whatever else is said because of it
+    world.advance(TIMING.leader_timeout)  # whatever else is said because of it
     return Cost(world.chatter() - said, round(took, 2))
 
 
 def _textbooks(nodes: int, case: str) -> Cost:
-    noticed = NOTICE if case == "leader killed" else TIMING.silence
+    noticed = NOTICE if case == "leader killed" else TIMING.leader_timeout
     survivors = _survivors(nodes, case)
     election = Textbook(nodes, range(1, survivors + 1), TIMING, noticed)
     assert set(election.leader.values()) == {survivors}

@@ -67,10 +67,10 @@ class State:
                 core.epoch,
                 core._latest,
                 round((core.deadline or 0.0) - self.clocks[node], 3),
-                round(max(core._report_due - self.clocks[node], 0.0), 3) if core.phase is Phase.WORKER else 0,
+                round(max(core._heartbeat_due - self.clocks[node], 0.0), 3) if core.phase is Phase.WORKER else 0,
                 frozenset(core._connected),
                 core._suspected,
-                frozenset(core._asked) if core.phase is Phase.CANDIDATE else None,
+                frozenset(core._asked) if core.phase in (Phase.CANDIDATE, Phase.RENEWING) else None,
                 core._answerer,
             )
             for node, core in self.nodes.items()
@@ -184,6 +184,6 @@ def explore(begin: State, depth: int) -> int:
 
 def _twin(core: Election) -> Election:
     twin = copy.copy(core)
-    twin._connected, twin._unfit = set(core._connected), set(core._unfit)
+    twin._connected, twin._ineligible = set(core._connected), set(core._ineligible)
     twin._asked, twin._effects = set(core._asked), []
     return twin

@@ -17,17 +17,17 @@ def bound(nodes: int, t: Timing) -> float:
     be lost in mid-turn; an unanswered question, an answer without consequence, another question; a heartbeat to
     tell those who missed the COORDINATOR, and one for epochs to be outbid.
     """
-    quiet = 2 * t.silence + 2 * nodes * t.turn + 2 * t.answer + t.coordinator + 2 * t.heartbeat
+    quiet = 2 * t.leader_timeout + 2 * nodes * t.turn + 2 * t.answer_timeout + t.coordinator_timeout + 2 * t.heartbeat
     return quiet * (1 + 2 * DRIFT) + 20 * DELAY + 2 * NOTICE
 
 
 def check_resigned(world: World) -> None:
     """Nobody leads, nor is followed, that cannot lead and has said so."""
     for node, core in world.awake().items():
-        if core.leads and not world.machines[node].ready:
+        if core.leads and not world.machines[node].eligible:
             raise Violation(f"{node} leads, and cannot")
         leader = world.running().get(core.leader or 0)
-        if leader is not None and not world.machines[core.leader or 0].ready and core.phase is Phase.WORKER:
+        if leader is not None and not world.machines[core.leader or 0].eligible and core.phase is Phase.WORKER:
             assert core.leader is not None
             if world.steady(node, core.leader) and world.steady(core.leader, node):
                 raise Violation(f"{node} follows {core.leader}, which cannot lead")
@@ -45,7 +45,7 @@ def check_rest(world: World) -> None:
     groups = _groups(world)
     if groups is not None:
         for group in groups:
-            able = [node for node in group if running[node].ready]
+            able = [node for node in group if running[node].eligible]
             leader = max(able, default=None)
             for node in group:
                 core = running[node]
@@ -53,9 +53,9 @@ def check_rest(world: World) -> None:
                 if core.leader != leader or core.phase is not settled:
                     raise Violation(f"{node} has leader {core.leader} ({core.phase.value}), and should have {leader}")
     else:  # they may learn one after the other, from the top down, that only a third node hears the leader
-        world.advance(len(running) * (timing.silence + 2 * timing.heartbeat))
+        world.advance(len(running) * (timing.leader_timeout + 2 * timing.heartbeat))
     changes, said = world.leader_changes, world.chatter()
-    rest = 4 * timing.silence
+    rest = 4 * timing.leader_timeout
     world.advance(rest)
     said = world.chatter() - said
     if world.leader_changes != changes:
@@ -64,7 +64,7 @@ def check_rest(world: World) -> None:
         raise Violation(f"they agree, and go on talking: {said} messages")
     if said > 2 * len(running) ** 2 * rest / timing.heartbeat:
         raise Violation(f"they go on talking: {said} messages in {rest} s")
-    top = max((node for node, core in running.items() if core.ready), default=None)
+    top = max((node for node, core in running.items() if core.eligible), default=None)
     for node, core in running.items():
         friends = [peer for peer in running if world.talk(node, peer)]
         if top in friends and (core.leader != top or core.phase is not Phase.WORKER):
@@ -72,7 +72,7 @@ def check_rest(world: World) -> None:
         vouched = [running[peer].leader or 0 for peer in friends if world.talk(peer, running[peer].leader or 0)]
         if core.leads and max(vouched, default=0) > node:
             raise Violation(f"{node} leads, and a peer of it hears {max(vouched)}")
-        if core.ready and core.leader is None:
+        if core.eligible and core.leader is None:
             raise Violation(f"{node} could lead, and has no leader")
 
 

@@ -12,9 +12,10 @@ A line that begins with `#` is for the reader. Every command is a method below, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
-from safelight.election.bully import Election, Epoch, Kind, Phase, Timing
+from safelight.election.bully import Election, Epoch, Kind, Timing
 
 from .rest import check_resigned, check_rest
 from .world import Link, Violation, Weather, World
@@ -63,20 +64,20 @@ class Scenario:
         """`resume 3 timers-first`: what it finds out first, that time passed or what it was told."""
         self.world.resume(int(node), first == "timers-first")
 
-    def do_unready(self, *nodes: str) -> None:
+    def do_ineligible(self, *nodes: str) -> None:
         for node in nodes:
-            self.world.readiness(int(node), False)
+            self.world.set_eligible(int(node), False)
 
-    def do_ready(self, *nodes: str) -> None:
+    def do_eligible(self, *nodes: str) -> None:
         for node in nodes:
-            self.world.readiness(int(node), True)
+            self.world.set_eligible(int(node), True)
 
     def do_drift(self, node: str, rate: str) -> None:
         """`drift 2 1.05`: the clock of node 2, from its next start on."""
         self.world.drift(int(node), float(rate))
 
     def do_saved(self, node: str, counter: str) -> None:
-        """`saved 2 40`: node 2 has led in epoch 40.2, in another life."""
+        """`saved 2 40`: node 2 has led in epoch 40.2, in another incarnation."""
         machine = self.world.machines[int(node)]
         if machine.election is None:
             machine.disk = max(machine.disk, Epoch(int(counter), int(node)))
@@ -93,7 +94,7 @@ class Scenario:
         """`cut 2 3`: a cable; nobody is told."""
         self.world.block([(int(a), int(b)), (int(b), int(a))])
 
-    def do_mend(self, a: str, b: str) -> None:
+    def do_reconnect(self, a: str, b: str) -> None:
         self.world.unblock([(int(a), int(b)), (int(b), int(a))])
 
     def do_drop(self, link: str) -> None:
@@ -143,7 +144,7 @@ class Scenario:
         world = self.world
         begin = quiet_since = world.time
         changes = world.leader_changes
-        while world.time - quiet_since < 2 * TIMING.silence:
+        while world.time - quiet_since < 2 * TIMING.leader_timeout:
             world.advance(HEARTBEAT)
             if world.leader_changes != changes:
                 quiet_since, changes = world.time, world.leader_changes
@@ -155,8 +156,7 @@ class Scenario:
         """Write down whom everybody follows."""
         for node, core in self.world.running().items():
             state = "paused" if self.world.machines[node].paused else core.phase.value
-            by_word = ", by another's word" if core.phase is Phase.DEFERRING and core.leader else ""
-            self.lines.append(f"         = {node}: {state}, leader {core.leader or '-'}{by_word}, epoch {core.epoch}")
+            self.lines.append(f"         = {node}: {state}, leader {core.leader or '-'}, epoch {core.epoch}")
 
 
 def rewrite(text: str, core: type[Election] = Election) -> str:
@@ -166,7 +166,7 @@ def rewrite(text: str, core: type[Election] = Election) -> str:
     for prose, commands in _blocks(text):
         out += prose
         if commands:
-            before = scenario.world.messages.copy()
+            world, before = scenario.world, scenario.world.messages.copy()
             scenario.lines = []
             try:
                 for command in commands:
@@ -174,11 +174,10 @@ def rewrite(text: str, core: type[Election] = Election) -> str:
             except Violation as violation:
                 scenario.lines.append(f"VIOLATION: {violation}")
                 return "\n".join([*out, *commands, "----", *scenario.lines, ""])
-            if scenario.world.messages.total() >= before.total():
-                spent = scenario.world.messages - before
-                heartbeats = spent.pop(Kind.HEARTBEAT, 0)
-                if spent or heartbeats:
-                    scenario.lines.append(f"         {spent.total()} messages, {heartbeats} heartbeats")
+            spent = scenario.world.messages - (before if scenario.world is world else Counter())
+            heartbeats = spent.pop(Kind.HEARTBEAT, 0)
+            if spent or heartbeats:
+                scenario.lines.append(f"         {spent.total()} messages, {heartbeats} heartbeats")
             out += [*commands, "----", *scenario.lines, ""]
     return "\n".join(out).rstrip("\n") + "\n"
 

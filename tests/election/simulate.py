@@ -24,8 +24,9 @@ from .world import Violation
 CLEAR = "\x1b[K"  # the rest of the line (ECMA-48, EL)
 ORDERS = ["messages-first", "timers-first"]
 FAULTS = (
-    ["kill"] * 2 + ["start"] * 3 + ["pause", "resume", "resume", "unready", "ready", "ready"]
-    + ["partition", "cut", "mend", "drop", "drop", "break", "delay", "duplicate", "reorder", "weather", "heal", "heal"]
+    ["kill"] * 2 + ["start"] * 3 + ["pause", "resume", "resume", "ineligible", "eligible", "eligible"]
+    + ["partition", "cut", "reconnect", "drop", "drop", "break", "delay", "duplicate", "reorder"]
+    + ["weather", "heal", "heal"]
 )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def _fault(chance: random.Random, nodes: list[int]) -> str:
             mixed = chance.sample(nodes, len(nodes))
             at = chance.randint(1, len(nodes) - 1)
             return f"partition {' '.join(map(str, mixed[:at]))} | {' '.join(map(str, mixed[at:]))}"
-        case "cut" | "mend" if one != two:
+        case "cut" | "reconnect" if one != two:
             return f"{kind} {one} {two}"
         case "drop" | "break" | "duplicate" | "reorder" if one != two:
             return f"{kind} {one}->{two}"
@@ -74,7 +75,7 @@ def _fault(chance: random.Random, nodes: list[int]) -> str:
             return f"delay {one}->{two} {chance.choice([20, 100, 400, 1500])}ms"
         case "weather":
             return f"weather {_weather(chance, chance.randrange(10**6))}"
-        case "kill" | "start" | "pause" | "unready" | "ready":
+        case "kill" | "start" | "pause" | "ineligible" | "eligible":
             return f"{kind} {one}"
     return "heal"
 

@@ -1,4 +1,4 @@
-"""docs/election.md shows what is the case: pictures, bound and costs. `--rewrite` draws the pictures anew."""
+"""docs/election.md agrees with the code: states, pictures, bound and costs. `--rewrite` writes states and pictures."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,7 @@ from .costs import DOCUMENT, PICTURE, SIZES, measure, picture, read
 from .draw import DIAGRAMS, PICTURES, draw
 from .rest import DRIFT, bound
 from .scenario import TIMING
+from .states import with_table
 
 TEXT = DOCUMENT.read_text(encoding="utf-8")
 
@@ -24,6 +25,11 @@ def is_as_committed(path: Path, drawn: str, rewrites: bool) -> bool:
 @pytest.mark.parametrize("name", DIAGRAMS)
 def test_diagram_shows_what_its_scenario_says(name: str, rewrites: bool) -> None:
     assert is_as_committed(PICTURES / f"{name}.svg", draw(DIAGRAMS[name]), rewrites)
+
+
+def test_table_of_states_is_that_of_the_code(rewrites: bool) -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert is_as_committed(DOCUMENT, with_table(text), rewrites)
 
 
 def test_chart_shows_the_numbers_of_the_table(rewrites: bool) -> None:

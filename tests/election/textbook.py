@@ -40,7 +40,7 @@ class Textbook:
             self._electing.add(node)
             for higher in range(node + 1, self._nodes + 1):
                 self._send(self._election, node, higher)
-            self._after(self._timing.answer, self._waited, node, node)
+            self._after(self._timing.answer_timeout, self._waited, node, node)
 
     def _election(self, sender: int, node: int) -> None:
         self._send(self._answer, node, sender)

@@ -23,6 +23,7 @@ from safelight.election.bully import (
     NEVER,
     Cause,
     Election,
+    EligibilityChanged,
     Epoch,
     Event,
     Kind,
@@ -32,12 +33,12 @@ from safelight.election.bully import (
     PeerConnected,
     PeerLost,
     Phase,
-    Readiness,
     Received,
     Save,
     Send,
     Tick,
     Timing,
+    UnknownTransition,
 )
 
 DELAY = 0.010  # of a message on a healthy link, and of a connection
@@ -70,18 +71,18 @@ class Machine:
     incarnation: int = 0
     election: Election | None = None
     disk: Epoch = NEVER
-    ready: bool = True
+    eligible: bool = True
     paused: bool = False
     inbox: list[Event] = field(default_factory=list)  # while paused
     rate: float = 1.0  # of its clock
     timer: int = 0  # the valid timer's serial number
-    highest: Epoch = NEVER  # the epoch in which it was last seen, in any life
+    highest: Epoch = NEVER  # the epoch in which it was last seen, in any incarnation
     lost: dict[int, Epoch] = field(default_factory=dict)  # peers whose link broke, and our epoch then
     phase: Phase | None = None
     leader: int | None = None
     cause: Cause | None = None
     touched: float = 0.0  # when a fault last befell it
-    by_word: float = -1e9  # when it last followed by another's word
+    vouched: float = -1e9  # when it last followed a vouched leader
 
     def clock(self, time: float) -> float:
         return 1000.0 * self.node + self.rate * time
@@ -117,7 +118,9 @@ class World:
         self._stormy = 0.0  # when the weather last changed
         self._answers = 0  # that a node which reads what was waiting may still give to one message
         self._minute = (0, 0)  # the running heartbeat interval, and what was said in it
-        self._patience = max(timing.silence, timing.settle, timing.coordinator, len(self.machines) * timing.turn)
+        self._patience = max(
+            timing.leader_timeout, timing.settle, timing.coordinator_timeout, len(self.machines) * timing.turn
+        )
 
     # -- what can happen -----------------------------------------------------------------------------
 
@@ -137,8 +140,8 @@ class World:
         )
         if machine.election.epoch < machine.highest:
             raise Violation(f"{node} was in {machine.highest}, and restarts in {machine.election.epoch}")
-        if not machine.ready:
-            self._step(machine, Readiness(False))
+        if not machine.eligible:
+            self._step(machine, EligibilityChanged(False))
         else:
             self._step(machine, Tick())
         if dials:
@@ -181,14 +184,14 @@ class World:
         self._step(machine, Tick())
         self._dial()
 
-    def readiness(self, node: int, ready: bool) -> None:
+    def set_eligible(self, node: int, eligible: bool) -> None:
         machine = self.machines[node]
         machine.touched = self.time
-        if machine.ready == ready:
+        if machine.eligible == eligible:
             return
-        machine.ready = ready
-        self._log(f"{node} is {'ready' if ready else 'not ready'} to lead")
-        self._give(machine, Readiness(ready))
+        machine.eligible = eligible
+        self._log(f"{node} is {'eligible' if eligible else 'ineligible'}")
+        self._give(machine, EligibilityChanged(eligible))
 
     def block(self, links: Iterable[Link]) -> None:
         """Lose everything on these links from now on, silently."""
@@ -347,10 +350,13 @@ class World:
                 machine.lost.pop(peer, None)
             case PeerLost(peer):
                 machine.lost[peer] = core.epoch
-        led, asked = core.epoch if core.leads else None, core.phase is Phase.CANDIDATE
-        if _by_word(core):
-            machine.by_word = self.time
-        effects = core.step(now, event)
+        led, asked = core.epoch if core.leads else None, core.phase in (Phase.CANDIDATE, Phase.RENEWING)
+        if _vouched(core):
+            machine.vouched = self.time
+        try:
+            effects = core.step(now, event)
+        except UnknownTransition as error:
+            raise Violation(f"no such transition: {error}") from None
         lines: dict[tuple[Message, str], list[int]] = {}
         for effect in effects:
             match effect:
@@ -395,11 +401,15 @@ class World:
             case Phase.QUEUED:
                 text = "waits for its turn"
             case Phase.CANDIDATE:
-                text = "asks" if core.leader is None else "asks for another word"
+                text = "asks"
             case Phase.DEFERRING:
-                text = "waits for a leader" if core.leader is None else f"follows {core.leader} by another's word"
+                text = "waits for a leader"
+            case Phase.VOUCHED:
+                text = f"follows vouched leader {core.leader}"
+            case Phase.RENEWING:
+                text = f"asks again about vouched leader {core.leader}"
             case Phase.OBSERVER:
-                text = "has no leader and cannot lead"
+                text = "has no leader and is ineligible"
             case Phase.STARTING:
                 text = ""
         if text:
@@ -425,7 +435,7 @@ class World:
         return (
             self.weather is None
             and not links & (self.slow.keys() | self.reordering)
-            and self.time - max(touched) > self.timing.silence + self.timing.heartbeat
+            and self.time - max(touched) > self.timing.leader_timeout + self.timing.heartbeat
             and self.talk(a, b)
         )
 
@@ -433,10 +443,10 @@ class World:
         """Nobody begins to lead over the head of a better one that it can reach, as far as it has been told."""
         for other, better in self.awake().items():
             # Whoever followed by another's word does not answer: its word would be hearsay.
-            since = 0.0 if _by_word(better) else self.time - self.machines[other].by_word
-            answers = since > 1.2 * self.timing.answer
+            since = 0.0 if _vouched(better) else self.time - self.machines[other].vouched
+            answers = since > 1.2 * self.timing.answer_timeout
             told_lost = other in self.machines[node].lost  # and not yet that it is there again
-            if other > node and better.ready and answers and not told_lost and self.steady(node, other):
+            if other > node and better.eligible and answers and not told_lost and self.steady(node, other):
                 raise Violation(f"{node} begins to lead, where {other} ({better.phase.value}) should")
 
     def _check(self, machine: Machine, core: Election, now: float, led: Epoch | None, behind: bool) -> None:
@@ -446,7 +456,7 @@ class World:
             raise Violation(f"{node} falls from {machine.highest} to {core.epoch}")
         machine.highest = core.epoch
         if core.leads:
-            if core.epoch.leader != node or core.leader != node or not core.ready:
+            if core.epoch.leader != node or core.leader != node or not core.eligible:
                 raise Violation(f"{node} leads in {core.epoch}, which is not for it to lead")
             if core.epoch != led and core.epoch in self._terms:
                 raise Violation(f"{node} begins {core.epoch}, which has been led before")
@@ -459,14 +469,14 @@ class World:
             lost = machine.lost.get(core.leader or 0)
             if lost is not None and core.epoch <= lost:
                 raise Violation(f"{node} follows {core.leader}, whose link broke, on the strength of old news")
-            if core.ready and (core.leader or 0) < node:
+            if core.eligible and (core.leader or 0) < node:
                 raise Violation(f"{node} could lead, and follows {core.leader}")
         if core.phase is Phase.OBSERVER:
-            if core.ready:
+            if core.eligible:
                 raise Violation(f"{node} could lead, and only watches")
         elif core.deadline is None or not now < core.deadline <= now + self._patience + 1e-6:
             raise Violation(f"{node} has no timer worth the name: {core.phase}, {core.deadline} at {now}")
 
 
-def _by_word(core: Election) -> bool:
-    return core.leader is not None and core.phase in (Phase.CANDIDATE, Phase.DEFERRING)
+def _vouched(core: Election) -> bool:
+    return core.phase in (Phase.VOUCHED, Phase.RENEWING)

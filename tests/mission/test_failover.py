@@ -93,7 +93,7 @@ def test_a_leader_that_hangs_is_replaced_and_leads_again_when_it_goes_on(tmp_pat
     with running(tmp_path, heartbeat=0.2) as cluster:
         said = len(cluster.said(2))
         cluster.suspend(3)
-        assert "it fell silent" in cluster.wait_for_line(2, DOWN, after=said)
+        assert "its heartbeats stopped" in cluster.wait_for_line(2, DOWN, after=said)
         cluster.wait_for_line(2, VICTORY, after=said)
         assert seal(cluster.config, photograph, images).node in (1, 2)
 

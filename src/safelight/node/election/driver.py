@@ -16,6 +16,7 @@ from safelight.election.bully import (
     NEVER,
     Effect,
     Election,
+    EligibilityChanged,
     Epoch,
     Event,
     Kind,
@@ -24,7 +25,6 @@ from safelight.election.bully import (
     Message,
     PeerConnected,
     PeerLost,
-    Readiness,
     Received,
     Save,
     Send,
@@ -152,7 +152,7 @@ class Member:
         self.take(Received(peer, Message(wire.kind, Epoch(wire.counter, wire.epoch_leader), wire.leader)))
 
     def ready(self, ready: bool) -> None:
-        self.take(Readiness(ready))
+        self.take(EligibilityChanged(ready))
 
     def take(self, event: Event) -> None:
         """Let the election take an event: do first what it asks for, then tell of it."""
