@@ -1,10 +1,14 @@
-"""`--rewrite`: write the scenarios' transcripts anew instead of comparing them."""
+"""`--rewrite`: write transcripts, pictures and the table of states again instead of comparing them."""
 
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rewrite", action="store_true", help="write the transcripts of tests/election/*.txt anew")
+    parser.addoption(
+        "--rewrite",
+        action="store_true",
+        help="write what tests/election compares again: transcripts, pictures, the table of states",
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Sequence diagrams from scenarios: `python -m pytest tests/election --rewrite` draws those in docs/election anew.
+"""Sequence diagrams from scenarios: `python -m pytest tests/election --rewrite` draws those in docs/election again.
 
 A lifeline for every node, time downward and not to scale; red and thick where the node believes that it leads,
 dotted where it is paused, absent where it is dead. What is drawn is what the transcript says, and nothing else.
@@ -85,12 +85,12 @@ def _columns(nodes: list[int], blocks: list[Block]) -> tuple[dict[int, int], int
 
 class _Sheet:
     def __init__(self, nodes: list[int], before: list[str], shown: list[Block]) -> None:
-        """`before` is the transcript whose last words say what the nodes were when the picture begins."""
+        """`before` is the transcript whose last lines show what the nodes were when the picture begins."""
         self._x, self._width = _columns(nodes, shown)
         self._step = sorted(self._x.values())[1] - sorted(self._x.values())[0]
         self._y = TOP
         self._time = ""
-        self._named: set[int] = set()  # nodes with something to say in this row already
+        self._named: set[int] = set()  # nodes that have an entry in this row already
         self._states: dict[int, str] = {}
         self._since: dict[int, int] = {}
         self._paused: dict[int, str] = {}  # what they were

@@ -1,8 +1,8 @@
 """Three nodes, and every order in which things can happen to them, down to a stated depth.
 
-Here nobody keeps time: any node's timer may be the next to fire, any link may be the next to deliver, and one
-process may die and return at any moment. So this covers every relation of speeds, the absurd ones included,
-where the simulation covers long stories. States that differ only in the hour are one state. From every state
+Here no clock is right: any node's timer may be the next to fire, any link may be the next to deliver, and one
+process may die and return at any moment. So this covers every relation of speeds, including absurd ones;
+the simulation covers long runs. States that differ only in the time are one state. From every state
 of the last level a fair schedule (messages first, then whichever timer is due first) must lead to agreement.
 """
 
@@ -45,7 +45,7 @@ class State:
 
     @classmethod
     def settled(cls) -> State:
-        """Everybody is connected, and 3 leads."""
+        """All nodes are connected, and 3 leads."""
         state = cls()
         for a, b in LINKS:
             state._step(a, PeerConnected(b))
@@ -104,7 +104,7 @@ class State:
             self._step(node, Tick())
 
     def kill(self, node: int) -> None:
-        """Its last words are still under way; after them comes the news that its links broke."""
+        """Its last messages are still under way; after them the loss of its links is noticed."""
         self.faults -= 1
         del self.nodes[node]
         for peer in self.nodes:
@@ -118,7 +118,7 @@ class State:
             self.flying[peer, node] += (PeerConnected(peer),)
 
     def rest(self) -> None:
-        """Let the messages fly and the timers fire in their time, until everybody agrees or 12 seconds are over."""
+        """Let the messages fly and the timers fire in their time, until all nodes agree or 12 seconds are over."""
         now = max(self.clocks.values())
         shift = {node: self.clocks[node] - now for node in NODES}
         while True:
@@ -153,7 +153,7 @@ class State:
                 raise Violation(f"{node} leads in {core.epoch}, which is not its own or not new")
             self.terms |= {core.epoch}
         if core.phase is Phase.WORKER and (core.leader or 0) < node:
-            raise Violation(f"{node} could lead, and follows {core.leader}")
+            raise Violation(f"{node} is eligible, and follows {core.leader}")
         if core.deadline is None or core.deadline <= self.clocks[node]:
             raise Violation(f"{node} has lost its timer")
 

@@ -13,14 +13,14 @@ class _Lenient(Election):
 
 
 class AnswerDropped(_Lenient):
-    """Nobody answers a candidate."""
+    """No node answers a candidate."""
 
     def _answer(self, to: int) -> None:
         pass
 
 
-class VouchesOnHearsay(_Lenient):
-    """Whoever follows by another's word vouches for that leader as if it heard it."""
+class PassesVouchOn(_Lenient):
+    """A node that follows a vouched leader vouches for it in turn."""
 
     def step(self, now: float, event: Event) -> list[Effect]:
         effects = super().step(now, event)
@@ -39,7 +39,7 @@ class VouchesOnHearsay(_Lenient):
 
 
 class EpochNotCompared(_Lenient):
-    """Whoever says that it leads is followed, in whatever epoch."""
+    """A node that claims to lead is followed, in any epoch."""
 
     def _leadership_claimed(self, now: float, sender: int, epoch: Epoch) -> None:
         if self._better(sender) is None:
@@ -57,7 +57,7 @@ class NeverOutbids(_Lenient):
 
 
 class WorkersDoNotReportEpochs(_Lenient):
-    """A worker keeps the epochs that it heard of to itself."""
+    """A worker does not report the epochs that it heard of."""
 
     def _send_heartbeat(self, now: float) -> None:
         self._latest = self.epoch
@@ -78,8 +78,8 @@ class ResignIgnored(_Lenient):
             super()._receive(now, sender, message)
 
 
-class LeadsUnready(_Lenient):
-    """A leader that cannot work any more tells nobody, itself included."""
+class LeadsIneligible(_Lenient):
+    """A leader that becomes ineligible ignores it."""
 
     def _eligibility_changed(self, now: float, eligible: bool) -> None:
         if eligible or not self.leads:
@@ -122,7 +122,7 @@ class UnansweredIsDead(_Lenient):
 
 
 class DeadlineNotReset(_Lenient):
-    """A heartbeat does not buy a leader more time."""
+    """A heartbeat does not extend the leader's timeout."""
 
     def _follow(self, now: float, leader: int, epoch: Epoch) -> None:
         deadline, same = self.deadline, self.phase is Phase.WORKER and self.leader == leader
@@ -132,14 +132,14 @@ class DeadlineNotReset(_Lenient):
 
 
 class TimerLost(_Lenient):
-    """A deferring node waits for a COORDINATOR for ever."""
+    """A deferring node waits for a COORDINATOR without end."""
 
     def _become(self, phase: Phase, leader: int | None, deadline: float | None) -> None:
         super()._become(phase, leader, None if phase in (Phase.DEFERRING, Phase.VOUCHED) else deadline)
 
 
-class SilenceUnnoticed(_Lenient):
-    """Only broken links tell that a leader is down."""
+class TimeoutUnnoticed(_Lenient):
+    """Only a broken link shows that a leader is down."""
 
     def _peer_down(self, now: float, peer: int, cause: Cause) -> None:
         if cause is Cause.TIMEOUT:
@@ -149,7 +149,7 @@ class SilenceUnnoticed(_Lenient):
 
 
 class LossUnnoticed(_Lenient):
-    """A broken link tells nothing: the last words of the dead are believed."""
+    """A broken link is ignored: the last messages of a dead leader are believed."""
 
     def _leadership_claimed(self, now: float, sender: int, epoch: Epoch) -> None:
         if self._better(sender) is None and epoch == self.epoch:
@@ -159,14 +159,14 @@ class LossUnnoticed(_Lenient):
 
 
 class BlamesOthersAfterPause(_Lenient):
-    """A leader that was stopped goes on as if nothing had happened."""
+    """A leader that was paused continues as before."""
 
     def _detect_pause(self, now: float) -> None:
         pass
 
 
-class UnfitForEver(_Lenient):
-    """Whoever resigned once is never asked again, and never followed."""
+class IneligibleWithoutEnd(_Lenient):
+    """A node that resigned once is never asked again, and never followed."""
 
     def _receive(self, now: float, sender: int, message: Message) -> None:
         if sender in self._ineligible and message.kind in (Kind.COORDINATOR, Kind.HEARTBEAT):
@@ -174,8 +174,8 @@ class UnfitForEver(_Lenient):
         super()._receive(now, sender, message)
 
 
-class ReadyInSilence(_Lenient):
-    """A node that becomes ready waits until it is asked."""
+class EligibleUnannounced(_Lenient):
+    """A node that becomes eligible waits until it is asked."""
 
     def _eligibility_changed(self, now: float, eligible: bool) -> None:
         if eligible:
@@ -184,8 +184,8 @@ class ReadyInSilence(_Lenient):
             super()._eligibility_changed(now, eligible)
 
 
-class EverybodyAtOnce(_Lenient):
-    """All who miss the leader elect at once, and again whenever somebody answers."""
+class AllAtOnce(_Lenient):
+    """All that miss the leader elect at once, and again at each answer."""
 
     def _queue(self, now: float) -> None:
         self.leader = self._answerer = None
@@ -197,7 +197,7 @@ class EverybodyAtOnce(_Lenient):
 
 
 class HeartbeatsStop(_Lenient):
-    """A leader falls silent after it was elected."""
+    """A leader sends no heartbeats after it was elected."""
 
     def _deadline_passed(self, now: float) -> None:
         if self.leads:

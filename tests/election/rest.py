@@ -1,4 +1,4 @@
-"""What must hold of a simulated cluster: whoever cannot lead does not, and once it is left alone it comes to rest."""
+"""What must hold of a simulated cluster: no ineligible node leads, and without new faults it comes to rest."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ DRIFT = 0.05  # clocks may be off by this much
 def bound(nodes: int, t: Timing) -> float:
     """Seconds after the last fault within which a group agrees on its highest eligible node.
 
-    The last to notice may have taken a dead leader's part just now, by another's word, and then hear
-    from the other that it has fallen silent: twice `silence`. A turn for every rank, twice, since a rival may
-    be lost in mid-turn; an unanswered question, an answer without consequence, another question; a heartbeat to
-    tell those who missed the COORDINATOR, and one for epochs to be outbid.
+    The last to notice may have begun to follow a dead leader just now, because a peer vouched for it, and then
+    hear from that peer that its heartbeats stopped: twice `leader_timeout`. A turn for every rank, twice, since a
+    rival may be lost in mid-turn; an unanswered question, an answer without consequence, another question; a
+    heartbeat to reach those that missed the COORDINATOR, and one for epochs to be outbid.
     """
     quiet = 2 * t.leader_timeout + 2 * nodes * t.turn + 2 * t.answer_timeout + t.coordinator_timeout + 2 * t.heartbeat
     return quiet * (1 + 2 * DRIFT) + 20 * DELAY + 2 * NOTICE
 
 
 def check_resigned(world: World) -> None:
-    """Nobody leads, nor is followed, that cannot lead and has said so."""
+    """No node leads, or is followed, that has resigned."""
     for node, core in world.awake().items():
         if core.leads and not world.machines[node].eligible:
-            raise Violation(f"{node} leads, and cannot")
+            raise Violation(f"{node} leads, and is ineligible")
         leader = world.running().get(core.leader or 0)
         if leader is not None and not world.machines[core.leader or 0].eligible and core.phase is Phase.WORKER:
             assert core.leader is not None
             if world.steady(node, core.leader) and world.steady(core.leader, node):
-                raise Violation(f"{node} follows {core.leader}, which cannot lead")
+                raise Violation(f"{node} follows {core.leader}, which is ineligible")
 
 
 def check_rest(world: World) -> None:
@@ -59,11 +59,11 @@ def check_rest(world: World) -> None:
     world.advance(rest)
     said = world.chatter() - said
     if world.leader_changes != changes:
-        raise Violation("they go on changing leaders")
+        raise Violation("they continue to change leaders")
     if groups is not None and said:
-        raise Violation(f"they agree, and go on talking: {said} messages")
+        raise Violation(f"they agree, and continue to send messages: {said} messages")
     if said > 2 * len(running) ** 2 * rest / timing.heartbeat:
-        raise Violation(f"they go on talking: {said} messages in {rest} s")
+        raise Violation(f"they continue to send messages: {said} messages in {rest} s")
     top = max((node for node, core in running.items() if core.eligible), default=None)
     for node, core in running.items():
         friends = [peer for peer in running if world.talk(node, peer)]
@@ -73,11 +73,11 @@ def check_rest(world: World) -> None:
         if core.leads and max(vouched, default=0) > node:
             raise Violation(f"{node} leads, and a peer of it hears {max(vouched)}")
         if core.eligible and core.leader is None:
-            raise Violation(f"{node} could lead, and has no leader")
+            raise Violation(f"{node} is eligible, and has no leader")
 
 
 def _groups(world: World) -> list[set[int]] | None:
-    """Who can talk with whom, if that divides the nodes neatly."""
+    """The groups that can talk with each other, if reachability is symmetric and transitive."""
     running = world.running()
     circles = {node: {node} | {other for other in running if world.reaches(node, other)} for node in running}
     if any(circles[node] != circles[other] for node in circles for other in circles[node]):

@@ -7,7 +7,7 @@
      1.020    2 -> 1  COORDINATOR 2.2
 
 A line that begins with `#` is for the reader. Every command is a method below, named `do_...`;
-`python -m pytest tests/election --rewrite` writes the transcripts anew, to be reviewed as a diff.
+`python -m pytest tests/election --rewrite` writes the transcripts again, to be reviewed as a diff.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Scenario:
             self.world.pause(int(node))
 
     def do_resume(self, node: str, first: str = "messages-first") -> None:
-        """`resume 3 timers-first`: what it finds out first, that time passed or what it was told."""
+        """`resume 3 timers-first`: what it processes first, the passed time or the waiting messages."""
         self.world.resume(int(node), first == "timers-first")
 
     def do_ineligible(self, *nodes: str) -> None:
@@ -91,14 +91,14 @@ class Scenario:
         self.world.block([(a, b) for a in side for b in side if side[a] != side[b]])
 
     def do_cut(self, a: str, b: str) -> None:
-        """`cut 2 3`: a cable; nobody is told."""
+        """`cut 2 3`: a cable; no node is notified."""
         self.world.block([(int(a), int(b)), (int(b), int(a))])
 
     def do_reconnect(self, a: str, b: str) -> None:
         self.world.unblock([(int(a), int(b)), (int(b), int(a))])
 
     def do_drop(self, link: str) -> None:
-        """`drop 3->1`: what 3 says to 1 is lost."""
+        """`drop 3->1`: what 3 sends to 1 is lost."""
         self.world.block([_link(link)])
 
     def do_break(self, link: str) -> None:
@@ -136,11 +136,11 @@ class Scenario:
         self.world.advance(_seconds(seconds))
 
     def do_rest(self) -> None:
-        """Leave it alone in a timely network: within the bound all is as it should be, and stays so."""
+        """Let a timely network run without faults: within the bound the cluster comes to rest, and remains so."""
         check_rest(self.world)
 
     def do_stabilize(self) -> None:
-        """Let time pass until nobody has changed its leader for a while, and sum up."""
+        """Let time pass until no node has changed its leader for a while, and sum up."""
         world = self.world
         begin = quiet_since = world.time
         changes = world.leader_changes
@@ -149,11 +149,11 @@ class Scenario:
             if world.leader_changes != changes:
                 quiet_since, changes = world.time, world.leader_changes
             if world.time - begin > 60 * HEARTBEAT:
-                raise Violation("they find no peace")
+                raise Violation("they do not come to rest")
         self.do_status()
 
     def do_status(self) -> None:
-        """Write down whom everybody follows."""
+        """Write down which leader each node follows."""
         for node, core in self.world.running().items():
             state = "paused" if self.world.machines[node].paused else core.phase.value
             self.lines.append(f"         = {node}: {state}, leader {core.leader or '-'}, epoch {core.epoch}")

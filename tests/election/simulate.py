@@ -34,15 +34,15 @@ def generate(seed: int) -> list[str]:
     """The commands of one random scenario."""
     chance = random.Random(seed)
     nodes = list(range(1, chance.choice([1, 2, 3, 3, 3, 4, 5, 5, 6, 7]) + 1))
-    everybody = " ".join(map(str, nodes))
-    commands = [f"nodes {everybody}"]
+    all_nodes = " ".join(map(str, nodes))
+    commands = [f"nodes {all_nodes}"]
     commands += [f"saved {node} {chance.choice([1, 5, 40])}" for node in nodes if chance.random() < 0.1]
     commands += [f"drift {node} {chance.uniform(1 - DRIFT, 1 + DRIFT):.3f}" for node in nodes if chance.random() < 0.5]
     if chance.random() < 0.5:
         commands.append(f"weather {_weather(chance, seed)}")
     order = chance.sample(nodes, len(nodes))
     if chance.random() < 0.5:
-        commands.append(f"start {everybody}")
+        commands.append(f"start {all_nodes}")
     else:
         for node in order:
             commands += [f"start {node}", f"advance {chance.choice([0, 5, 30, 300, 2000])}ms"]

@@ -44,8 +44,8 @@ def test_document_shows_every_picture_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("nodes", [3, 10, 30])
-def test_table_tells_what_a_failure_costs(nodes: int) -> None:
-    assert measure(nodes) == read(TEXT)[nodes], "measure anew: python -m tests.election.costs"
+def test_table_shows_what_a_failure_costs(nodes: int) -> None:
+    assert measure(nodes) == read(TEXT)[nodes], "measure again: python -m tests.election.costs"
 
 
 def test_dead_leader_costs_at_most_four_messages_a_node_and_the_textbook_a_square() -> None:

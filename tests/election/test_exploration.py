@@ -1,4 +1,4 @@
-"""Three nodes, all orders of events: nothing bad is within reach, and agreement always is."""
+"""Three nodes, all orders of events: no violation is reachable, and agreement always is."""
 
 from safelight.election.bully import PeerConnected
 

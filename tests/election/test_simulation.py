@@ -1,4 +1,4 @@
-"""Random stories end well; and a bug in the election does not go unnoticed."""
+"""Random faults end in agreement; and a bug in the election does not go unnoticed."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Bully as textbooks print it, to count what it costs: all who miss the leader ask everybody above them, at once.
+"""Bully as textbooks print it, to count what it costs: all that miss the leader ask all nodes above them, at once.
 
 After Coulouris et al., "Distributed Systems", and Tanenbaum and van Steen, "Distributed Systems". It has no epochs,
 no turns, and no links that break: a node counts as dead when an answer does not come in time. Here nothing is lost

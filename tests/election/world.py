@@ -1,14 +1,14 @@
 """A virtual world for the election: a clock, a network and nodes that start, die, pause and drift.
 
-It stands where the node's driver and the machines stand in earnest, and models what they can do:
+It takes the place of the nodes' drivers and machines, and models what they can do:
 
-- every node dials every other; a link is simplex, and in order unless told otherwise;
-- a killed process breaks its links within milliseconds, a paused one or a cut cable only falls silent;
+- every node dials every other; a link is simplex, and in order unless a scenario says otherwise;
+- a killed process breaks its links within milliseconds, a paused one or a cut cable breaks none;
 - a paused node finds its messages waiting when it resumes, before or after its overdue timers;
 - only what was saved survives a restart.
 
 After every step the world checks what must hold at any time, and raises `Violation` if it does not.
-Time is counted in seconds since the world's beginning; everything is a function of what it was told.
+Time is counted in seconds since the world's beginning; everything is a function of the commands.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class World:
         self._touched: dict[Link, float] = {}  # when a link last changed
         self._stormy = 0.0  # when the weather last changed
         self._answers = 0  # that a node which reads what was waiting may still give to one message
-        self._minute = (0, 0)  # the running heartbeat interval, and what was said in it
-        self._patience = max(
+        self._minute = (0, 0)  # the running heartbeat interval, and the messages in it
+        self._longest = max(
             timing.leader_timeout, timing.settle, timing.coordinator_timeout, len(self.machines) * timing.turn
         )
 
@@ -257,7 +257,7 @@ class World:
     # -- the network ---------------------------------------------------------------------------------
 
     def _dial(self, links: Iterable[Link] | None = None) -> None:
-        """Break what cannot hold, connect what can be connected: the drivers' work, in little time."""
+        """Break what cannot hold, connect what can be connected: as the drivers do, in little time."""
         for link in links or [(a, b) for a in self.machines for b in self.machines if a != b]:
             a, b = (self.machines[end] for end in link)
             if a.election is None or link in self.blocked or link[::-1] in self.blocked:
@@ -290,7 +290,7 @@ class World:
         self._give(a, PeerConnected(link[1]))
 
     def _transmit(self, sender: Machine, to: int, message: Message) -> str:
-        """Put a message on its way. Return how it fares, for the transcript."""
+        """Put a message on its way. Return what happens to it, for the transcript."""
         link = (sender.node, to)
         receiver = self.machines[to]
         self.messages[message.kind] += 1
@@ -369,7 +369,7 @@ class World:
                 case LeaderChanged():
                     self.leader_changes += 1
         if self._transcript is not None:
-            self._tell(machine, core, lines)
+            self._log_step(machine, core, lines)
         self._check(machine, core, now, led, behind=bool(machine.inbox) and (asked or isinstance(event, Received)))
         due = core.next_call()
         machine.timer += 1
@@ -380,18 +380,18 @@ class World:
         if self._transcript is not None:
             self._transcript(self.time, text)
 
-    def _tell(self, machine: Machine, core: Election, sent: dict[tuple[Message, str], list[int]]) -> None:
-        """Write down what a node has become and what it said."""
+    def _log_step(self, machine: Machine, core: Election, sent: dict[tuple[Message, str], list[int]]) -> None:
+        """Write down what a node has become and what it sent."""
         if (core.phase, core.leader) != (machine.phase, machine.leader):
-            self._tell_role(machine, core)
+            self._log_role(machine, core)
         for (message, fate), receivers in sent.items():
             if message.kind is not Kind.HEARTBEAT:
-                word = message.leader if message.kind in (Kind.ANSWER, Kind.RESIGN) else None
-                text = f"{message.kind.name} {message.epoch}" + (f', "I hear {word}"' if word else "")
+                heard = message.leader if message.kind in (Kind.ANSWER, Kind.RESIGN) else None
+                text = f"{message.kind.name} {message.epoch}" + (f', "I hear {heard}"' if heard else "")
                 text += f"  ({fate})" if fate else ""
                 self._log(f"  {machine.node} -> {' '.join(map(str, receivers))}  {text}")
 
-    def _tell_role(self, machine: Machine, core: Election) -> None:
+    def _log_role(self, machine: Machine, core: Election) -> None:
         node, why = machine.node, f" ({machine.leader}: {machine.cause.value})" if machine.cause else ""
         match core.phase:
             case Phase.LEADER:
@@ -429,7 +429,7 @@ class World:
             raise Violation(f"a storm: {said} messages within a heartbeat")
 
     def steady(self, a: int, b: int) -> bool:
-        """For a while nothing has befallen `b`, nor come between the two."""
+        """For a while there has been no fault of `b` or between the two."""
         links = {(a, b), (b, a)}
         touched = [self._stormy, self.machines[b].touched, *(self._touched.get(link, 0.0) for link in links)]
         return (
@@ -440,13 +440,13 @@ class World:
         )
 
     def _check_usurper(self, node: int) -> None:
-        """Nobody begins to lead over the head of a better one that it can reach, as far as it has been told."""
+        """No node begins to lead while it can reach a better one, as far as it knows."""
         for other, better in self.awake().items():
-            # Whoever followed by another's word does not answer: its word would be hearsay.
+            # A node that followed a vouched leader does not answer: a vouch is not passed on.
             since = 0.0 if _vouched(better) else self.time - self.machines[other].vouched
             answers = since > 1.2 * self.timing.answer_timeout
-            told_lost = other in self.machines[node].lost  # and not yet that it is there again
-            if other > node and better.eligible and answers and not told_lost and self.steady(node, other):
+            knows_lost = other in self.machines[node].lost  # and not yet that it is connected again
+            if other > node and better.eligible and answers and not knows_lost and self.steady(node, other):
                 raise Violation(f"{node} begins to lead, where {other} ({better.phase.value}) should")
 
     def _check(self, machine: Machine, core: Election, now: float, led: Epoch | None, behind: bool) -> None:
@@ -457,25 +457,25 @@ class World:
         machine.highest = core.epoch
         if core.leads:
             if core.epoch.leader != node or core.leader != node or not core.eligible:
-                raise Violation(f"{node} leads in {core.epoch}, which is not for it to lead")
+                raise Violation(f"{node} leads in {core.epoch}, which it must not")
             if core.epoch != led and core.epoch in self._terms:
                 raise Violation(f"{node} begins {core.epoch}, which has been led before")
             self._terms[core.epoch] = node
-            if led is None and not behind:  # what waits for it is what it has not been told yet
+            if led is None and not behind:  # what waits for it is what it does not know yet
                 self._check_usurper(node)
         elif core.leader == node:
             raise Violation(f"{node} follows itself")
         if core.phase is Phase.WORKER:
             lost = machine.lost.get(core.leader or 0)
             if lost is not None and core.epoch <= lost:
-                raise Violation(f"{node} follows {core.leader}, whose link broke, on the strength of old news")
+                raise Violation(f"{node} follows {core.leader}, whose link broke, because of an old message")
             if core.eligible and (core.leader or 0) < node:
-                raise Violation(f"{node} could lead, and follows {core.leader}")
+                raise Violation(f"{node} is eligible, and follows {core.leader}")
         if core.phase is Phase.OBSERVER:
             if core.eligible:
-                raise Violation(f"{node} could lead, and only watches")
-        elif core.deadline is None or not now < core.deadline <= now + self._patience + 1e-6:
-            raise Violation(f"{node} has no timer worth the name: {core.phase}, {core.deadline} at {now}")
+                raise Violation(f"{node} is eligible, and only observes")
+        elif core.deadline is None or not now < core.deadline <= now + self._longest + 1e-6:
+            raise Violation(f"{node} has no proper timer: {core.phase}, {core.deadline} at {now}")
 
 
 def _vouched(core: Election) -> bool:
