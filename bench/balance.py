@@ -25,11 +25,11 @@ from bench.costs import LARGE
 from bench.memory import image_of, under_another_name
 from bench.picture import BALANCE, SECONDS, balance
 from bench.speed import SMALL, run
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
 from safelight.config import Config
-from safelight.local.cluster import Cluster, throwaway
+from safelight.local.cluster import LocalCluster, ephemeral_config
 from safelight.node.work.balance import weight
 
 GROUPS = Path("/sys/fs/cgroup")
@@ -102,8 +102,8 @@ def measure(balance: str, shares: dict[int, float], seconds: float) -> list[Done
         large = image_of(work / "large.png", LARGE)
         small = work / "small.png"
         small.write_bytes(large.read_bytes()[:SMALL])
-        config = throwaway(work, len(shares), balance=balance)
-        with Cluster(config, lambda node, line: None) as cluster:
+        config = ephemeral_config(work, len(shares), balance=balance)
+        with LocalCluster(config, lambda node, line: None) as cluster:
             cluster.start()
             asyncio.run(wait_for_leader(config, 60))
             for group, (node, share) in zip(groups, shares.items(), strict=True):
@@ -123,7 +123,7 @@ async def _load(config: Config, small: Path, large: Path, work: Path, seconds: f
             while (now := time.monotonic()) < began + seconds:
                 image = large if chance.random() < 0.2 else small
                 with under_another_name(image) as own:
-                    saved = await session.seal(own, to=work / "out", feedback=Silence())
+                    saved = await session.seal(own, to=work / "out", feedback=NullFeedback())
                 saved.path.unlink()
                 now = time.monotonic()
                 if began <= now < began + seconds:

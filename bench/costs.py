@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 from bench.memory import image_of, under_another_name
 from bench.speed import SMALL, run
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
 from safelight.config import Config
 from safelight.election.bully import Epoch
-from safelight.local.cluster import Cluster, throwaway
-from safelight.node.work.balance import Balance
-from safelight.node.work.load import LoadBook
+from safelight.local.cluster import LocalCluster, ephemeral_config
+from safelight.node.work.balance import Balancer
+from safelight.node.work.load import LoadTracker
 from safelight.wire.messages import Offer, Refusal
 
 FILE = Path(__file__).with_suffix(".json")
@@ -74,8 +74,8 @@ def measure() -> Costs:
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="safelight-bench-", dir=parent) as directory:
         place = Path(directory)
-        config = throwaway(place / "working")
-        with Cluster(config, lambda node, line: None) as cluster:
+        config = ephemeral_config(place / "working")
+        with LocalCluster(config, lambda node, line: None) as cluster:
             cluster.start()
             leader = asyncio.run(wait_for_leader(config, 30))
             pids = {node: cluster.pid(node) for node in config.addresses}
@@ -96,7 +96,7 @@ async def _uploads(config: Config, place: Path, pids: dict[int, int]) -> list[di
 
         async def upload(image: Path) -> None:
             with under_another_name(image) as path:
-                (await session.seal(path, to=place / "out", feedback=Silence())).path.unlink()
+                (await session.seal(path, to=place / "out", feedback=NullFeedback())).path.unlink()
 
         async def offer() -> None:
             offer = Offer("alice", secrets.token_hex(16), "photo.png", SMALL)
@@ -121,8 +121,8 @@ async def _uploads(config: Config, place: Path, pids: dict[int, int]) -> list[di
 
 def _report(place: Path) -> float:
     """Of nodes that do nothing but heartbeats: what one costs on either side."""
-    config = throwaway(place, heartbeat=HEARTBEAT)
-    with Cluster(config, lambda node, line: None) as cluster:
+    config = ephemeral_config(place, heartbeat=HEARTBEAT)
+    with LocalCluster(config, lambda node, line: None) as cluster:
         cluster.start()
         leader = asyncio.run(wait_for_leader(config, 30))
         before = processor_time(cluster.pid(leader))
@@ -134,11 +134,11 @@ def _report(place: Path) -> float:
 
 def _choice() -> float:
     """Choosing among many nodes, a node: as the gate does it."""
-    book = LoadBook(MANY, lambda: ("leader", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256, 0)
+    book = LoadTracker(MANY, lambda: ("leader", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256, 0)
     for node in range(1, MANY):
-        own = LoadBook(node, lambda: ("worker", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256, 0).own()
+        own = LoadTracker(node, lambda: ("worker", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256, 0).own()
         book.heard(node, [own])
-    balance = Balance()
+    balance = Balancer()
     began = time.process_time()
     for number in range(OFFERS):
         in_hand = {load.node: load.weight for load in book.known() if load.room > balance.waiting(load.node)}

@@ -31,12 +31,12 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from safelight import samples
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.status import survey
 from safelight.client.session import Session
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.local.cluster import Cluster, throwaway
+from safelight.local.cluster import LocalCluster, ephemeral_config
 from safelight.node.state.crash_record import record_stop
 
 PATIENCE = 30.0
@@ -67,7 +67,7 @@ class Row(NamedTuple):
 class Bench:
     """A cluster, and one user's session at it."""
 
-    def __init__(self, cluster: Cluster, session: Session, work: Path) -> None:
+    def __init__(self, cluster: LocalCluster, session: Session, work: Path) -> None:
         self.cluster = cluster
         self.leader = max(cluster.config.addresses)
         self._session = session
@@ -77,7 +77,7 @@ class Bench:
 
     async def upload(self) -> int:
         """Upload the image; the node that sealed it."""
-        return (await self._session.seal(self._original, to=self._images, feedback=Silence())).node
+        return (await self._session.seal(self._original, to=self._images, feedback=NullFeedback())).node
 
     def strike(self, blow: signal.Signals) -> None:
         os.kill(self.cluster.pid(self.leader), blow)
@@ -103,8 +103,8 @@ class Bench:
 @asynccontextmanager
 async def bench(**settings: Any) -> AsyncIterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="safelight-bench-") as directory:
-        config = throwaway(Path(directory), **settings)
-        with Cluster(config, lambda node, line: None) as cluster:
+        config = ephemeral_config(Path(directory), **settings)
+        with LocalCluster(config, lambda node, line: None) as cluster:
             cluster.start()
             await asyncio.to_thread(cluster.wait_until_listening)
             async with Session(config, "alice") as session:
@@ -189,7 +189,7 @@ class Etcd:
     """Three nodes of etcd with default settings, as processes of ours."""
 
     def __init__(self, directory: Path, http: aiohttp.ClientSession) -> None:
-        config = throwaway(directory, nodes=6)
+        config = ephemeral_config(directory, nodes=6)
         urls = [address.url for address in config.addresses.values()]
         self._clients = dict(enumerate(urls[:3], start=1))
         self._peers = dict(enumerate(urls[3:], start=1))

@@ -21,7 +21,7 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 
 from bench.memory import MIB, image_of, under_another_name
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.session import Session
 from safelight.config import Config
 from safelight.runtime.http import aiohttp
@@ -120,7 +120,7 @@ async def ordinary(config: Config, image: Path, to: Path) -> list[list[float]]:
         for _ in range(ROUNDS):
             with under_another_name(image) as own:
                 began = time.perf_counter()
-                done = await session.seal(own, to=to, feedback=Silence())
+                done = await session.seal(own, to=to, feedback=NullFeedback())
                 sealed = time.perf_counter()
                 kept = await session.images.find(done.path.name)
                 saved = await session.fetch(kept, to=to, progress=lambda done, total: None)

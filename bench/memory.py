@@ -16,11 +16,11 @@ from itertools import count
 from pathlib import Path
 
 from safelight import samples
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
 from safelight.config import Config
-from safelight.local.cluster import Cluster, throwaway
+from safelight.local.cluster import LocalCluster, ephemeral_config
 
 MIB = 1 << 20
 
@@ -80,9 +80,9 @@ def travel(config: Config, image: Path, work: Path, journey: Journey) -> None:
 
 
 async def _encrypt_and_open(session: Session, image: Path, work: Path) -> AsyncIterator[tuple[str, Path]]:
-    sealed = await session.seal(image, to=work / "images", feedback=Silence())
+    sealed = await session.seal(image, to=work / "images", feedback=NullFeedback())
     yield "encrypted", sealed.path
-    opened = await session.open(sealed.path, to=work / "decrypted", feedback=Silence())
+    opened = await session.open(sealed.path, to=work / "decrypted", feedback=NullFeedback())
     yield "opened", opened.path
 
 
@@ -91,8 +91,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="safelight-bench-") as directory:
         work = Path(directory)
         image = image_of(work / "image.png", size)
-        config = throwaway(work)
-        with Cluster(config, lambda node, line: None) as cluster:
+        config = ephemeral_config(work)
+        with LocalCluster(config, lambda node, line: None) as cluster:
             cluster.start()
             leader = asyncio.run(wait_for_leader(config, 30))
             before = {node: peak(cluster.pid(node)) for node in cluster.running}

@@ -22,7 +22,7 @@ from bench import results
 from bench.costs import LARGE, Costs, load
 from bench.picture import MODEL, model
 from bench.speed import SMALL
-from safelight.node.work.balance import Balance, report_pause, weight
+from safelight.node.work.balance import Balancer, report_pause, weight
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "balance.md"
 
@@ -89,7 +89,7 @@ class _Run:
         self._costs, self._policy, self._mix, self._images = costs, policy, mix, images
         self._cores = [_Core() for _ in range(nodes)]
         self._leader = nodes - 1
-        self._balance = Balance()
+        self._balance = Balancer()
         self._told = dict.fromkeys(range(nodes), 0)  # each worker's work, as the leader last heard
         self._chance = random.Random(f"{nodes} {policy} {mix.name}")
         self._events: list[tuple[float, int, Callable[[float], None]]] = []

@@ -18,12 +18,12 @@ from pathlib import Path
 from bench import hostile, results
 from bench.memory import image_of, peak
 from bench.speed import run
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.local.cluster import Cluster, environment, throwaway
+from safelight.local.cluster import LocalCluster, environment, ephemeral_config
 
 LOOKS = 5
 """Times that somebody new asks for the status."""
@@ -50,7 +50,7 @@ async def crowd(config: Config, image: Path, to: Path, clients: int) -> tuple[li
         began = time.perf_counter()
         try:
             async with Session(config, f"user-{number % 10}") as session:
-                await session.seal(own, to=to / f"client-{number}", feedback=Silence())
+                await session.seal(own, to=to / f"client-{number}", feedback=NullFeedback())
             times.append(time.perf_counter() - began)
         except SafelightError as error:
             failures.append(str(error))
@@ -75,8 +75,8 @@ async def crowd(config: Config, image: Path, to: Path, clients: int) -> tuple[li
 
 def many(clients: int) -> None:
     with tempfile.TemporaryDirectory(prefix="safelight-bench-") as directory:
-        image, config = image_of(Path(directory) / "image.png", 1), throwaway(Path(directory))
-        with Cluster(config, lambda node, line: None) as cluster:
+        image, config = image_of(Path(directory) / "image.png", 1), ephemeral_config(Path(directory))
+        with LocalCluster(config, lambda node, line: None) as cluster:
             cluster.start()
             leader = asyncio.run(wait_for_leader(config, 30))
             before = {node: peak(cluster.pid(node)) for node in config.addresses}
@@ -99,8 +99,8 @@ def many(clients: int) -> None:
 
 def beside_a_hostile_user() -> None:
     with tempfile.TemporaryDirectory(prefix="safelight-bench-") as directory:
-        config = throwaway(Path(directory))
-        with Cluster(config, lambda node, line: None) as cluster:
+        config = ephemeral_config(Path(directory))
+        with LocalCluster(config, lambda node, line: None) as cluster:
             cluster.start()
             leader = asyncio.run(wait_for_leader(config, 30))
             said = hostile.figures(config, leader, Path(directory))

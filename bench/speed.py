@@ -21,14 +21,14 @@ import uvloop
 from bench import peers
 from bench.memory import MIB, image_of, peak, travel, under_another_name
 from bench.vault import keep_and_fetch
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
 from safelight.client.transport import tokens
 from safelight.config import Config
 from safelight.encryption import Opener, Scheme, Sealer, open_, seal
 from safelight.encryption.keys import Keyring
-from safelight.local.cluster import Cluster, environment, throwaway
+from safelight.local.cluster import LocalCluster, environment, ephemeral_config
 from safelight.runtime.allocator import keep_segments
 
 SMALL = 100_000
@@ -71,8 +71,8 @@ class Place:
         self.small.write_bytes(self.large.read_bytes()[:SMALL] if scale.large < 64 else _beginning(self.large, SMALL))
         self.out = directory / "out"
         self.out.mkdir()
-        self.config = throwaway(directory)
-        self.cluster = stack.enter_context(Cluster(self.config, lambda node, line: None))
+        self.config = ephemeral_config(directory)
+        self.cluster = stack.enter_context(LocalCluster(self.config, lambda node, line: None))
         self.cluster.start()
         self.leader = asyncio.run(wait_for_leader(self.config, 30))
         self.url = f"{self.config.addresses[self.leader].url}/v1/images/"
@@ -84,7 +84,7 @@ class Place:
 
     async def _enrol(self) -> str:
         async with self.session() as session:
-            saved = await session.seal(self.small, to=self.out, feedback=Silence())
+            saved = await session.seal(self.small, to=self.out, feedback=NullFeedback())
             saved.path.unlink()
         (file,) = self.config.client_dir.glob("tokens/*/alice")
         token = tokens.load(self.config.client_dir, file.parent.name, "alice")
@@ -108,7 +108,7 @@ class Place:
 
         async def remove() -> None:
             async with self.session() as session:
-                await session.remove(name, feedback=Silence())
+                await session.remove(name, feedback=NullFeedback())
 
         run(remove())
 
@@ -156,7 +156,7 @@ def start(scale: Scale) -> Iterator[Figure]:
     safelight = [sys.executable, "-m", "safelight"]
     yield Figure("safelight --help", peers.timed(*safelight, "--help"), peers.timed(sys.executable, "-c", "pass"))
     with tempfile.TemporaryDirectory(prefix="safelight-bench-") as directory:
-        config = throwaway(Path(directory))
+        config = ephemeral_config(Path(directory))
         image = image_of(Path(directory) / "image.png", 1)
         image.write_bytes(_beginning(image, SMALL))
         began = time.perf_counter()
@@ -176,15 +176,15 @@ def start(scale: Scale) -> Iterator[Figure]:
 async def _upload(config: Config, image: Path, to: Path) -> None:
     await wait_for_leader(config, 30)
     async with Session(config, "alice") as session:
-        await session.seal(image, to=to, feedback=Silence())
+        await session.seal(image, to=to, feedback=NullFeedback())
 
 
 def memory(scale: Scale) -> Iterator[Figure]:
     """What a large image adds to the peak memory of the leader and of the client; MiB."""
     with tempfile.TemporaryDirectory(prefix="safelight-bench-") as directory:
         work = Path(directory)
-        image, config = image_of(work / "large.png", scale.huge), throwaway(work)
-        with Cluster(config, lambda node, line: None) as cluster:
+        image, config = image_of(work / "large.png", scale.huge), ephemeral_config(work)
+        with LocalCluster(config, lambda node, line: None) as cluster:
             cluster.start()
             leader = asyncio.run(wait_for_leader(config, 30))
             before = peak(cluster.pid(leader))
@@ -228,7 +228,7 @@ def large(place: Place) -> Iterator[Figure]:
     async def ours() -> tuple[float, float, str]:
         async with place.session() as session:
             began = time.perf_counter()
-            saved = await session.seal(place.large, to=place.out, feedback=Silence())
+            saved = await session.seal(place.large, to=place.out, feedback=NullFeedback())
             sent = time.perf_counter() - began
             saved.path.unlink()
             image = await session.images.find(saved.path.name)
@@ -251,11 +251,11 @@ def one_after_the_other(place: Place) -> Iterator[Figure]:
     async def ours() -> float:
         async with place.session() as session:
             for _ in range(5):
-                (await session.seal(place.small, to=place.out, feedback=Silence())).path.unlink()
+                (await session.seal(place.small, to=place.out, feedback=NullFeedback())).path.unlink()
             began = time.perf_counter()
             for _ in range(images):
                 with under_another_name(place.small) as path:
-                    await session.seal(path, to=place.out, feedback=Silence())
+                    await session.seal(path, to=place.out, feedback=NullFeedback())
             return images / (time.perf_counter() - began)
 
     yield Figure("one after the other", run(ours()))

@@ -17,23 +17,23 @@ from pathlib import Path
 
 from bench.memory import MIB, image_of, peak, travel
 from safelight.cli.admin.cluster import keyring_file
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
 from safelight.client.transport import tokens
 from safelight.config import Config
 from safelight.encryption import Scheme, seal
 from safelight.encryption.sealed import read_header
-from safelight.local.cluster import Cluster, environment, throwaway
+from safelight.local.cluster import LocalCluster, environment, ephemeral_config
 from safelight.vault.bootstrap import open_vault
-from safelight.vault.vault import Details, Draft, Vault
+from safelight.vault.vault import Draft, ImageMetadata, Vault
 
 ROUNDS = 20
 RANGE = 1000  # bytes
 
 
 async def keep_and_fetch(session: Session, image: Path, work: Path) -> AsyncIterator[tuple[str, Path]]:
-    saved = await session.seal(image, to=work / "images", feedback=Silence())
+    saved = await session.seal(image, to=work / "images", feedback=NullFeedback())
     yield "kept", saved.path
     kept = await session.images.find(saved.path.name)
     fetched = await session.fetch(kept, to=work / "fetched", progress=lambda done, total: None)
@@ -68,7 +68,9 @@ async def fill(vault: Vault, user: str, images: int) -> None:
         sealed = b"".join([*sealer.update(content), sealer.finish()])
         await draft.write([sealed])
         header = read_header(sealed)
-        await draft.commit(sealed[: header.length], Details(len(content), "image/png", f"photo {number}.png", None))
+        await draft.commit(
+            sealed[: header.length], ImageMetadata(len(content), "image/png", f"photo {number}.png", None)
+        )
 
     for first in range(0, images, 100):
         await asyncio.gather(*map(keep, range(first, min(first + 100, images))))
@@ -90,8 +92,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="safelight-bench-") as directory:
         work = Path(directory)
         large, small = image_of(work / "large.png", size), image_of(work / "small.png", 1)
-        config = throwaway(work)
-        with Cluster(config, lambda node, line: None) as cluster:
+        config = ephemeral_config(work)
+        with LocalCluster(config, lambda node, line: None) as cluster:
             cluster.start()
             leader = asyncio.run(wait_for_leader(config, 30))
             before = {node: peak(cluster.pid(node)) for node in cluster.running}
@@ -103,7 +105,7 @@ def main() -> None:
 
             async def keep_small() -> str:
                 async with Session(config, "alice") as session:
-                    return (await session.seal(small, to=work / "images", feedback=Silence())).path.name
+                    return (await session.seal(small, to=work / "images", feedback=NullFeedback())).path.name
 
             name, (kept,) = asyncio.run(keep_small()), [each.name for each in (work / "images").glob("*large*")]
             near, far = first_byte(config, name, 0), first_byte(config, kept, size * MIB // 2)

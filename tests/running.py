@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
 from safelight.config import Config
-from safelight.local.cluster import Cluster, throwaway
+from safelight.local.cluster import LocalCluster, ephemeral_config
 
 GENEROUS = 30.0
 """Seconds that a test waits for what takes milliseconds: a slow machine is no failure."""
@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 class Running:
     """A cluster's processes, what they print, and a few questions that tests ask."""
 
-    def __init__(self, cluster: Cluster, lines: dict[int, list[str]], heard: threading.Condition) -> None:
+    def __init__(self, cluster: LocalCluster, lines: dict[int, list[str]], heard: threading.Condition) -> None:
         self.cluster = cluster
         self.config = cluster.config
         self._lines = lines
@@ -75,7 +75,7 @@ class Running:
 @contextmanager
 def running(directory: Path, nodes: int = 3, *, start: bool = True, **settings: Any) -> Iterator[Running]:
     """A cluster in `directory`; with `start` all its nodes run and have a leader when the block begins."""
-    with running_as(throwaway(directory, nodes, **settings)) as it:
+    with running_as(ephemeral_config(directory, nodes, **settings)) as it:
         if start:
             it.cluster.start()
             it.wait_until_leader(nodes)
@@ -93,7 +93,7 @@ def running_as(config: Config) -> Iterator[Running]:
             lines.setdefault(node, []).append(line)
             heard.notify_all()
 
-    with Cluster(config, on_line) as cluster:
+    with LocalCluster(config, on_line) as cluster:
         try:
             yield Running(cluster, lines, heard)
         except BaseException as error:

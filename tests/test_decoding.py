@@ -11,11 +11,23 @@ import safelight
 from safelight.decoding import Malformed, decode
 from safelight.node.election.driver import Wire
 from safelight.node.election.handshake import Hello, Proof
-from safelight.wire.admin_commands import Order
+from safelight.wire.admin_commands import AdminCommand
 from safelight.wire.messages import Grant, Listing, NumberedAnswer, NumberedOffer, Offer, ProblemDocument
 from safelight.wire.tickets import Ticket
 
-KINDS = [Offer, NumberedOffer, NumberedAnswer, Grant, Listing, ProblemDocument, Hello, Proof, Wire, Order, Ticket]
+KINDS = [
+    Offer,
+    NumberedOffer,
+    NumberedAnswer,
+    Grant,
+    Listing,
+    ProblemDocument,
+    Hello,
+    Proof,
+    Wire,
+    AdminCommand,
+    Ticket,
+]
 NESTED = {
     "lists": b"[" * 100_000,
     "objects": b'{"a":' * 100_000,

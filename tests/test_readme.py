@@ -17,7 +17,7 @@ import pytest
 
 from safelight import samples
 from safelight.config import Config, load
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from tests.running import GENEROUS, Running, running
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,7 @@ def paste(script: str, checkout: Path, env: dict[str, str]) -> str:
 
 def test_make_run_takes_commands_from_a_pipe_and_says_whether_they_succeeded(checkout: Path) -> None:
     assert block_with("make run").strip() == "make run"
-    config = throwaway(checkout)
+    config = ephemeral_config(checkout)
     for commands, status in (
         ("upload src/safelight/samples/lighthouse.png\nupload src/safelight/samples/lighthouse.png\nstatus\nquit\n", 0),
         ("upload missing.png\n", 2),

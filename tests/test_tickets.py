@@ -12,10 +12,10 @@ import pytest
 
 from safelight.encryption import Scheme
 from safelight.wire.messages import Action
-from safelight.wire.tickets import LIFETIME, BadTicket, Book, Job, Ticket, new_nonce, read, write
+from safelight.wire.tickets import LIFETIME, BadTicket, Scope, Ticket, TicketLedger, new_nonce, read, write
 
 KEY = bytes(32)
-JOB = Job("alice", "0" * 32, "a.png", 5, Action.SEAL, Scheme.SEALED)
+JOB = Scope("alice", "0" * 32, "a.png", 5, Action.SEAL, Scheme.SEALED)
 NOW = 1_700_000_000.0
 
 
@@ -23,8 +23,8 @@ def ticket(expires: float = NOW + LIFETIME, node: int = 1, life: str = "a life")
     return Ticket(JOB, node, life, issuer=1, expires=expires, nonce=new_nonce())
 
 
-def book() -> Book:
-    return Book(1, "a life")
+def book() -> TicketLedger:
+    return TicketLedger(1, "a life")
 
 
 def signed(text: bytes) -> str:

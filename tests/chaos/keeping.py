@@ -25,7 +25,7 @@ from safelight import samples
 from safelight.cli.admin.cluster import keyring_file
 from safelight.vault import maintenance
 from safelight.vault.bootstrap import open_vault
-from tests.chaos.blows import KILLS, Chaos
+from tests.chaos.faults import KILLS, Chaos
 from tests.cli.commandline import safelight, started
 from tests.mission.support import enrolled
 from tests.running import GENEROUS, Running, running

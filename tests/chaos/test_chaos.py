@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from safelight.client.requests.leader_request import ATTEMPTS
-from tests.chaos.blows import ALL, Chaos
+from tests.chaos.faults import ALL, Chaos
 from tests.chaos.uploads import Stream, check
 from tests.mission.support import status_of, wait_until_all_follow
 from tests.running import Running, eventually, running

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from safelight import samples
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.session import Session
 from safelight.config import Config
 from safelight.errors import SafelightError
@@ -128,7 +128,7 @@ def _upload(config: Config, originals: Path, images: Path, sessions: int, report
 
     async def one(session: Session, original: Path) -> Outcome:
         try:
-            saved = await session.seal(original, to=images, feedback=Silence())
+            saved = await session.seal(original, to=images, feedback=NullFeedback())
         except SafelightError as error:
             return Outcome(original, error=str(error))
         except Exception:
@@ -163,7 +163,7 @@ def check(config: Config, outcomes: Iterable[Outcome], images: Path, opened: Pat
     async def open_some(session: Session, to: Path, some: list[Outcome]) -> None:
         for outcome in some:
             assert outcome.sealed is not None
-            image = (await session.open(outcome.sealed, to=to, feedback=Silence())).path
+            image = (await session.open(outcome.sealed, to=to, feedback=NullFeedback())).path
             assert image.read_bytes() == outcome.original.read_bytes(), f"{outcome.sealed} is another image"
             image.unlink()
 

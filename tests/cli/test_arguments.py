@@ -16,7 +16,7 @@ import pytest
 from safelight.cli import main as cli
 from safelight.config import Config
 from safelight.encryption.sealed import MAGIC
-from safelight.local.cluster import environment, throwaway
+from safelight.local.cluster import environment, ephemeral_config
 from tests.cli.commandline import COMMAND, Call, safelight, started
 
 NOWHERE = "127.0.0.1:1"  # tcpmux: nobody listens there
@@ -309,7 +309,7 @@ def test_whoever_reads_the_output_may_go_away(tmp_path: Path) -> None:
         [*COMMAND, "upload", "--help"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(throwaway(tmp_path)),
+        env=environment(ephemeral_config(tmp_path)),
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -323,7 +323,7 @@ def test_ctrl_c_ends_a_command_with_130_and_no_traceback(tmp_path: Path) -> None
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        config = throwaway(tmp_path, nodes=1)
+        config = ephemeral_config(tmp_path, nodes=1)
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with started("upload", photo, "--user", "alice", "--servers", address, config=config, cwd=tmp_path) as it:
             connection, _ = silent.accept()  # now it waits for an answer that never comes
@@ -335,5 +335,5 @@ def test_ctrl_c_ends_a_command_with_130_and_no_traceback(tmp_path: Path) -> None
 
 
 def test_without_a_terminal_nothing_is_coloured_and_nothing_moves(tmp_path: Path) -> None:
-    done = safelight("status", config=throwaway(tmp_path), cwd=tmp_path)
+    done = safelight("status", config=ephemeral_config(tmp_path), cwd=tmp_path)
     assert "\x1b" not in done.stdout + done.stderr

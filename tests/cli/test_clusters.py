@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from safelight.config import Config
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from tests.cli.commandline import safelight, started
 from tests.running import eventually, running_as
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return throwaway(tmp_path / "cluster")
+    return ephemeral_config(tmp_path / "cluster")
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_the_demo_shows_a_failover_and_cleans_up(tmp_path: Path, monkeypatch: py
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
-    done = safelight("demo", "--to", "out", config=throwaway(tmp_path), cwd=tmp_path)
+    done = safelight("demo", "--to", "out", config=ephemeral_config(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Node 3 leads." in done.stdout
     assert "Node 2 has taken over: " in done.stdout

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from safelight.cli.user.discovery import File, Skipped, Unread, files
-from safelight.client.files.source_file import LeftOut
+from safelight.cli.user.discovery import FoundFile, SkippedEntry, UnreadableEntry, files
+from safelight.client.files.source_file import SkipReason
 from safelight.local.cluster import environment
 from tests.accounts import ordinary_account
 from tests.cli.commandline import COMMAND, safelight
@@ -121,10 +121,10 @@ def test_linked_directories_are_entered_once_if_that_is_wanted(
 
 def test_a_directory_that_is_named_twice_is_uploaded_once(tmp_path: Path, album: Path) -> None:
     found = files([str(album), str(album / "trip"), f"{album}/../album"], to=tmp_path / "images", follow_links=False)
-    assert [item.path for item in found if isinstance(item, File)] == [
+    assert [item.path for item in found if isinstance(item, FoundFile)] == [
         f"{album}/a.png", f"{album}/b.png", f"{album}/trip/c.png",
     ]  # fmt: skip
-    assert {item.path for item in found if isinstance(item, Skipped)} == {f"{album}/trip", f"{album}/../album"}
+    assert {item.path for item in found if isinstance(item, SkippedEntry)} == {f"{album}/trip", f"{album}/../album"}
 
 
 # -- what cannot be examined -------------------------------------------------------------------------
@@ -151,11 +151,13 @@ def test_what_an_account_may_not_examine_is_no_absence() -> None:
             for mode in MODES:
                 os.chmod(root / mode, 0o755)
             shutil.rmtree(root)
-    failed = {os.path.relpath(item.path, root): str(item.error) for item in found if isinstance(item, Unread)}
+    failed = {os.path.relpath(item.path, root): str(item.error) for item in found if isinstance(item, UnreadableEntry)}
     assert {*failed} == {"444/a.png", "000", "111", "loop", "closed"}
     assert all(error.startswith(f"cannot read '{root}/") for error in failed.values())
-    assert [item.path for item in found if isinstance(item, File)] == [f"{root}/755/a.png"]
-    assert [item for item in found if isinstance(item, Skipped)] == [Skipped(f"{root}/dangling", LeftOut.BROKEN)]
+    assert [item.path for item in found if isinstance(item, FoundFile)] == [f"{root}/755/a.png"]
+    assert [item for item in found if isinstance(item, SkippedEntry)] == [
+        SkippedEntry(f"{root}/dangling", SkipReason.BROKEN)
+    ]
 
 
 @contextmanager

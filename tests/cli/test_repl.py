@@ -12,13 +12,13 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from safelight.cli.output import console
-from safelight.cli.output.console import Transcript
+from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.user import repl
 from safelight.cli.user.repl import Repl, completions, expand, split
 from safelight.client.requests.feedback import Feedback
 from safelight.client.session import Saved, Session
 from safelight.errors import SafelightError
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from safelight.wire.messages import Scheme
 from tests.running import GENEROUS
 
@@ -59,8 +59,8 @@ class Remembering:
 class Conversation:
     def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.session = Remembering()
-        self.config = throwaway(directory)
-        self.repl = Repl(self.config, cast("Session", self.session), Transcript(dialogue=True))
+        self.config = ephemeral_config(directory)
+        self.repl = Repl(self.config, cast("Session", self.session), ConsoleReporter(dialogue=True))
         self._capsys = capsys
 
     def say(self, line: str) -> bool:
@@ -213,7 +213,7 @@ def test_help_tells_of_every_command_and_more_of_those_with_options(alice: Conve
 
 def test_what_nodes_say_does_not_cut_an_answer_in_two(capfd: pytest.CaptureFixture[str]) -> None:
     async def answer() -> None:
-        transcript = Transcript(dialogue=True)
+        transcript = ConsoleReporter(dialogue=True)
         with transcript.answer():
             transcript.node(1, "Encrypted an image")
             assert capfd.readouterr().err == ""
@@ -226,7 +226,7 @@ def test_what_nodes_say_in_a_long_answer_is_not_held_back_for_ever(monkeypatch: 
     monkeypatch.setattr(console, "ASIDE", 0.01)
 
     async def answer() -> None:
-        transcript, shown = Transcript(dialogue=True), asyncio.Event()
+        transcript, shown = ConsoleReporter(dialogue=True), asyncio.Event()
         monkeypatch.setattr(transcript._moving, "print", lambda line: shown.set())
         with transcript.answer():
             transcript.node(1, "Leader 3 is DOWN!")
@@ -236,7 +236,7 @@ def test_what_nodes_say_in_a_long_answer_is_not_held_back_for_ever(monkeypatch: 
 
 
 def test_what_comes_from_a_server_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Transcript(dialogue=True).declined(1, "\x1b[2J\x07 gone\r\n\u202egnp")
+    ConsoleReporter(dialogue=True).declined(1, "\x1b[2J\x07 gone\r\n\u202egnp")
     out = capsys.readouterr().out
     assert not set("\x1b\x07\r\u202e") & set(out)
     assert out.count("\n") == 1
@@ -322,7 +322,7 @@ def keys(alice: Conversation) -> Callable[..., None]:
             with create_pipe_input() as typed, create_app_session(input=typed, output=DummyOutput()):
                 alice.session.begun = lambda: typed.send_text(meanwhile)
                 typed.send_text(text + "\x04")
-                await repl._on_terminal(alice.repl, alice.config, "alice", Transcript(dialogue=True))
+                await repl._on_terminal(alice.repl, alice.config, "alice", ConsoleReporter(dialogue=True))
 
         asyncio.run(converse())
 

@@ -15,7 +15,7 @@ import pytest
 
 from safelight import config
 from safelight.config import Config
-from safelight.local.cluster import environment, throwaway
+from safelight.local.cluster import environment, ephemeral_config
 from tests.cli.commandline import COMMAND, Call, Terminal
 from tests.running import GENEROUS, Running
 
@@ -67,7 +67,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 @pytest.fixture
 def alone(tmp_path: Path) -> Shell:
     """No cluster, nothing in the directory."""
-    return Shell(throwaway(tmp_path / "cluster"), tmp_path)
+    return Shell(ephemeral_config(tmp_path / "cluster"), tmp_path)
 
 
 # -- standard streams --

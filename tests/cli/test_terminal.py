@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safelight.config import Config
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from tests.cli.commandline import Terminal
 
 YELLOW = "\x1b[33m"
@@ -17,7 +17,7 @@ YELLOW = "\x1b[33m"
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return throwaway(tmp_path / "cluster")
+    return ephemeral_config(tmp_path / "cluster")
 
 
 @pytest.fixture
@@ -76,11 +76,11 @@ def test_colours_on_a_terminal_unless_somebody_asks_for_none(
     terminals: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    shown = opened(terminals, "status", config=throwaway(tmp_path), cwd=tmp_path)
+    shown = opened(terminals, "status", config=ephemeral_config(tmp_path), cwd=tmp_path)
     shown.end()
     assert YELLOW in shown.seen
     monkeypatch.setenv("NO_COLOR", "1")
-    shown = opened(terminals, "status", config=throwaway(tmp_path), cwd=tmp_path)
+    shown = opened(terminals, "status", config=ephemeral_config(tmp_path), cwd=tmp_path)
     shown.end()
     assert "unreachable" in shown.seen
     assert YELLOW not in shown.seen

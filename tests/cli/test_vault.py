@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.cli.output.console import Transcript
+from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.user.bulk import Remove
 from safelight.client.session import Session
 from tests.cli.commandline import Terminal, safelight, started
@@ -285,7 +285,7 @@ def test_two_who_remove_the_same_at_once_both_have_it_removed(
     names = [seal(shared_cluster.config, photo, tmp_path / "images", "pair").path.name for _ in range(8)]
 
     async def remove(session: Session) -> list[bool]:
-        commands = [Remove(session, Transcript(dialogue=True)) for _ in range(2)]
+        commands = [Remove(session, ConsoleReporter(dialogue=True)) for _ in range(2)]
         return await asyncio.gather(*(command.run(names) for command in commands))
 
     assert as_user(shared_cluster.config, "pair", remove) == [True, True]

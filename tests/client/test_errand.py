@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.leader_request import NoLeader
 from safelight.client.session import Session
 from safelight.config import Config
 from safelight.encryption import Scheme, sealed_size
-from safelight.local.cluster import throwaway
-from safelight.wire.messages import Cluster, Grant, Problem, Refusal, problem_body
+from safelight.local.cluster import ephemeral_config
+from safelight.wire.messages import ClusterInfo, Grant, Problem, Refusal, problem_body
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -27,7 +27,7 @@ async def serving(config: Config, number: int, offer: Handler, image: Handler) -
     """A server of our own making."""
 
     async def cluster(request: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(Cluster("ab" * 16, number, "0", True)))
+        return web.Response(body=msgspec.json.encode(ClusterInfo("ab" * 16, number, "0", True)))
 
     app = web.Application(client_max_size=1 << 30)
     app.router.add_get("/v1/cluster", cluster)
@@ -64,12 +64,12 @@ def answering(status: int, body: bytes) -> Handler:
 def test_an_answer_that_is_not_the_sealed_file_is_no_success(
     tmp_path: Path, photograph: Path, status: int, answer: bytes
 ) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
 
     async def go() -> None:
         leader = serving(config, 1, granting(config, 1), answering(status, answer))
         async with leader, Session(config, "alice") as session:
-            await session.seal(photograph, to=tmp_path / "images", feedback=Silence())
+            await session.seal(photograph, to=tmp_path / "images", feedback=NullFeedback())
 
     with pytest.raises(NoLeader, match="broke off"):
         asyncio.run(go())
@@ -78,7 +78,7 @@ def test_an_answer_that_is_not_the_sealed_file_is_no_success(
 
 def test_a_workers_refusal_does_not_outrun_a_slow_leaders_grant(tmp_path: Path, photograph: Path) -> None:
     """One machine where the operator forgot alice must not fail what the leader would take."""
-    config = throwaway(tmp_path, 2)
+    config = ephemeral_config(tmp_path, 2)
     refusal = Refusal(Problem.ENROLMENT_CLOSED, "server 1 does not know alice", node=1)
     sealed = answering(201, bytes(sealed_size(Scheme.SEALED, photograph.stat().st_size, "alice")))
     worker = serving(config, 1, answering(403, problem_body(refusal)), sealed)
@@ -86,6 +86,6 @@ def test_a_workers_refusal_does_not_outrun_a_slow_leaders_grant(tmp_path: Path, 
 
     async def go() -> int:
         async with worker, leader, Session(config, "alice") as session:
-            return (await session.seal(photograph, to=tmp_path / "images", feedback=Silence())).node
+            return (await session.seal(photograph, to=tmp_path / "images", feedback=NullFeedback())).node
 
     assert asyncio.run(go()) == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.session import Session
 from safelight.config import Config
 from tests.cli.commandline import safelight
@@ -138,17 +138,17 @@ def test_a_stranger_on_the_port_of_a_node_that_was_killed_in_mid_session_hears_n
 
         async def go(session: Session) -> None:
             for _ in range(3):  # over connections, and lines, that stand
-                await session.seal(photograph, to=tmp_path / "images", feedback=Silence())
+                await session.seal(photograph, to=tmp_path / "images", feedback=NullFeedback())
             assert len([image async for page in session.images.all() for image in page]) == 3
             await asyncio.to_thread(cluster.cluster.kill, 3)
             with stranger(config, 3) as it:
                 await asyncio.to_thread(eventually, lambda: status_of(config, 2)[2].leader == 2, "node 2 leads")
                 for _ in range(3):
-                    saved = await session.seal(photograph, to=tmp_path / "images", feedback=Silence())
+                    saved = await session.seal(photograph, to=tmp_path / "images", feedback=NullFeedback())
                     assert saved.node == 2
                 names = [image.name async for page in session.images.all() for image in page]
                 assert len(names) == 6
-                await session.remove(names[0], feedback=Silence())
+                await session.remove(names[0], feedback=NullFeedback())
                 heard_no_secret(it, config)
 
         as_user(config, "alice", go)

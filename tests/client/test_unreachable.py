@@ -16,13 +16,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.leader_request import NoLeader
 from safelight.client.session import Session
 from safelight.client.transport.account import Unreachable
 from safelight.client.transport.servers import reasons
 from safelight.config import Config
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from tests.cli.commandline import safelight
 from tests.mission.support import Witness, seal
 from tests.node.test_tls import papers
@@ -64,7 +64,7 @@ def deaf(stack: ExitStack, count: int) -> Iterator[list[str]]:
 
 def closed() -> str:
     """An address where nobody listens."""
-    [address] = throwaway(Path(), 1).addresses.values()
+    [address] = ephemeral_config(Path(), 1).addresses.values()
     return address.netloc
 
 
@@ -73,7 +73,7 @@ async def listing(session: Session) -> int:
 
 
 async def removal(session: Session) -> int:
-    return await session.remove("x.png", feedback=Silence())
+    return await session.remove("x.png", feedback=NullFeedback())
 
 
 @pytest.mark.parametrize("kind", ["refused", "deaf"])
@@ -112,7 +112,7 @@ def test_servers_that_vanish_in_mid_session_are_given_up_soon(tmp_path: Path, ph
     with running(tmp_path, heartbeat=SETTLED, timeout=LONG) as cluster, ExitStack() as stack:
 
         async def go(session: Session) -> None:
-            await session.seal(photograph, to=tmp_path / "images", feedback=Silence())
+            await session.seal(photograph, to=tmp_path / "images", feedback=NullFeedback())
             assert await listing(session) == 1
             for node in (1, 2, 3):
                 await asyncio.to_thread(cluster.cluster.kill, node)

@@ -14,14 +14,14 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from safelight.cli.output.console import Transcript
+from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.user.commands import Commands
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.leader_request import NoLeader
 from safelight.client.session import Session
 from safelight.config import Config
-from safelight.local.cluster import throwaway
-from safelight.wire.messages import Cluster, Grant, Kept, Listing, Problem, Refusal, problem_body
+from safelight.local.cluster import ephemeral_config
+from safelight.wire.messages import ClusterInfo, Grant, Kept, Listing, Problem, Refusal, problem_body
 from tests.mission.support import MEBIBYTE, contents, image_of, seal
 from tests.running import Running, as_user
 
@@ -34,7 +34,7 @@ async def serving(config: Config, number: int, **handlers: Handler) -> AsyncIter
     """A server of our own making: `images` and `image` are GET, `remove` is DELETE."""
 
     async def cluster(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=msgspec.json.encode(Cluster("ab" * 16, number, "0", True)))
+        return web.Response(body=msgspec.json.encode(ClusterInfo("ab" * 16, number, "0", True)))
 
     async def offer(request: web.Request) -> web.StreamResponse:
         url = f"{config.addresses[number].url}/v1/images/x"
@@ -99,12 +99,12 @@ HOSTILE = {
 
 def fetched(directory: Path, original: str, modified: str) -> dict[str, bytes]:
     """The files that `get '*'` makes of an image of which a server says this; none of them is elsewhere."""
-    config, to = throwaway(directory / "cluster", 1), directory / "a" / "b"
+    config, to = ephemeral_config(directory / "cluster", 1), directory / "a" / "b"
 
     async def go() -> bool:
         images = listing(kept("sealed.png", original, modified=Decimal(modified)))
         async with serving(config, 1, images=images, image=whole), Session(config, "alice") as session:
-            commands = Commands(session, Transcript(dialogue=True))
+            commands = Commands(session, ConsoleReporter(dialogue=True))
             return await commands.get(["*"], to=to, sealed=False, force=False)
 
     before = contents(directory)
@@ -125,12 +125,12 @@ def test_a_time_that_a_server_says_harms_nobody(tmp_path: Path, modified: str) -
 
 
 def test_a_listing_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
 
     async def go() -> None:
         evil = msgspec.structs.replace(kept("n\x1b[2Jame", "\u202egnp\r\n.png"), type="\x07", created=1e300)
         async with serving(config, 1, images=listing(evil)), Session(config, "alice") as session:
-            await Commands(session, Transcript(dialogue=True)).ls(None)
+            await Commands(session, ConsoleReporter(dialogue=True)).ls(None)
 
     asyncio.run(go())
     out = capsys.readouterr().out
@@ -139,7 +139,7 @@ def test_a_listing_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_listing_goes_on_with_another_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = throwaway(tmp_path, 3)  # nobody is at the third's address
+    config = ephemeral_config(tmp_path, 3)  # nobody is at the third's address
     asked: list[tuple[int, str | None]] = []
 
     def page(number: int) -> Handler:
@@ -159,7 +159,7 @@ def test_a_listing_goes_on_with_another_server(tmp_path: Path, capsys: pytest.Ca
             for number in (1, 2):
                 await stack.enter_async_context(serving(config, number, images=page(number)))
             session = await stack.enter_async_context(Session(config, "alice"))
-            await Commands(session, Transcript(dialogue=True)).ls(None, as_json=True)
+            await Commands(session, ConsoleReporter(dialogue=True)).ls(None, as_json=True)
 
     asyncio.run(go())
     names = [msgspec.json.decode(line, type=Kept).name for line in capsys.readouterr().out.splitlines()]
@@ -171,7 +171,7 @@ def test_a_listing_goes_on_with_another_server(tmp_path: Path, capsys: pytest.Ca
 def test_a_download_goes_on_where_it_broke_off_unless_the_image_is_another_by_now(
     tmp_path: Path, changed: bool
 ) -> None:
-    config = throwaway(tmp_path, 2)
+    config = ephemeral_config(tmp_path, 2)
     ranges: list[str | None] = []
 
     async def breaking(request: web.Request) -> web.StreamResponse:
@@ -205,7 +205,7 @@ def test_a_download_goes_on_where_it_broke_off_unless_the_image_is_another_by_no
 
 
 def test_a_download_that_never_ends_leaves_nothing(tmp_path: Path) -> None:
-    config = throwaway(tmp_path, 1, timeout=0.5)
+    config = ephemeral_config(tmp_path, 1, timeout=0.5)
 
     async def short(request: web.Request) -> web.StreamResponse:
         return web.Response(body=BYTES[:-1])
@@ -220,7 +220,7 @@ def test_a_download_that_never_ends_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_removal_whose_answer_was_lost_is_one(tmp_path: Path) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     asked: list[str] = []
 
     async def remove(request: web.Request) -> web.StreamResponse:
@@ -235,7 +235,7 @@ def test_a_removal_whose_answer_was_lost_is_one(tmp_path: Path) -> None:
 
     async def go() -> int:
         async with serving(config, 1, remove=remove), Session(config, "alice") as session:
-            return await session.remove("x", feedback=Silence())
+            return await session.remove("x", feedback=NullFeedback())
 
     assert asyncio.run(go()) == 1
     assert len(asked) == 2

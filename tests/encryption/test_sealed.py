@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safelight.encryption import Scheme, open_, seal, sealed_size
 from safelight.encryption.errors import CannotOpen, Damaged, NotSealed, OtherCluster, UnsupportedVersion, WrongUser
 from safelight.encryption.keys import ClusterKey, Keyring
-from safelight.encryption.sealed import MAX_HEADER_SIZE, Opener, Sealer, read_header
+from safelight.encryption.sealed import MAX_HEADER_SIZE, FileOpener, FileSealer, read_header
 
 from .oracles import Tink
 from .pushing import cut, push, push_until_error
@@ -25,13 +25,13 @@ MIB = 1 << 20
 
 
 def sealed(image: bytes = IMAGE, user: str = "alice", keyring: Keyring = KEYRING) -> bytes:
-    return push(Sealer(user, keyring), image)
+    return push(FileSealer(user, keyring), image)
 
 
 def opening(file: bytes, user: str = "alice", keyring: Keyring = KEYRING) -> CannotOpen:
     """The error that opening the file gives, the same for any chunks; not a byte may come out before it."""
     outcomes = [
-        push_until_error(Opener(user, keyring), *chunks)
+        push_until_error(FileOpener(user, keyring), *chunks)
         for chunks in ([file], [file[at : at + 1] for at in range(len(file))], cut(file, [USER_AT, 90]))
     ]
     assert [released for released, _ in outcomes] == [b"", b"", b""]
@@ -63,14 +63,14 @@ def test_what_is_sealed_opens_whatever_the_chunks(image: bytes, user: str, data:
 def test_a_large_image_opens_whatever_the_chunks() -> None:
     image = Random(2).randbytes(5 * MIB + 3)
     for size in (1000, 65536, MIB, 3 * MIB + 1, 6 * MIB):
-        file = push(Sealer("alice", KEYRING), *cut(image, range(0, len(image), size)))
+        file = push(FileSealer("alice", KEYRING), *cut(image, range(0, len(image), size)))
         assert len(file) == sealed_size(Scheme.SEALED, len(image), "alice")
-        assert push(Opener("alice", KEYRING), *cut(file, range(0, len(file), size))) == image
+        assert push(FileOpener("alice", KEYRING), *cut(file, range(0, len(file), size))) == image
 
 
 def test_memory_does_not_grow_with_the_image() -> None:
     chunk = bytes(65536)
-    sealer, opener = Sealer("alice", KEYRING), Opener("alice", KEYRING)
+    sealer, opener = FileSealer("alice", KEYRING), FileOpener("alice", KEYRING)
     tracemalloc.start()
     for _ in range(32 * MIB // len(chunk)):
         for piece in sealer.update(chunk):
@@ -85,7 +85,7 @@ def test_memory_does_not_grow_with_the_image() -> None:
 def test_tink_opens_a_files_payload_with_its_data_key() -> None:
     file_id, data_key = os.urandom(16), os.urandom(16)
     chosen = iter([file_id, data_key])
-    file = push(Sealer("alice", KEYRING, random=lambda size: next(chosen, None) or os.urandom(size)), IMAGE)
+    file = push(FileSealer("alice", KEYRING, random=lambda size: next(chosen, None) or os.urandom(size)), IMAGE)
     header = read_header(file)
     assert header.file_id == file_id.hex()
     fixed = file[: USER_AT + len("alice")]
@@ -95,7 +95,7 @@ def test_tink_opens_a_files_payload_with_its_data_key() -> None:
 def test_an_old_cluster_key_still_opens_after_another_became_current() -> None:
     key = ClusterKey(os.urandom(32))
     rotated = replace(KEYRING, keys=(*KEYRING.keys, key), current_id=key.id)
-    assert push(Opener("alice", rotated), sealed()) == IMAGE
+    assert push(FileOpener("alice", rotated), sealed()) == IMAGE
     assert read_header(sealed(keyring=rotated)).key_id == key.id
 
 
@@ -112,12 +112,12 @@ def test_the_longest_name_makes_the_longest_header() -> None:
     file = sealed(user="u" * 255)
     assert read_header(file[:MAX_HEADER_SIZE]).length == MAX_HEADER_SIZE
     with pytest.raises(ValueError, match="1 to 255"):
-        Sealer("u" * 256, KEYRING)
+        FileSealer("u" * 256, KEYRING)
 
 
 def test_the_image_size_is_known_once_the_header_is_in() -> None:
     file = sealed()
-    opener = Opener("alice", KEYRING)
+    opener = FileOpener("alice", KEYRING)
     opener.update(file[:50])
     assert opener.plain_size(len(file)) is None
     opener.update(file[50:MAX_HEADER_SIZE])
@@ -171,7 +171,7 @@ def test_every_flipped_bit_of_a_file_is_noticed_and_named() -> None:
         flipped = bytearray(file)
         flipped[bit // 8] ^= 1 << bit % 8
         expected = NotSealed if bit < 64 else UnsupportedVersion if bit < 72 else Damaged
-        released, error = push_until_error(Opener("alice", KEYRING), bytes(flipped))
+        released, error = push_until_error(FileOpener("alice", KEYRING), bytes(flipped))
         assert (released, type(error)) == (b"", expected)
 
 
@@ -182,7 +182,9 @@ def test_every_flipped_bit_of_a_header_is_noticed_even_with_a_true_check() -> No
     for bit in range(72, 8 * (length - 4)):
         flipped = bytearray(file[: length - 4])
         flipped[bit // 8] ^= 1 << bit % 8
-        released, error = push_until_error(Opener("alice", KEYRING), with_true_check(bytes(flipped)) + file[length:])
+        released, error = push_until_error(
+            FileOpener("alice", KEYRING), with_true_check(bytes(flipped)) + file[length:]
+        )
         assert released == b""
         assert isinstance(error, (Damaged, WrongUser, OtherCluster))
 
@@ -190,7 +192,7 @@ def test_every_flipped_bit_of_a_header_is_noticed_even_with_a_true_check() -> No
 def test_every_cut_is_noticed() -> None:
     file = sealed()
     for end in range(len(file)):
-        released, error = push_until_error(Opener("alice", KEYRING), file[:end])
+        released, error = push_until_error(FileOpener("alice", KEYRING), file[:end])
         assert (released, type(error)) == (b"", NotSealed if end < 8 else Damaged)
 
 
@@ -245,9 +247,9 @@ def test_no_bytes_after_the_magic_open_or_crash(rest: bytes) -> None:
 
 def test_an_error_in_a_later_segment_comes_after_a_true_beginning_and_ends_it() -> None:
     image = Random(3).randbytes(3 * MIB)
-    file = bytearray(push(Sealer("alice", KEYRING), image))
+    file = bytearray(push(FileSealer("alice", KEYRING), image))
     file[2 * MIB] ^= 1
-    opener = Opener("alice", KEYRING)
+    opener = FileOpener("alice", KEYRING)
     released, error = push_until_error(opener, *cut(bytes(file), range(0, len(file), 65536)))
     assert isinstance(error, Damaged)
     assert image.startswith(released)

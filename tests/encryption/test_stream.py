@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from safelight.encryption import stream
 from safelight.encryption.errors import Damaged, TooLarge
-from safelight.encryption.stream import HEADER_SIZE, LAYOUT, TAG_SIZE, Layout, Opener, Sealer, segment_nonce
+from safelight.encryption.stream import (
+    HEADER_SIZE,
+    LAYOUT,
+    TAG_SIZE,
+    Layout,
+    StreamDecryptor,
+    StreamEncryptor,
+    segment_nonce,
+)
 
 from .oracles import Tink, openssl_ctr
 from .pushing import cut, push, push_until_error
@@ -33,12 +41,12 @@ def image(size: int) -> bytes:
 
 
 def seal(plaintext: bytes, layout: Layout = SMALL, cuts: list[int] | None = None) -> bytes:
-    sealer = Sealer(KEY, ASSOCIATED, layout=layout)
+    sealer = StreamEncryptor(KEY, ASSOCIATED, layout=layout)
     return sealer.header + push(sealer, *cut(plaintext, cuts or []))
 
 
-def opener(payload: bytes, layout: Layout = SMALL, key: bytes = KEY, associated: bytes = ASSOCIATED) -> Opener:
-    return Opener(key, associated, payload[:HEADER_SIZE], layout=layout)
+def opener(payload: bytes, layout: Layout = SMALL, key: bytes = KEY, associated: bytes = ASSOCIATED) -> StreamDecryptor:
+    return StreamDecryptor(key, associated, payload[:HEADER_SIZE], layout=layout)
 
 
 def assert_does_not_open(payload: bytes, plaintext: bytes) -> None:
@@ -91,7 +99,7 @@ def test_every_kind_of_bytes_may_be_pushed() -> None:
 
 
 def test_what_came_out_does_not_change_when_the_callers_chunk_does() -> None:
-    sealer, chunk = Sealer(KEY, ASSOCIATED, layout=SMALL), bytearray(image(100))
+    sealer, chunk = StreamEncryptor(KEY, ASSOCIATED, layout=SMALL), bytearray(image(100))
     pieces = sealer.update(chunk)
     chunk[:] = bytes(100)
     payload = sealer.header + b"".join([*pieces, sealer.finish()])
@@ -183,7 +191,7 @@ def test_another_key_or_other_associated_data_does_not_open() -> None:
 
 def test_an_empty_segment_after_a_full_one_is_not_the_format() -> None:
     """Only a holder of the key can make one; then the size of a file would not give that of its image."""
-    sealer = Sealer(KEY, ASSOCIATED, layout=SMALL)
+    sealer = StreamEncryptor(KEY, ASSOCIATED, layout=SMALL)
     full = sealer._next([memoryview(image(24))], last=False)
     payload = sealer.header + full + sealer.finish()
     assert_does_not_open(payload, image(24))
@@ -193,7 +201,7 @@ def test_an_empty_segment_after_a_full_one_is_not_the_format() -> None:
 
 def test_a_chunk_may_be_written_to_after_it_was_pushed_in() -> None:
     plaintext, buffer = image(1000), bytearray(7)
-    sealer = Sealer(KEY, ASSOCIATED, layout=SMALL)
+    sealer = StreamEncryptor(KEY, ASSOCIATED, layout=SMALL)
     payload = bytearray(sealer.header)
     for piece in cut(plaintext, range(7, 1000, 7)):
         buffer[: len(piece)] = piece
@@ -205,7 +213,7 @@ def test_a_chunk_may_be_written_to_after_it_was_pushed_in() -> None:
 
 def test_byte_by_byte_is_the_same_and_takes_no_more_memory() -> None:
     plaintext = image(300_000)
-    sealer = Sealer(KEY, ASSOCIATED)
+    sealer = StreamEncryptor(KEY, ASSOCIATED)
     tracemalloc.start()
     for at in range(len(plaintext)):
         assert not sealer.update(plaintext[at : at + 1])

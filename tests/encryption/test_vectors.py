@@ -48,7 +48,7 @@ def sealed_file(name: str) -> bytes:
     """Made by our sealer from what the vector chose, and compared to the vector or to its digest."""
     (vector,) = (vector for vector in SEALED["files"] if vector["name"] == name)
     chosen = iter(bytes.fromhex(vector["chosen"][what]) for what in CHOSEN_IN_ORDER)
-    sealer = sealed.Sealer(vector["user"], keyring(SEALED["cluster_key"]), random=lambda size: next(chosen))
+    sealer = sealed.FileSealer(vector["user"], keyring(SEALED["cluster_key"]), random=lambda size: next(chosen))
     file = push(sealer, plaintext(vector))
     assert_is_the_file(file, vector)
     return file
@@ -85,7 +85,7 @@ def test_a_sealed_file_is_made_and_opened_as_specified(vector: Any) -> None:
     assert header.fixed.hex() == vector["fixed_header"]
     assert header.wrapped_key.hex() == vector["wrapped_key"]
     assert header.key_id == SEALED["key_id"]
-    assert push(sealed.Opener(vector["user"], keyring(SEALED["cluster_key"])), file) == plaintext(vector)
+    assert push(sealed.FileOpener(vector["user"], keyring(SEALED["cluster_key"])), file) == plaintext(vector)
 
 
 @pytest.mark.parametrize("vector", BROKEN["files"], ids=names(BROKEN))
@@ -96,7 +96,7 @@ def test_a_broken_file_is_refused_for_the_reason_specified(vector: Any) -> None:
         else sealed_file(piece.get("of", vector["of"]))[piece["from"] : piece["to"]]
         for piece in vector["pieces"]
     ]
-    opener = sealed.Opener(vector["user"], keyring(vector.get("cluster_key", BROKEN["cluster_key"])))
+    opener = sealed.FileOpener(vector["user"], keyring(vector.get("cluster_key", BROKEN["cluster_key"])))
     released, error = push_until_error(opener, b"".join(pieces))
     assert type(error) is getattr(errors, vector["error"])
     (base,) = (base for base in SEALED["files"] if base["name"] == vector["of"])
@@ -106,9 +106,9 @@ def test_a_broken_file_is_refused_for_the_reason_specified(vector: Any) -> None:
 @pytest.mark.parametrize("vector", CLASSIC["files"], ids=names(CLASSIC))
 def test_a_classic_file_is_made_and_opened_as_specified(vector: Any) -> None:
     counter_block = bytes.fromhex(vector["counter_block"])
-    file = push(classic.Sealer(vector["user"], random=lambda size: counter_block), plaintext(vector))
+    file = push(classic.ClassicSealer(vector["user"], random=lambda size: counter_block), plaintext(vector))
     assert_is_the_file(file, vector)
-    assert push(classic.Opener(vector["user"]), file) == plaintext(vector)
+    assert push(classic.ClassicOpener(vector["user"]), file) == plaintext(vector)
 
 
 def test_the_worked_example_in_the_specification_is_a_vector() -> None:

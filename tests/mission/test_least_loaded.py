@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight.cli.output.console import Transcript
+from safelight.cli.output.console import ConsoleReporter
 from safelight.client.session import Session
 from safelight.node.state import data_directory
 from safelight.node.work.balance import UNUSED
@@ -93,7 +93,7 @@ def test_all_nodes_work_and_each_image_is_worked_on_once(cluster: Running, photo
 
 
 def test_the_transcript_says_who_assigned_whom(capsys: pytest.CaptureFixture[str]) -> None:
-    Transcript(dialogue=True).processed(1, assigned_by=3)
+    ConsoleReporter(dialogue=True).processed(1, assigned_by=3)
     assert capsys.readouterr().out == "  ✓ Leader (server 3) assigned server 1, which processed request\n"
 
 

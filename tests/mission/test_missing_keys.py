@@ -14,7 +14,7 @@ import pytest
 from safelight.config import Config
 from safelight.encryption.keyring_protection import Wrapper
 from safelight.encryption.keys import Keyring
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from safelight.node.state.data_directory import create_cluster
 from safelight.node.state.key_file import KeyFile, wrapper_of
 from tests.cli.commandline import safelight
@@ -36,7 +36,7 @@ def machines(tmp_path: Path, *, wrapped: bool = False) -> Iterator[dict[int, Run
     vault, secret = tmp_path / "vault", tmp_path / "secret"
     secret.write_text(SECRET)
     secret.chmod(0o600)
-    config = throwaway(tmp_path, 3, vault=vault.as_uri(), keyring_secret_file=secret if wrapped else None)
+    config = ephemeral_config(tmp_path, 3, vault=vault.as_uri(), keyring_secret_file=secret if wrapped else None)
     create_cluster(config.data_dir, Wrapper(SECRET.encode()) if wrapped else None)
     with ExitStack() as stack:
         found = {}

@@ -19,11 +19,11 @@ import pytest
 from safelight.config import Config
 from safelight.encryption.keys import ClusterKey, Keyring
 from safelight.encryption.sealed import read_header
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from safelight.node.state.data_directory import create_cluster, load_keyring
 from safelight.node.state.key_file import KeyFile
 from safelight.wire import signed
-from safelight.wire.admin_commands import KEY, LIFETIME, AddKey, Order, UseKey, to_add
+from safelight.wire.admin_commands import KEY, LIFETIME, AddKey, AdminCommand, UseKey, add_key_command
 from tests.cli.commandline import safelight
 from tests.mission.support import enrolled, open_, request, seal, wait_until_all_follow
 from tests.mission.wire import watched
@@ -65,7 +65,7 @@ def key_used(config: Config, photograph: Path, to: Path, node: int) -> str:
 @contextmanager
 def three_machines(tmp_path: Path) -> Iterator[dict[int, Running]]:
     """Three nodes, each with a data directory of its own; the first is the operator's, too."""
-    config = throwaway(tmp_path, 3, heartbeat=SETTLED)
+    config = ephemeral_config(tmp_path, 3, heartbeat=SETTLED)
     create_cluster(config.data_dir)
     with ExitStack() as stack:
         machines = {}
@@ -213,12 +213,12 @@ def test_nodes_whose_keys_differ_still_link_and_say_who_lacks_what(tmp_path: Pat
 
 
 def order(config: Config, task: UseKey | AddKey, node: int, *, lasts: float = LIFETIME) -> str:
-    made = Order(node, task, time.time() + lasts, secrets.token_hex(8))
+    made = AdminCommand(node, task, time.time() + lasts, secrets.token_hex(8))
     return signed.write(made, ring_of(config).derive(KEY))
 
 
 def add(config: Config, ring: Keyring, key: ClusterKey, node: int) -> str:
-    made = to_add(key, ring, node, time.time() + LIFETIME, secrets.token_hex(8))
+    made = add_key_command(key, ring, node, time.time() + LIFETIME, secrets.token_hex(8))
     return signed.write(made, ring_of(config).derive(KEY))
 
 
@@ -230,7 +230,7 @@ def give(config: Config, text: str, node: int) -> tuple[int, str]:
 def test_keys_come_by_an_order_of_the_operator_alone(cluster: Running) -> None:
     config, ring = cluster.config, ring_of(cluster.config)
     key = ClusterKey(os.urandom(32), int(time.time()) + 1)
-    good = to_add(key, ring, 3, time.time() + LIFETIME, secrets.token_hex(8))
+    good = add_key_command(key, ring, 3, time.time() + LIFETIME, secrets.token_hex(8))
     assert isinstance(good.task, AddKey)
     token = enrolled(config, "alice")
     moved = msgspec.structs.replace
@@ -263,14 +263,14 @@ def test_keys_come_by_an_order_of_the_operator_alone(cluster: Running) -> None:
     assert (status, "obeyed already" in body) == (403, True)
 
 
-def add_order(ring: Keyring, key: ClusterKey, node: int) -> Order:
-    return to_add(key, ring, node, time.time() + LIFETIME, secrets.token_hex(8))
+def add_order(ring: Keyring, key: ClusterKey, node: int) -> AdminCommand:
+    return add_key_command(key, ring, node, time.time() + LIFETIME, secrets.token_hex(8))
 
 
 def test_whoever_answers_in_place_of_a_node_cannot_say_that_it_has_the_key(tmp_path: Path) -> None:
     """It would be used, and the node could not open what is sealed with it."""
     with running(tmp_path / "other", 1) as impostor:
-        config = throwaway(tmp_path, 1)
+        config = ephemeral_config(tmp_path, 1)
         create_cluster(config.data_dir)
         before = ring_of(config)
         config = msgspec.structs.replace(config, servers=impostor.config.servers)

@@ -14,7 +14,7 @@ from safelight.client.requests.leader_request import QUIET
 from safelight.encryption.keys import Keyring
 from safelight.node.state.data_directory import load_keyring
 from safelight.wire import signed
-from safelight.wire.admin_commands import KEY, LIFETIME, Order, StepDown
+from safelight.wire.admin_commands import KEY, LIFETIME, AdminCommand, StepDown
 from tests.cli.commandline import safelight
 from tests.mission.support import MEBIBYTE, Witness, image_of, opens_to, request, seal, status_of
 from tests.running import SETTLED, Running, as_user, running
@@ -31,8 +31,8 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield it
 
 
-def order(node: int = 3, *, seconds: float = 60, lasts: float = LIFETIME) -> Order:
-    return Order(node, StepDown(seconds), time.time() + lasts, secrets.token_hex(8))
+def order(node: int = 3, *, seconds: float = 60, lasts: float = LIFETIME) -> AdminCommand:
+    return AdminCommand(node, StepDown(seconds), time.time() + lasts, secrets.token_hex(8))
 
 
 def give(cluster: Running, text: str, node: int = 3) -> tuple[int, str]:

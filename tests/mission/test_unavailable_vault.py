@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.session import Session
 from tests.cli.commandline import safelight, started
 from tests.mission.support import contents, enrolled, seal
@@ -91,7 +91,7 @@ def test_all_that_a_user_can_ask_for_waits_for_it(cluster: Running, tmp_path: Pa
     one, other = (each.path.name for each in saved)
 
     async def upload(session: Session) -> object:
-        return await session.seal(photograph, to=tmp_path / "more", feedback=Silence())
+        return await session.seal(photograph, to=tmp_path / "more", feedback=NullFeedback())
 
     async def ls(session: Session) -> object:
         return [page async for page in session.images.all()]
@@ -101,10 +101,10 @@ def test_all_that_a_user_can_ask_for_waits_for_it(cluster: Running, tmp_path: Pa
         return await session.fetch(image, to=tmp_path / "got", progress=lambda done, total: None)
 
     async def rm(session: Session) -> object:
-        return await session.remove(other, feedback=Silence())
+        return await session.remove(other, feedback=NullFeedback())
 
     async def decrypt(session: Session) -> object:
-        return await session.open(saved[0].path, to=tmp_path / "opened", feedback=Silence())
+        return await session.open(saved[0].path, to=tmp_path / "opened", feedback=NullFeedback())
 
     async def work(user: str, do: Callable[[Session], Awaitable[object]]) -> None:
         async with Session(config, user) as session:

@@ -16,7 +16,7 @@ from safelight.cli.admin import cluster as admin
 from safelight.config import Config
 from safelight.encryption.keyring_protection import Wrapper
 from safelight.encryption.keys import Keyring
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from safelight.node.state.data_directory import create_cluster
 from safelight.node.state.key_file import DataError, KeyFile
 from tests.cli.commandline import safelight
@@ -51,7 +51,7 @@ def text_of(config: Config) -> str:
 
 
 def test_init_wraps_at_once_and_wrap_and_unwrap_lose_nothing(tmp_path: Path) -> None:
-    config = with_secret(throwaway(tmp_path), secret_file(tmp_path))
+    config = with_secret(ephemeral_config(tmp_path), secret_file(tmp_path))
 
     def keys(command: str) -> str:
         done = safelight(*command.split(), config=config, cwd=tmp_path)
@@ -77,7 +77,7 @@ def test_init_wraps_at_once_and_wrap_and_unwrap_lose_nothing(tmp_path: Path) -> 
 
 def test_no_keyring_is_wrapped_with_a_short_secret_and_one_that_is_stays_usable(tmp_path: Path) -> None:
     short = "fifteen letters"
-    config = with_secret(throwaway(tmp_path, 1), secret_file(tmp_path, short))
+    config = with_secret(ephemeral_config(tmp_path, 1), secret_file(tmp_path, short))
 
     def says(command: str, code: int) -> str:
         done = safelight(*command.split(), config=config, cwd=tmp_path)
@@ -147,7 +147,7 @@ def test_without_the_right_secret_one_line_says_so(
     harm: Callable[[Path, pytest.MonkeyPatch], Path | None],
     reason: str,
 ) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     create_cluster(config.data_dir, WRAPPER)
     before = text_of(config)
     config = with_secret(config, harm(tmp_path, monkeypatch))
@@ -165,7 +165,7 @@ def test_without_the_right_secret_one_line_says_so(
 
 @pytest.mark.parametrize("command", ["keys rotate", "step-down", "server 1"])
 def test_no_command_works_with_a_wrapped_keyring_without_its_secret(tmp_path: Path, command: str) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     create_cluster(config.data_dir, WRAPPER)
     done = safelight(*command.split(), config=config, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")

@@ -61,8 +61,8 @@ def test_every_route_is_documented_and_nothing_else() -> None:
     [
         messages.Offer,
         messages.Grant,
-        messages.Obeyed,
-        messages.Cluster,
+        messages.CommandResult,
+        messages.ClusterInfo,
         messages.Status,
         messages.Load,
         messages.ProblemDocument,

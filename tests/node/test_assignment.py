@@ -13,28 +13,28 @@ from safelight.config import Config
 from safelight.election.bully import Epoch
 from safelight.encryption import Scheme
 from safelight.encryption.keys import Keyring
-from safelight.node.http.admission import Gate
-from safelight.node.work.balance import Balance
-from safelight.node.work.load import LoadBook
+from safelight.node.http.admission import Admission
+from safelight.node.work.balance import Balancer
+from safelight.node.work.load import LoadTracker
 from safelight.wire.messages import Action, Load, Problem, Refusal
-from safelight.wire.tickets import Job
+from safelight.wire.tickets import Scope
 
 LEADER, WORKER, MOST = 3, 1, 4
 FIT = Load(WORKER, "worker", 1, LEADER, room=MOST)
 
 
-def gate(worker: Load, life: str | None = "a life") -> tuple[Gate, LoadBook]:
+def gate(worker: Load, life: str | None = "a life") -> tuple[Admission, LoadTracker]:
     """The leader's, which has heard this of one worker."""
-    book = LoadBook(LEADER, lambda: ("leader", Epoch(1, LEADER), LEADER), str, 60.0, lambda: None, MOST, 0)
+    book = LoadTracker(LEADER, lambda: ("leader", Epoch(1, LEADER), LEADER), str, 60.0, lambda: None, MOST, 0)
     book.heard(WORKER, [worker])
     config = Config(servers=("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), balance="least-loaded", max_in_flight=MOST)
     member: Any = SimpleNamespace(life_of=lambda node: life)
     users: Any = None
-    return Gate(config, LEADER, "our life", Keyring.new(), users, member, book, Balance()), book
+    return Admission(config, LEADER, "our life", Keyring.new(), users, member, book, Balancer()), book
 
 
-def chosen(gate: Gate, number: int = 0, user: str = "alice", avoid: list[int] | None = None) -> int:
-    job = Job(user, f"{number:032x}", "a.png", 100, Action.SEAL, Scheme.SEALED)
+def chosen(gate: Admission, number: int = 0, user: str = "alice", avoid: list[int] | None = None) -> int:
+    job = Scope(user, f"{number:032x}", "a.png", 100, Action.SEAL, Scheme.SEALED)
     return gate._worker(job, [LEADER] if avoid is None else avoid)[0]
 
 

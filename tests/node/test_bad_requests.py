@@ -13,7 +13,7 @@ import pytest
 
 from safelight.config import Address
 from safelight.wire.messages import MAX_JSON, Problem
-from tests.node.rude import Answer, ask, enrolled, image, line, new_image, refused, token
+from tests.node.raw_http import Answer, ask, enrolled, image, line, new_image, refused, token
 from tests.running import Running, eventually, running
 
 LIMIT = 1 << 20

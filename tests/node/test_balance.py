@@ -7,21 +7,21 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safelight.node.work.balance import FIXED, UNUSED, Balance, weight
+from safelight.node.work.balance import FIXED, UNUSED, Balancer, weight
 
 IDLE = {1: 0, 2: 0, 3: 0}
 MEBIBYTE = 1 << 20
 
 
 def test_idle_nodes_take_turns() -> None:
-    balance = Balance()
+    balance = Balancer()
     chosen = [balance.assign(f"{number}", 100, IDLE, now=number * (UNUSED + 1)) for number in range(9)]
     assert chosen[:3] == chosen[3:6] == chosen[6:]
     assert {*chosen[:3]} == {*IDLE}
 
 
 def test_what_was_granted_weighs_until_it_has_begun() -> None:
-    balance = Balance()
+    balance = Balancer()
     first = balance.assign("large", 100 * MEBIBYTE, IDLE, now=0)
     assert first not in [balance.assign(f"{number}", 100, IDLE, now=0) for number in range(20)]
     balance.begun(["large"])
@@ -29,7 +29,7 @@ def test_what_was_granted_weighs_until_it_has_begun() -> None:
 
 
 def test_who_has_much_in_hand_gets_less() -> None:
-    balance = Balance()
+    balance = Balancer()
     in_hand = {1: 10 * weight(MEBIBYTE), 2: 0, 3: 0}
     chosen = Counter(balance.assign(f"{number}", MEBIBYTE, in_hand, now=0) for number in range(33))
     assert chosen[1] < chosen[2]
@@ -37,7 +37,7 @@ def test_who_has_much_in_hand_gets_less() -> None:
 
 
 def test_a_grant_that_nobody_uses_is_forgotten() -> None:
-    balance = Balance()
+    balance = Balancer()
     node = balance.assign("lost", 100 * MEBIBYTE, IDLE, now=0)
     assert balance.promised(node) == weight(100 * MEBIBYTE)
     balance.assign("next", 0, IDLE, now=UNUSED)
@@ -45,21 +45,21 @@ def test_a_grant_that_nobody_uses_is_forgotten() -> None:
 
 
 def test_a_lost_node_owes_nothing() -> None:
-    balance = Balance()
+    balance = Balancer()
     node = balance.assign("upload", MEBIBYTE, IDLE, now=0)
     balance.lost(node)
     assert balance.promised(node) == 0
 
 
 def test_an_upload_that_is_offered_again_counts_once() -> None:
-    balance = Balance()
+    balance = Balancer()
     for _ in range(5):
         balance.assign("upload", MEBIBYTE, IDLE, now=0)
     assert sum(map(balance.promised, IDLE)) == weight(MEBIBYTE)
 
 
 def test_what_a_user_was_granted_and_does_not_use_is_known() -> None:
-    balance = Balance()
+    balance = Balancer()
     for number in range(3):
         balance.assign(f"{number}", 100, IDLE, now=0, user="alice")
     balance.assign("another's", 100, IDLE, now=0, user="bob")
@@ -83,7 +83,7 @@ EVENTS = st.lists(
 
 @given(EVENTS)
 def test_promises_are_what_was_assigned_and_neither_begun_nor_lost_nor_old(events: list[tuple[str, str, int]]) -> None:
-    balance, now = Balance(), 0.0
+    balance, now = Balancer(), 0.0
     open_: dict[str, tuple[int, int, float]] = {}
     for kind, upload, number in events:
         match kind:

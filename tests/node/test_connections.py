@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from safelight.config import Address
-from safelight.local.cluster import environment, throwaway
-from safelight.node.connections.eviction import CALM, FIRST_HEAD, MOST, Connections, Entry, most_of
+from safelight.local.cluster import environment, ephemeral_config
+from safelight.node.connections.eviction import CALM, FIRST_HEAD, MOST, ConnectionTable, TrackedConnection, most_of
 from tests.mission.support import seal
-from tests.node.rude import Line, ask, enrolled, line
+from tests.node.raw_http import Line, ask, enrolled, line
 from tests.node.test_tls import papers
 from tests.running import Running, eventually, running
 
@@ -37,9 +37,9 @@ class Table:
         self.now = 0.0
         self.lines: list[str] = []
         self.cut: list[str] = []
-        self.it = Connections(most, self.lines.append, clock=lambda: self.now)
+        self.it = ConnectionTable(most, self.lines.append, clock=lambda: self.now)
 
-    def opened(self, name: str, address: str = "127.0.0.1") -> Entry:
+    def opened(self, name: str, address: str = "127.0.0.1") -> TrackedConnection:
         return self.it.opened(address, lambda: self.cut.append(name))
 
 
@@ -231,7 +231,7 @@ def test_a_node_that_can_open_no_file_says_so_and_lets_another_lead_until_it_can
 
 def test_a_head_that_comes_byte_by_byte_is_cut_off(tmp_path: Path) -> None:
     """With a small limit here, for a test's sake."""
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     program = (
         "from safelight.node.connections import eviction; eviction.FIRST_HEAD = 0.5\n"
         "from safelight.config import load; from safelight.node.server import run; import os, pathlib\n"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from safelight.local.cluster import environment, throwaway
+from safelight.local.cluster import environment, ephemeral_config
 from safelight.node.work.pipeline import SPOOLS_IN_MEMORY
 from safelight.wire.messages import Problem
-from tests.node.rude import ask, enrolled, image, line, new_image, refused
+from tests.node.raw_http import ask, enrolled, image, line, new_image, refused
 from tests.running import Running, eventually, running
 
 pytestmark = pytest.mark.slow
@@ -119,7 +119,7 @@ def test_a_herd_that_crawls_does_not_hold_up_others(one: Running) -> None:
 
 def test_a_head_that_never_ends_is_hung_up_on(tmp_path: Path) -> None:
     """With a small limit here, for a test's sake."""
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     program = (
         "from safelight.node.connections import http_connection; http_connection.KEEPALIVE = 0.3\n"
         "from safelight.config import load; from safelight.node.server import run; import os, pathlib\n"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from safelight.config import Address
-from tests.node.rude import ask, enrolled, image, line, new_image
+from tests.node.raw_http import ask, enrolled, image, line, new_image
 from tests.running import SETTLED, Running, eventually, running
 
 ROUNDS = 60

@@ -16,7 +16,7 @@ from safelight.cli.admin import users as admin
 from safelight.local.cluster import environment
 from safelight.node.state.data_directory import create_cluster
 from safelight.wire.messages import Problem, fingerprint
-from tests.node.rude import ask, image, refused, token
+from tests.node.raw_http import ask, image, refused, token
 from tests.running import Running, eventually, running
 
 MINE, ANOTHER = (f"Authorization: Bearer {token(each)}" for each in ("mine", "another"))

@@ -11,7 +11,7 @@ import pytest
 from safelight.config import Config
 from tests.cli.commandline import safelight
 from tests.mission.support import request, status_of, wait_until_all_follow
-from tests.node.rude import enrolled, image
+from tests.node.raw_http import enrolled, image
 from tests.running import Running, eventually, running
 from tests.tracing import injected
 

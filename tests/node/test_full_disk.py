@@ -13,7 +13,7 @@ import pytest
 from safelight.cli.admin import users as admin
 from safelight.wire.messages import Problem
 from tests.mounts import small_disk
-from tests.node.rude import ask, enrolled, image, refused
+from tests.node.raw_http import ask, enrolled, image, refused
 from tests.running import Running, running
 
 MEBIBYTE = 1 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.node.rude import ask, enrolled, image, line
+from tests.node.raw_http import ask, enrolled, image, line
 from tests.running import eventually, running
 
 IMAGES = 200

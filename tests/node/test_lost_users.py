@@ -18,7 +18,7 @@ from safelight.vault.records import Image
 from safelight.wire.messages import ACCEPT_SEALED, Problem, fingerprint
 from tests.cli.commandline import safelight
 from tests.mission.support import request
-from tests.node.rude import ask, image, refused
+from tests.node.raw_http import ask, image, refused
 from tests.running import Running, running
 
 ALICE, EVE, NEW = (f"slt_{letter * 43}" for letter in "aen")

@@ -14,11 +14,11 @@ import pytest
 from safelight.election.bully import Election, Epoch, Kind, Timing
 from safelight.node.election.driver import Member, Wire
 from safelight.node.election.health import Watch
-from safelight.node.state.data_directory import State
+from safelight.node.state.data_directory import DirectoryState
 from tests.running import GENEROUS
 
 BEAT = 0.05
-WELL = State("", "", full="")
+WELL = DirectoryState("", "", full="")
 
 
 @dataclass

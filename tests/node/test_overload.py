@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.session import Session
-from safelight.node.work.load import CRAWLERS
+from safelight.node.work.load import SLOW_BODIES
 from safelight.wire.messages import Offer, Problem
 from tests.mission.support import seal
-from tests.node.rude import Answer, Line, ask, enrolled, image, line, new_image, refused
+from tests.node.raw_http import Answer, Line, ask, enrolled, image, line, new_image, refused
 from tests.running import GENEROUS, Running, as_user, eventually, running
 
 pytestmark = pytest.mark.slow
@@ -212,7 +212,7 @@ def test_one_users_unread_answers_lock_nobody_out(tmp_path: Path) -> None:
         def answered() -> int:
             return sum("Encrypted an image for alice" in said for said in it.said(1))
 
-        for number in range(CRAWLERS * MOST):
+        for number in range(SLOW_BODIES * MOST):
             deaf = stack.enter_context(line(address, buffer=4096))
             deaf.request(new_image(), alice, f"Content-Length: {len(large)}", body=large)
             eventually(lambda: answered() > number, "it is answered")  # noqa: B023
@@ -231,7 +231,7 @@ def test_a_crowd_of_clients_waits_and_none_fails(tmp_path: Path, photograph: Pat
         async def one_client(number: int) -> Path:
             async with Session(cluster.config, f"user-{number % 3}") as session:
                 to = tmp_path / f"images-{number}"
-                return (await session.seal(photograph, to=to, feedback=Silence())).path
+                return (await session.seal(photograph, to=to, feedback=NullFeedback())).path
 
         made = asyncio.run(crowd())
         assert len({*made}) == 30

@@ -21,7 +21,7 @@ from safelight.node.connections.http_connection import USER
 from safelight.node.http import revocation
 from safelight.node.state.users import Users
 from safelight.wire.messages import Action, Grant, Listing, Offer, Problem, fingerprint
-from tests.node.rude import Line, ask, enrolled, image, line, refused
+from tests.node.raw_http import Line, ask, enrolled, image, line, refused
 from tests.running import GENEROUS, SETTLED, Running, eventually, running
 
 LARGE = image(48 << 20)
@@ -169,7 +169,7 @@ class Requests:
 
     async def run(self, enough: Callable[[], bool]) -> None:
         """Check until it is enough."""
-        checked = revocation.Running(cast(Users, self), print)
+        checked = revocation.ActiveRequests(cast(Users, self), print)
         requests = [make_mocked_request("GET", "/") for _ in self.looks]
         with ExitStack() as stack:
             for request, user in zip(requests, self.looks, strict=True):

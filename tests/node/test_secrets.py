@@ -17,7 +17,7 @@ from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import read_header
 from safelight.local.cluster import environment
 from safelight.node.state.data_directory import load_keyring
-from tests.node.rude import ask, enrolled, image
+from tests.node.raw_http import ask, enrolled, image
 from tests.running import Running, as_user
 
 

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from safelight.config import Config
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from safelight.node.state.data_directory import create_cluster
 from tests.mission.support import status_of, wait_until_all_follow
 from tests.mounts import small_disk
-from tests.node.rude import ask, enrolled, image
+from tests.node.raw_http import ask, enrolled, image
 from tests.running import Running, eventually, running, running_as
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def fill(directory: Path) -> Path:
 
 
 def test_a_node_whose_disk_is_full_does_not_lead_until_it_has_room(tiny: Path, tmp_path: Path) -> None:
-    with apart(throwaway(tmp_path, 2), tiny / "data") as (one, two):
+    with apart(ephemeral_config(tmp_path, 2), tiny / "data") as (one, two):
         filler = fill(tiny)
         one.cluster.start(1)
         two.cluster.start(2)
@@ -81,7 +81,7 @@ def test_nodes_on_a_small_disk_elect_a_leader_whoever_is_missing(tmp_path: Path)
 
 
 def test_a_node_whose_keyring_was_lost_or_exchanged_does_not_lead_until_it_is_back(tmp_path: Path) -> None:
-    with apart(throwaway(tmp_path, 2), tmp_path / "second") as (one, two):
+    with apart(ephemeral_config(tmp_path, 2), tmp_path / "second") as (one, two):
         one.cluster.start(1)
         two.cluster.start(2)
         wait_until_all_follow(one.config, 2)

@@ -17,10 +17,10 @@ import pytest
 
 from safelight.cli.admin import users as admin
 from safelight.config import Config
-from safelight.local.cluster import environment, throwaway
+from safelight.local.cluster import environment, ephemeral_config
 from safelight.node.state.data_directory import create_cluster
 from safelight.wire.messages import Problem
-from tests.node.rude import ask, refused, token
+from tests.node.raw_http import ask, refused, token
 from tests.node.test_tls import papers
 from tests.running import GENEROUS, running
 
@@ -45,7 +45,7 @@ def refusal(config: Config) -> str:
 @pytest.fixture
 def made(tmp_path: Path) -> Config:
     """The configuration of a cluster that has its keyring."""
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     create_cluster(config.data_dir)
     return config
 
@@ -119,7 +119,7 @@ def test_a_keyring_that_was_lost_while_there_are_users_is_not_made_anew(made: Co
 
 
 def test_beyond_loopback_no_keyring_is_made_by_itself(tmp_path: Path) -> None:
-    config = with_(throwaway(tmp_path, 1), insecure_http=True)
+    config = with_(ephemeral_config(tmp_path, 1), insecure_http=True)
     config = with_(config, servers=(*config.servers, "192.0.2.77:8001"))
     assert "safelight init" in refusal(config)
     assert not (config.data_dir / "keyring.json").exists()
@@ -132,11 +132,11 @@ def test_a_damaged_epoch_is_named(made: Config) -> None:
 
 def test_a_data_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
-    assert str(tmp_path / "data") in refusal(throwaway(tmp_path, 1))
+    assert str(tmp_path / "data") in refusal(ephemeral_config(tmp_path, 1))
 
 
 def test_a_data_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     if os.geteuid() != 0:
         tmp_path.chmod(0o500)
         line = refusal(config)
@@ -224,7 +224,7 @@ def test_a_node_is_on_loopback_if_and_only_if_its_configuration_says_so(
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0:
         pytest.skip("only the superuser can have an /etc/hosts of its own")
     (tmp_path / "hosts").write_text(f"{hosts}\n")
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     port = config.addresses[1].port
     settings: dict[str, Any] = {"servers": (f"{host}:{port}", f"two.example:{port}"), "insecure_http": not tls}
     if tls:

@@ -18,7 +18,7 @@ from safelight.node.election.handshake import Hello, Party
 from safelight.node.election.links import UNPROVED
 from safelight.node.state.data_directory import load_keys
 from safelight.wire.messages import Problem
-from tests.node.rude import Line, ask, enrolled, image, line, refused
+from tests.node.raw_http import Line, ask, enrolled, image, line, refused
 from tests.running import Running, eventually, running
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10

@@ -23,7 +23,7 @@ from safelight.config import Config, ConfigError
 from safelight.local.cluster import environment
 from safelight.runtime.tls import client_tls, server_tls
 from safelight.wire.messages import Problem
-from tests.node.rude import ask, line, refused
+from tests.node.raw_http import ask, line, refused
 from tests.running import GENEROUS, Running, running
 
 HASTY = {"SAFELIGHT_TIMEOUT": "0.5"}

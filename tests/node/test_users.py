@@ -19,12 +19,12 @@ import pytest
 from safelight.cli.admin import users as admin
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.local.cluster import environment, throwaway
+from safelight.local.cluster import environment, ephemeral_config
 from safelight.node.state.data_directory import DataError, create_cluster
 from safelight.node.state.users import FRESH, MISSED, NoSuchUser, Users
 from safelight.vault.records import TOKENS, USERS
 from safelight.vault.stores.base import StoreError
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.directory import DirectoryStore
 from safelight.vault.vault import Vault
 from safelight.wire.messages import Problem, Refusal, fingerprint
 from tests.accounts import ordinary_account
@@ -50,7 +50,7 @@ def with_vault(tmp_path: Path) -> Config:
 
 
 def made(directory: Path, **settings: Any) -> Config:
-    config = throwaway(directory, **settings)
+    config = ephemeral_config(directory, **settings)
     create_cluster(config.data_dir)
     return config
 
@@ -88,15 +88,15 @@ def before_creating(
     monkeypatch: pytest.MonkeyPatch, prefix: str, happens: Callable[[], Coroutine[Any, Any, object]]
 ) -> None:
     """Have something happen once, just before the next object with such a key would be made."""
-    create = Directory.create
+    create = DirectoryStore.create
     pending = [happens]
 
-    async def interrupted(store: Directory, key: str, data: bytes, *, reserve: bool = False) -> bool:
+    async def interrupted(store: DirectoryStore, key: str, data: bytes, *, reserve: bool = False) -> bool:
         if key.startswith(prefix) and pending:
             await pending.pop()()
         return await create(store, key, data, reserve=reserve)
 
-    monkeypatch.setattr(Directory, "create", interrupted)
+    monkeypatch.setattr(DirectoryStore, "create", interrupted)
 
 
 async def crash() -> None:
@@ -316,7 +316,7 @@ def test_whatever_meets_the_outcome_is_one_of_theirs(config: Config) -> None:
 # -- what a node remembers --
 
 
-class Counting(Directory):
+class Counting(DirectoryStore):
     """A store that counts how often it is read, and can be away."""
 
     reads = 0
@@ -335,7 +335,7 @@ def remembering(config: Config, work: Callable[[Users, Counting, list[float]], A
     async def go() -> None:
         async with admin.opened(config) as operator:
             vault = operator._vault()
-            assert isinstance(vault.store, Directory)
+            assert isinstance(vault.store, DirectoryStore)
             store, clock = Counting(vault.store._files.root.path), [0.0]
             mine = Vault(store, vault.keyring)
             await work(Users(lambda: mine, clock=lambda: clock[0]), store, clock)
@@ -434,7 +434,7 @@ def test_what_is_remembered_of_tokens_that_are_nobodys_is_bounded(config: Config
 
 def machine(directory: Path, like: Config, **settings: Any) -> Config:
     """Another machine of the same cluster: the keyring was copied to it, nothing else."""
-    config = throwaway(directory, **settings)
+    config = ephemeral_config(directory, **settings)
     config.data_dir.mkdir(parents=True)
     (config.data_dir / "keyring.json").write_bytes((like.data_dir / "keyring.json").read_bytes())
     (config.data_dir / "keyring.json").chmod(0o600)
@@ -560,7 +560,7 @@ def test_a_user_is_not_revoked_by_a_program_that_was_not_told_to(with_vault: Con
 
 @pytest.mark.parametrize(("made", "command"), [(False, ("add", "ann", MINE)), (True, ("list",))], ids=["no", "empty"])
 def test_where_there_is_no_cluster_there_are_no_users(tmp_path: Path, made: bool, command: tuple[str, ...]) -> None:
-    config = throwaway(tmp_path)
+    config = ephemeral_config(tmp_path)
     if made:
         config.data_dir.mkdir()
     done = safelight(config, "user", *command)

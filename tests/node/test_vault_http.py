@@ -21,16 +21,16 @@ import pytest
 from safelight.cli.admin.cluster import keyring_file
 from safelight.config import Config
 from safelight.encryption.keys import Keyring
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from safelight.node.state.data_directory import create_cluster, load_keyring
-from safelight.node.state.vault_handle import Keeper
+from safelight.node.state.vault_handle import VaultHandle
 from safelight.vault.bootstrap import open_vault
 from safelight.vault.records import Aborted, Image, Record
 from safelight.vault.vault import Draft
 from safelight.wire.messages import ACCEPT_SEALED, Action, Grant, Listing, Offer, Scheme
 from tests.mission.support import MEBIBYTE, Answer, enrolled, request, wait_until_all_follow
 from tests.mounts import small_disk
-from tests.node.rude import image, line, new_image, token
+from tests.node.raw_http import image, line, new_image, token
 from tests.node.test_starting import refusal
 from tests.running import SETTLED, Running, eventually, running, running_as
 
@@ -223,8 +223,8 @@ def test_an_upload_that_breaks_off_leaves_nothing(shared_cluster: Running) -> No
 @contextmanager
 def two_leaders(directory: Path) -> Iterator[tuple[Config, Config]]:
     """Two clusters of one node each that know nothing of each other, with one keyring and one vault."""
-    one = throwaway(directory, 1, heartbeat=SETTLED)
-    two = msgspec.structs.replace(one, servers=throwaway(directory, 1).servers)
+    one = ephemeral_config(directory, 1, heartbeat=SETTLED)
+    two = msgspec.structs.replace(one, servers=ephemeral_config(directory, 1).servers)
     with running_as(one) as first, running_as(two) as second:
         for each in (first, second):
             each.cluster.start()
@@ -424,7 +424,7 @@ def test_a_condition_is_evaluated_of_the_very_record_that_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look and the removal the image is rewrapped: its sealed file has another tag now."""
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     config.data_dir.mkdir()
     ring, seen = Keyring.new(), list[Image]()
 
@@ -508,7 +508,7 @@ def test_a_node_that_has_lost_sight_of_the_vault_does_not_lead_until_it_sees_it_
     vault, mounted = tmp_path / "vault", tmp_path / "mounted"
     vault.mkdir()
     mounted.symlink_to(vault)
-    config = throwaway(tmp_path, 2, vault=vault.as_uri())
+    config = ephemeral_config(tmp_path, 2, vault=vault.as_uri())
     create_cluster(config.data_dir)
     second = tmp_path / "second"
     second.mkdir()
@@ -578,11 +578,11 @@ def test_another_clusters_vault_is_refused_and_left_alone(used: Config, tmp_path
     "url", ["/srv/vault", "file://srv/vault", "file:vault", "ftp://host/x", "s3://", "http://a/b", "None", "file:///no/such/place"]
 )  # fmt: skip
 def test_an_address_that_is_no_vaults_is_refused(tmp_path: Path, url: str) -> None:
-    assert refusal(throwaway(tmp_path, 1, vault=url)).startswith("vault: ")
+    assert refusal(ephemeral_config(tmp_path, 1, vault=url)).startswith("vault: ")
 
 
 def test_nodes_of_several_machines_need_a_vault_that_all_of_them_find(tmp_path: Path) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     elsewhere = (*config.servers, "192.0.2.1:8001", "192.0.2.2:8001")  # RFC 5737: nobody's
     several = msgspec.structs.replace(config, servers=elsewhere, insecure_http=True)
     create_cluster(config.data_dir)
@@ -626,7 +626,7 @@ def test_a_small_image_takes_a_name_at_which_an_upload_was_given_up_before(tmp_p
 
 
 def test_what_nobody_will_ever_name_is_swept_while_a_node_leads(tmp_path: Path) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     config.data_dir.mkdir()
     ring, said = Keyring.new(), list[str]()
 
@@ -643,7 +643,7 @@ def test_what_nobody_will_ever_name_is_swept_while_a_node_leads(tmp_path: Path) 
         for each in (body, hidden):
             os.utime(each, (0, 0))
         leads = False
-        keeper = Keeper(
+        keeper = VaultHandle(
             config,
             1,
             lambda: ring,

@@ -12,7 +12,7 @@ import pytest
 from tests.cli.commandline import safelight
 from tests.mission.support import MEBIBYTE
 from tests.mounts import seen_at
-from tests.node.rude import image
+from tests.node.raw_http import image
 from tests.node.test_vault_http import OTHER, UPLOAD, ask, names
 from tests.running import SETTLED, Running, eventually, running
 

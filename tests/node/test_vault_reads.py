@@ -16,7 +16,7 @@ import pytest
 
 from safelight.wire.messages import ACCEPT_SEALED, Listing
 from tests.mission.support import MEBIBYTE, Answer, enrolled, request
-from tests.node.rude import ask, image
+from tests.node.raw_http import ask, image
 from tests.running import SETTLED, Running, running
 
 NAME = "Zürich 100%.png"

@@ -13,7 +13,7 @@ import pytest
 from safelight.wire.messages import ACCEPT_SEALED
 from tests.mission.support import MEBIBYTE, enrolled, request
 from tests.mounts import exchange
-from tests.node.rude import ask, image, line
+from tests.node.raw_http import ask, image, line
 from tests.running import Running, running
 
 SECRET = b"top secret\n"

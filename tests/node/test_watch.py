@@ -9,7 +9,7 @@ import pytest
 
 from safelight.node.election import health
 from safelight.node.election.health import Watch
-from safelight.node.state.data_directory import State
+from safelight.node.state.data_directory import DirectoryState
 from tests.running import GENEROUS
 
 
@@ -20,14 +20,14 @@ def test_a_look_that_ends_in_anything_unexpected_is_trouble_and_not_the_last(
     monkeypatch.setattr(health, "INTERVAL", 0.01)
     looks, troubles, went_on = 0, list[str](), threading.Event()
 
-    def look() -> State:
+    def look() -> DirectoryState:
         nonlocal looks
         looks += 1
         if looks > fails + 2:
             went_on.set()
         if looks == fails:
             raise RuntimeError("can't start new thread")
-        return State("", "", "")
+        return DirectoryState("", "", "")
 
     async def leader() -> int | None:
         return 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.node.rude import Answer, ask, enrolled, image, new_image
+from tests.node.raw_http import Answer, ask, enrolled, image, new_image
 from tests.running import Running
 
 ORIGIN = "Origin: https://evil.example"

@@ -290,7 +290,7 @@ async def a_key_that_is_none_is_refused(store: Store) -> None:
             store.size(key),
             read(store, key, 0, 1),
             store.delete(key),
-            store.settle(key),
+            store.ensure_durable(key),
         ):
             with pytest.raises(ValueError, match="key"):
                 await attempt
@@ -309,7 +309,7 @@ async def many_tasks_may_use_it_at_once(store: Store) -> None:
         data = os.urandom(100_000)
         await put(store, body, data[:1000], data[1000:])
         assert await store.create(record, data[:500])
-        await store.settle(record)
+        await store.ensure_durable(record)
         assert await read(store, body, 0, 100_000) == data
         assert await store.get(record) == data[:500]
         if number % 2:

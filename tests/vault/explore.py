@@ -30,13 +30,13 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from safelight.encryption.keys import ClusterKey, Keyring
-from safelight.encryption.sealed import Sealer, rewrapped
+from safelight.encryption.sealed import FileSealer, rewrapped
 from safelight.encryption.stream import Bytes
 from safelight.vault import maintenance
 from safelight.vault.chain import Generation
 from safelight.vault.records import BODIES, RECORDS, Image, Record, Removed
 from safelight.vault.stores.base import Body, Entry, Missing, StoreError
-from safelight.vault.vault import AlreadyRemoved, Details, NameTaken, NoSuchImage, Overtaken, Vault
+from safelight.vault.vault import AlreadyRemoved, ImageMetadata, NameTaken, UnknownImage, UploadConflict, Vault
 
 USER, NAME = "alice", "photo.png"
 OLD, NEW = ClusterKey(b"old key." * 4), ClusterKey(b"new key." * 4)
@@ -148,7 +148,7 @@ class ModelStore:
         await ask(Request("unlink", key))
         await ask(Request("sync", key))
 
-    async def settle(self, key: str) -> None:
+    async def ensure_durable(self, key: str) -> None:
         await ask(Request("sync", key))
 
     async def close(self) -> None:
@@ -239,17 +239,17 @@ async def _write(vault: Vault, actor: Actor, *, blindly: bool = False) -> str:
                 same = await vault.digest(draft) == hashlib.sha256(actor.content).digest()
                 return "image" if same else "taken"
             random = _Random(draft.key)
-            sealer = Sealer(USER, vault.keyring(), random=random)
+            sealer = FileSealer(USER, vault.keyring(), random=random)
             await draft.write([*sealer.update(actor.content), sealer.finish()])
-            details = Details(len(actor.content), "image/png", NAME, None)
+            details = ImageMetadata(len(actor.content), "image/png", NAME, None)
             await draft.commit(sealer.header.encode(), details)
             return "image"
         except NameTaken:
             return "taken"
         except AlreadyRemoved:
             return "removed before"
-        except (Overtaken, NoSuchImage) as error:
-            if isinstance(error, NoSuchImage) and not isinstance(draft, Image):
+        except (UploadConflict, UnknownImage) as error:
+            if isinstance(error, UnknownImage) and not isinstance(draft, Image):
                 raise  # commit does not say so
     return "overtaken"
 
@@ -262,7 +262,7 @@ async def _write_blindly(vault: Vault, actor: Actor) -> str:
 async def _remove(vault: Vault, actor: Actor) -> str:
     try:
         await vault.remove(USER, NAME)
-    except NoSuchImage:
+    except UnknownImage:
         latest = vault.chains._known.get(vault.records.chain(USER, NAME))
         return "removed" if latest and isinstance(vault.read(latest), Removed) else "nothing"
     return "removed"
@@ -526,7 +526,7 @@ class Explorer:
         with ExitStack() as stack:
             stack.enter_context(patch("safelight.vault.records.os", types.SimpleNamespace(urandom=bytes)))
             stack.enter_context(patch("safelight.vault.vault.new_body", self._new_body))
-            for module in ("vault", "upkeep"):
+            for module in ("vault", "maintenance"):
                 stack.enter_context(patch(f"safelight.vault.{module}.rewrapped", partial(rewrapped, random=bytes)))
             yield
 

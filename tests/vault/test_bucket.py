@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from safelight.vault.stores.base import Body, Missing, Store, StoreError, StoreFull
-from safelight.vault.stores.bucket import _RETRY, PART, Bucket
+from safelight.vault.stores.bucket import _RETRY, PART, BucketStore
 from tests.running import GENEROUS
 from tests.vault.s3 import ACCESS_KEY, S3, SECRET_KEY, Fault, s3_server
 
@@ -36,9 +36,9 @@ def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 
 @pytest.fixture
-def bucket(s3: S3) -> Bucket:
+def bucket(s3: S3) -> BucketStore:
     """With a prefix of its own for each test."""
-    return Bucket.open(f"s3://images/{secrets.token_hex(4)}")
+    return BucketStore.open(f"s3://images/{secrets.token_hex(4)}")
 
 
 async def read(store: Store, key: str, start: int, end: int) -> bytes:
@@ -50,7 +50,7 @@ async def write_and_finish(body: Body, pieces: list[bytes]) -> None:
     await body.finish()
 
 
-def test_of_many_who_create_a_key_one_succeeds_also_with_equal_bytes(bucket: Bucket) -> None:
+def test_of_many_who_create_a_key_one_succeeds_also_with_equal_bytes(bucket: BucketStore) -> None:
     async def go() -> None:
         made = await asyncio.gather(*[bucket.create("records/one.1", b"the same") for _ in range(12)])
         assert made.count(True) == 1
@@ -60,7 +60,7 @@ def test_of_many_who_create_a_key_one_succeeds_also_with_equal_bytes(bucket: Buc
     asyncio.run(go())
 
 
-def test_a_create_whose_answer_is_lost_knows_whose_the_object_is(s3: S3, bucket: Bucket) -> None:
+def test_a_create_whose_answer_is_lost_knows_whose_the_object_is(s3: S3, bucket: BucketStore) -> None:
     async def go() -> None:
         assert await bucket.create("records/zero.1", b"before all")
         s3.fault(Fault.LOSE_ANSWER, "PUT", times=1)
@@ -77,7 +77,7 @@ def test_a_create_whose_answer_is_lost_knows_whose_the_object_is(s3: S3, bucket:
     asyncio.run(go())
 
 
-def test_a_server_that_would_overwrite_is_refused(s3: S3, bucket: Bucket) -> None:
+def test_a_server_that_would_overwrite_is_refused(s3: S3, bucket: BucketStore) -> None:
     s3.fault(Fault.FORGET_CONDITION, "PUT")
     with pytest.raises(StoreError, match="conditional puts"):
         asyncio.run(bucket.create("records/one.1", b"ours"))
@@ -85,7 +85,7 @@ def test_a_server_that_would_overwrite_is_refused(s3: S3, bucket: Bucket) -> Non
         asyncio.run(bucket.get("records/one.1"))
 
 
-def test_a_small_body_is_whole_or_not_there(s3: S3, bucket: Bucket) -> None:
+def test_a_small_body_is_whole_or_not_there(s3: S3, bucket: BucketStore) -> None:
     async def go() -> None:
         body = await bucket.body("bodies/a.1")
         await body.write([b"one ", bytearray(b"two "), memoryview(b"three")])
@@ -107,7 +107,7 @@ def test_a_small_body_is_whole_or_not_there(s3: S3, bucket: Bucket) -> None:
     asyncio.run(go())
 
 
-def test_a_large_body_goes_up_in_parts_and_comes_back(s3: S3, bucket: Bucket) -> None:
+def test_a_large_body_goes_up_in_parts_and_comes_back(s3: S3, bucket: BucketStore) -> None:
     data = secrets.token_bytes(20 << 20)
 
     async def go() -> None:
@@ -124,12 +124,12 @@ def test_a_large_body_goes_up_in_parts_and_comes_back(s3: S3, bucket: Bucket) ->
 
     asyncio.run(go())
     (key,) = [key for key in s3.stored() if key.endswith("bodies/large.1")]
-    head = s3.oracle.head_object(Bucket="images", Key=key)
+    head = s3.oracle.head_object(BucketStore="images", Key=key)
     assert head["ETag"].strip('"').endswith("-3")
-    assert s3.oracle.get_object(Bucket="images", Key=key)["Body"].read() == data
+    assert s3.oracle.get_object(BucketStore="images", Key=key)["Body"].read() == data
 
 
-def test_an_abandoned_body_leaves_no_parts_also_when_its_maker_was_cancelled(s3: S3, bucket: Bucket) -> None:
+def test_an_abandoned_body_leaves_no_parts_also_when_its_maker_was_cancelled(s3: S3, bucket: BucketStore) -> None:
     async def go() -> None:
         body = await bucket.body("bodies/given-up.1")
         await body.write([bytes(PART + 1)])
@@ -160,7 +160,7 @@ def test_an_abandoned_body_leaves_no_parts_also_when_its_maker_was_cancelled(s3:
     asyncio.run(go())
 
 
-def test_a_body_whose_last_answer_is_lost_is_there(s3: S3, bucket: Bucket) -> None:
+def test_a_body_whose_last_answer_is_lost_is_there(s3: S3, bucket: BucketStore) -> None:
     async def go() -> None:
         s3.fault(Fault.LOSE_ANSWER, "POST", "uploadId", times=1)
         body = await bucket.body("bodies/large.1")
@@ -172,7 +172,7 @@ def test_a_body_whose_last_answer_is_lost_is_there(s3: S3, bucket: Bucket) -> No
 
 
 def test_parts_that_fail_now_and_then_are_sent_again_and_a_store_that_fails_is_an_error(
-    s3: S3, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    s3: S3, bucket: BucketStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def go() -> None:
         s3.fault(503, "PUT", "partNumber", times=2)
@@ -183,7 +183,7 @@ def test_parts_that_fail_now_and_then_are_sent_again_and_a_store_that_fails_is_a
         assert await bucket.size("bodies/lucky.1") == PART + 3
 
         monkeypatch.setitem(_RETRY, "max_retries", 2)
-        hasty = Bucket.open(f"s3://images/{secrets.token_hex(4)}")
+        hasty = BucketStore.open(f"s3://images/{secrets.token_hex(4)}")
         for failing, size in ("partNumber=1", 4 * PART), ("partNumber=2", PART), ("uploadId", PART):
             s3.heal()
             s3.fault(503, "POST" if failing == "uploadId" else "PUT", failing)
@@ -198,7 +198,7 @@ def test_parts_that_fail_now_and_then_are_sent_again_and_a_store_that_fails_is_a
     asyncio.run(go())
 
 
-def test_what_is_not_there_is_missing_and_may_be_deleted(bucket: Bucket) -> None:
+def test_what_is_not_there_is_missing_and_may_be_deleted(bucket: BucketStore) -> None:
     async def go() -> None:
         with pytest.raises(Missing):
             await bucket.get("records/none.1")
@@ -221,16 +221,16 @@ def test_a_listing_is_of_all_pages_and_says_nothing_of_other_things_in_the_bucke
     prefix = secrets.token_hex(4)
     wanted = {f"records/u/{number}.1" for number in range(25)}
     for key in [*wanted, "recordsish", "records/Thumbs.db"]:
-        s3.oracle.put_object(Bucket="images", Key=f"{prefix}/{key}", Body=b"x")
+        s3.oracle.put_object(BucketStore="images", Key=f"{prefix}/{key}", Body=b"x")
 
     async def go() -> None:
-        bucket = Bucket.open(f"s3://images/{prefix}/")
+        bucket = BucketStore.open(f"s3://images/{prefix}/")
         assert {entry.key async for entry in bucket.list("records/")} == wanted
 
     asyncio.run(go())
 
 
-def test_a_slow_store_works(s3: S3, bucket: Bucket) -> None:
+def test_a_slow_store_works(s3: S3, bucket: BucketStore) -> None:
     async def go() -> None:
         assert await bucket.create("records/zero.1", b"before all")
         for method in ("PUT", "GET"):
@@ -241,7 +241,7 @@ def test_a_slow_store_works(s3: S3, bucket: Bucket) -> None:
     asyncio.run(go())
 
 
-def everything(bucket: Bucket) -> list[StoreError]:
+def everything(bucket: BucketStore) -> list[StoreError]:
     """What each call says, all at the same time."""
 
     async def body(size: int) -> None:
@@ -282,16 +282,16 @@ def test_a_store_that_is_away_is_one_line_that_names_it(s3: S3, monkeypatch: pyt
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and never listens
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        for error in everything(Bucket.open("s3://images/away")):
+        for error in everything(BucketStore.open("s3://images/away")):
             assert "s3://images/away cannot be used" in str(error)
 
 
 def test_a_bucket_that_does_not_exist_is_not_mistaken_for_missing_objects(s3: S3) -> None:
-    for error in everything(Bucket.open("s3://no-such-bucket")):
+    for error in everything(BucketStore.open("s3://no-such-bucket")):
         assert "There is no bucket s3://no-such-bucket" in str(error)
 
 
-def test_denied_access_names_what_to_check(s3: S3, bucket: Bucket) -> None:
+def test_denied_access_names_what_to_check(s3: S3, bucket: BucketStore) -> None:
     for method in ("GET", "PUT", "POST", "DELETE"):
         s3.fault(403, method)
     for error in everything(bucket):
@@ -300,7 +300,7 @@ def test_denied_access_names_what_to_check(s3: S3, bucket: Bucket) -> None:
 
 def test_a_full_store_says_so(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_RETRY, "max_retries", 1)
-    bucket = Bucket.open("s3://images/full")
+    bucket = BucketStore.open("s3://images/full")
     s3.fault(507, "PUT")
     with pytest.raises(StoreFull, match="is full"):
         asyncio.run(bucket.create("records/one.1", b"x"))
@@ -320,7 +320,7 @@ def test_a_full_store_says_so(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_bad_url_is_refused_in_one_line_without_its_secrets(url: str, says: str) -> None:
     with pytest.raises(StoreError) as error:
-        Bucket.open(url)
+        BucketStore.open(url)
     assert says in str(error.value)
     assert "hunter2" not in str(error.value)
 
@@ -328,9 +328,9 @@ def test_a_bad_url_is_refused_in_one_line_without_its_secrets(url: str, says: st
 def test_an_endpoint_without_encryption_is_on_this_machine_or_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://192.0.2.1:9000")
     with pytest.raises(StoreError, match="AWS_ALLOW_HTTP=true"):
-        Bucket.open("s3://images")
+        BucketStore.open("s3://images")
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    Bucket.open("s3://images")
+    BucketStore.open("s3://images")
 
 
 def test_only_a_bucket_pays_for_its_library() -> None:

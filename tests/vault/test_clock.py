@@ -10,17 +10,17 @@ from safelight.encryption import Scheme, seal
 from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import read_header
 from safelight.vault.maintenance import sweep
-from safelight.vault.stores.directory import Directory
-from safelight.vault.vault import Details, Draft, Vault
+from safelight.vault.stores.directory import DirectoryStore
+from safelight.vault.vault import Draft, ImageMetadata, Vault
 
 TIMES = [1000.0, 500.0, 500.0, 0.0, 4e9, 500.0, 1000.0, -1.0]
 
 
 def test_whatever_the_clock_said_each_image_is_listed_once_and_none_is_swept(tmp_path: Path) -> None:
     async def go() -> None:
-        Directory.make(tmp_path / "vault")
+        DirectoryStore.make(tmp_path / "vault")
         keyring, now = Keyring.new(), _clock()
-        vault = Vault(Directory(tmp_path / "vault"), lambda: keyring, clock=lambda: next(now))
+        vault = Vault(DirectoryStore(tmp_path / "vault"), lambda: keyring, clock=lambda: next(now))
         for number in range(len(TIMES)):
             await _keep(vault, f"{number}.png", f"image {number}".encode())
         pages, before = [], None
@@ -48,4 +48,4 @@ async def _keep(vault: Vault, name: str, content: bytes) -> None:
     sealer = seal(Scheme.SEALED, "alice", vault.keyring())
     sealed = b"".join([*sealer.update(content), sealer.finish()])
     await draft.write([sealed])
-    await draft.commit(sealed[: read_header(sealed).length], Details(len(content), "image/png", name, None))
+    await draft.commit(sealed[: read_header(sealed).length], ImageMetadata(len(content), "image/png", name, None))

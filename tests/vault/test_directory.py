@@ -20,7 +20,7 @@ import pytest
 
 from safelight.vault.stores import directory
 from safelight.vault.stores.base import Body, Missing, StoreError, StoreFull
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.directory import DirectoryStore
 from tests.mounts import small_disk
 from tests.running import GENEROUS
 from tests.vault.contract import BODY, MEBIBYTE, NO_KEYS, RECORD, keys, put, read
@@ -30,13 +30,13 @@ T = TypeVar("T")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    Directory.make(tmp_path / "vault")
+    DirectoryStore.make(tmp_path / "vault")
     return tmp_path / "vault"
 
 
-def with_store(root: Path, work: Callable[[Directory], Awaitable[T]]) -> T:
+def with_store(root: Path, work: Callable[[DirectoryStore], Awaitable[T]]) -> T:
     async def go() -> T:
-        return await work(Directory(root))
+        return await work(DirectoryStore(root))
 
     return asyncio.run(go())
 
@@ -50,14 +50,14 @@ def below(root: Path) -> set[str]:
 
 
 def test_everything_is_its_owners_alone(root: Path) -> None:
-    async def fill(store: Directory) -> None:
+    async def fill(store: DirectoryStore) -> None:
         await store.create(RECORD, b"a record")
         await put(store, BODY, b"small")
         await put(store, BODY + "0", bytes(2 * MEBIBYTE))
 
     umask = os.umask(0)
     try:
-        Directory.make(root.with_name("another"))
+        DirectoryStore.make(root.with_name("another"))
         with_store(root.with_name("another"), fill)
     finally:
         os.umask(umask)
@@ -70,7 +70,7 @@ def test_everything_is_its_owners_alone(root: Path) -> None:
 def test_a_key_that_is_none_leaves_the_disk_alone(root: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in [root.parent, *root.parent.rglob("*")]}
 
-    async def attempts(store: Directory) -> None:
+    async def attempts(store: DirectoryStore) -> None:
         for key in NO_KEYS:
             with pytest.raises(ValueError, match="key"):
                 await store.create(key, b"escaped")
@@ -129,7 +129,7 @@ def test_a_full_disk_is_said_and_what_was_begun_is_taken_back(tmp_path: Path) ->
         for _ in range(mebibytes):
             await body.write([bytes(MEBIBYTE)])
 
-    async def fill(store: Directory, root: Path) -> None:
+    async def fill(store: DirectoryStore, root: Path) -> None:
         await store.create(RECORD, b"before")
         body = await store.body(BODY)
         with pytest.raises(StoreFull, match=r"vault.*the disk is full; make room"):
@@ -150,22 +150,22 @@ def test_a_full_disk_is_said_and_what_was_begun_is_taken_back(tmp_path: Path) ->
         assert await keys(store) == {BODY}
 
     with small_disk(tmp_path / "tiny", 4) as disk:
-        Directory.make(disk / "vault")
+        DirectoryStore.make(disk / "vault")
         with_store(disk / "vault", lambda store: fill(store, disk / "vault"))
 
 
 def test_a_disk_that_became_read_only_is_said_and_can_be_read(tmp_path: Path) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         for attempt in store.create(RECORD + "0", b""), put(store, BODY, b"x"), store.delete(RECORD), store.tidy():
             with pytest.raises(StoreError, match=r"vault.*read-only.*mount it writable"):
                 await attempt
         assert await store.get(RECORD) == b"before"
         assert await keys(store) == {RECORD}
-        await store.settle(RECORD)
+        await store.ensure_durable(RECORD)
 
     with small_disk(tmp_path / "tiny", 4) as disk:
         root = disk / "vault"
-        Directory.make(root)
+        DirectoryStore.make(root)
         with_store(root, lambda store: store.create(RECORD, b"before"))
         leave_behind(root / "records/.0011223344556677.part")
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
@@ -173,10 +173,10 @@ def test_a_disk_that_became_read_only_is_said_and_can_be_read(tmp_path: Path) ->
 
 
 def test_a_root_that_is_missing_is_said_and_never_made_anew(root: Path) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await store.create(RECORD, b"a record")  # the store knows its directories now
         os.rename(root, root.with_name("elsewhere"))
-        for known in store, Directory(root):
+        for known in store, DirectoryStore(root):
             for attempt in (
                 known.create(RECORD, b""),
                 known.create("vault", b""),
@@ -188,7 +188,7 @@ def test_a_root_that_is_missing_is_said_and_never_made_anew(root: Path) -> None:
                 keys(known),
                 keys(known, "records/0c1d/"),
                 known.delete(RECORD),
-                known.settle(RECORD),
+                known.ensure_durable(RECORD),
                 known.tidy(),
             ):
                 with pytest.raises(StoreError, match=f"^the vault {root} is missing: mount it, or restore it[^\n]*$"):
@@ -201,21 +201,21 @@ def test_a_root_that_is_missing_is_said_and_never_made_anew(root: Path) -> None:
 
 def test_a_vault_is_not_made_on_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"disk is missing; mount or make it$"):
-        Directory.make(tmp_path / "disk" / "vault")
+        DirectoryStore.make(tmp_path / "disk" / "vault")
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="not a directory; move away what is in its place"):
-        Directory.make(tmp_path / "file")
+        DirectoryStore.make(tmp_path / "file")
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_making_it_again_changes_nothing(root: Path) -> None:
     with_store(root, lambda store: store.create(RECORD, b"a record"))
-    Directory.make(root)
+    DirectoryStore.make(root)
     assert with_store(root, lambda store: store.get(RECORD)) == b"a record"
 
 
 def test_a_subdirectory_that_was_removed_is_made_anew(root: Path) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         assert await store.create(RECORD, b"first")
         shutil.rmtree(root / "records")
         assert await store.create(RECORD, b"second")
@@ -238,7 +238,7 @@ def test_nothing_gets_its_name_that_is_not_on_the_disk(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await store.create("records/0c1d/9e2f.0", b"makes the directories")
         monkeypatch.setattr(os, call, refuse)
         with pytest.raises(StoreError, match=f"vault.*{message}"):
@@ -257,7 +257,7 @@ def test_a_body_whose_name_could_not_be_made_durable_is_taken_back(root: Path, m
     def refuse(_: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await put(store, BODY + "0", b"makes the directories")
         body = await store.body(BODY)
         await body.write([b"x"])
@@ -272,7 +272,7 @@ def test_a_body_whose_name_could_not_be_made_durable_is_taken_back(root: Path, m
 
 
 def test_two_bodies_of_one_key_are_never_mixed_or_replaced(root: Path) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         first, second = await store.body(BODY), await store.body(BODY)
         await second.write([b"second"])
         await first.write([b"first"])
@@ -296,7 +296,7 @@ def leave_behind(path: Path, *, hours: float = 2) -> None:
 
 
 def test_what_crashes_left_is_never_listed_and_can_be_tidied_up(root: Path) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await store.create(RECORD, b"a record")
         body = await store.body(BODY)
         await body.write([bytes(2 * MEBIBYTE)])
@@ -324,7 +324,7 @@ def test_what_crashes_left_is_never_listed_and_can_be_tidied_up(root: Path) -> N
 
 
 def test_a_writer_that_was_taken_for_dead_fails_cleanly(root: Path) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         body = await store.body(BODY)
         await body.write([bytes(2 * MEBIBYTE)])
         await body.write([bytes(MEBIBYTE)])  # waits until the first has been written
@@ -397,7 +397,7 @@ async def let_threads_run(root: Path) -> None:
 def test_a_cancelled_write_ends_before_its_file_is_closed(
     root: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await put(store, BODY + "0", b"makes the directories")
         gate = Gate(monkeypatch, call)
         body = await store.body(BODY)
@@ -429,7 +429,7 @@ def test_who_is_cancelled_while_a_record_is_made_leaves_what_it_names(
 ) -> None:
     """Whether it is made is settled by then: only the thread that makes it knows."""
 
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await put(store, BODY + "0", b"makes the directories")
         await store.create(RECORD + "0", b"makes others")
         body = await store.body(BODY)
@@ -450,7 +450,7 @@ def test_who_is_cancelled_while_a_record_is_made_leaves_what_it_names(
 
 
 def test_a_cancelled_read_ends_before_its_file_is_closed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await put(store, BODY, bytes(MEBIBYTE))
         gate = Gate(monkeypatch, "pread")
         reading = asyncio.create_task(read(store, BODY, 0, MEBIBYTE))
@@ -471,7 +471,7 @@ def test_readers_that_leave_give_back_their_descriptors(root: Path) -> None:
         links = (os.path.realpath(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd"))
         return sum(link == str(path) for link in links)
 
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await put(store, BODY, bytes(3 * MEBIBYTE))
         for _ in range(20):
             chunks = store.read(BODY, 0, 3 * MEBIBYTE)
@@ -488,7 +488,7 @@ def test_readers_that_leave_give_back_their_descriptors(root: Path) -> None:
 
 
 def test_what_is_deleted_while_it_is_read_is_read_to_its_end(root: Path) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         data = os.urandom(3 * MEBIBYTE)
         await put(store, BODY, data)
         chunks = store.read(BODY, 0, len(data))
@@ -504,7 +504,7 @@ def test_what_is_deleted_while_it_is_read_is_read_to_its_end(root: Path) -> None
 def test_a_listing_survives_that_what_it_lists_is_removed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "BATCH", 1)
 
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         for number in range(20):
             await store.create(f"records/{number}/{number}.1", b"")
         seen = set()

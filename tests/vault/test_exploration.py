@@ -12,9 +12,9 @@ import pytest
 from safelight.encryption.sealed import read_header, rewrapped
 from safelight.vault import maintenance
 from safelight.vault.chain import Chains, Generation, key_of
-from safelight.vault.records import Aborted, Image, Removed, aim_of
+from safelight.vault.records import Aborted, Image, Removed, target_generation
 from safelight.vault.stores.base import Body
-from safelight.vault.vault import Details, Draft, Overtaken, Vault
+from safelight.vault.vault import Draft, ImageMetadata, UploadConflict, Vault
 
 from .explore import (
     CASTS,
@@ -58,7 +58,7 @@ class Bug(NamedTuple):
 
 
 async def sweeps_without_aborted(vault: Vault, body: str) -> bool:
-    aim = aim_of(body)
+    aim = target_generation(body)
     assert aim
     record, _ = await vault.look(aim[0])
     if not isinstance(record, Image) or record.body != body:
@@ -67,7 +67,7 @@ async def sweeps_without_aborted(vault: Vault, body: str) -> bool:
 
 
 async def sweeps_whatever_lost(vault: Vault, body: str) -> bool:
-    aim = aim_of(body)
+    aim = target_generation(body)
     assert aim
     record, latest = await vault.look(aim[0])
     if isinstance(record, Image) and record.body == body:
@@ -79,7 +79,7 @@ async def sweeps_whatever_lost(vault: Vault, body: str) -> bool:
 
 
 async def sweeps_images(vault: Vault, body: str) -> bool:
-    aim = aim_of(body)
+    aim = target_generation(body)
     assert aim
     _, latest = await vault.look(aim[0])
     if latest < aim[1]:
@@ -131,7 +131,7 @@ async def _rewrap(vault: Vault, generation: Generation, step: int) -> str:
         number = generation.number + step
         while not await vault.append(generation.name, number, record):
             number += 1
-    await vault.settle(generation.name, generation.number)
+    await vault.ensure_durable(generation.name, generation.number)
     return ""
 
 
@@ -148,25 +148,25 @@ async def settles_nothing(vault: Vault, chain: str, number: int) -> None:
     pass
 
 
-def _image(draft: Draft, header: bytes, details: Details) -> Image:
+def _image(draft: Draft, header: bytes, details: ImageMetadata) -> Image:
     return Image(draft.user, draft.name, draft.upload, draft.key, header, details.size, 0.0, details.type)
 
 
-async def commits_before_body(vault: Vault, draft: Draft, header: bytes, details: Details) -> Image:
+async def commits_before_body(vault: Vault, draft: Draft, header: bytes, details: ImageMetadata) -> Image:
     image = _image(draft, header, details)
     await vault.append(draft.chain, draft.number, image)
     await draft.body.finish()
     return image
 
 
-async def believes_it_won(vault: Vault, draft: Draft, header: bytes, details: Details) -> Image:
+async def believes_it_won(vault: Vault, draft: Draft, header: bytes, details: ImageMetadata) -> Image:
     await draft.body.finish()
     image = _image(draft, header, details)
     await vault.append(draft.chain, draft.number, image)
     return image
 
 
-async def takes_what_it_finds(vault: Vault, draft: Draft, header: bytes, details: Details) -> Image:
+async def takes_what_it_finds(vault: Vault, draft: Draft, header: bytes, details: ImageMetadata) -> Image:
     """Who loses compares neither bodies' names, which may be one, nor what is in them."""
     await draft.body.finish()
     image = _image(draft, header, details)
@@ -175,7 +175,7 @@ async def takes_what_it_finds(vault: Vault, draft: Draft, header: bytes, details
     await vault._drop(draft.key)
     there = await vault.begin(draft.user, draft.name, draft.upload)
     if not isinstance(there, Image):
-        raise Overtaken("begin again")
+        raise UploadConflict("begin again")
     return there
 
 
@@ -197,9 +197,9 @@ BUGS = [
     Bug(maintenance, "_rewrap", rewrap_leaves_a_gap, Cast((REWRAPPER,), KEPT), "gap"),
     Bug(maintenance, "_rewrap", rewrap_revives, Cast((REMOVER, REWRAPPER), KEPT), "the chain says"),
     Bug(maintenance, "_rewrap", rewrap_tries_once, Cast((REWRAPPER, SECOND_REWRAPPER), KEPT), "needs the old key"),
-    Bug(Vault, "settle", settles_nothing, Cast((FIRST, LEADER)), "an acknowledged image is lost"),
-    Bug(Vault, "settle", settles_nothing, Cast((REMOVER, SWEEPER), KEPT), "body was deleted"),
-    Bug(Vault, "settle", settles_nothing, Cast((REWRAPPER, SECOND_REWRAPPER), KEPT), "needs the old key"),
+    Bug(Vault, "ensure_durable", settles_nothing, Cast((FIRST, LEADER)), "an acknowledged image is lost"),
+    Bug(Vault, "ensure_durable", settles_nothing, Cast((REMOVER, SWEEPER), KEPT), "body was deleted"),
+    Bug(Vault, "ensure_durable", settles_nothing, Cast((REWRAPPER, SECOND_REWRAPPER), KEPT), "needs the old key"),
     Bug(Vault, "commit", commits_before_body, Cast((FIRST,)), "body was deleted"),
     Bug(Vault, "commit", believes_it_won, Cast((FIRST, OTHER)), "an acknowledged image is lost"),
     Bug(Vault, "commit", takes_what_it_finds, Cast((FIRST,), faults=1), "body was deleted"),

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from safelight.encryption.keys import Keyring
-from safelight.vault.records import Image, Records, Removed, aim_of, new_body
+from safelight.vault.records import Image, Records, Removed, new_body, target_generation
 
 RING = Keyring.new()
 
@@ -40,7 +40,7 @@ def test_keys_are_keyed_hashes_of_names() -> None:
     body = new_body(chain, 12)
     assert body.startswith(f"bodies/{user}/{name}.12.")
     assert len(bytes.fromhex(body.rpartition(".")[2])) == 8
-    assert aim_of(body) == (chain, 12)
+    assert target_generation(body) == (chain, 12)
 
 
 def test_records_open_by_the_page_alone() -> None:

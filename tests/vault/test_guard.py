@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from safelight.encryption.keys import Keyring
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from safelight.vault.bootstrap import open_vault, trouble_with
 from safelight.vault.chain import Chains
 from safelight.vault.stores import bucket
 from safelight.vault.stores.base import Missing, Store, StoreError
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.directory import DirectoryStore
 from tests.vault.contract import BODY, RECORD, keys, put
 from tests.vault.s3 import s3_server
 from tests.vault.test_store_contract import STORES
@@ -69,15 +69,15 @@ def test_a_store_without_its_guard_is_unavailable(kind: str, instead: bytes | No
 
 def store_beside(store: Store) -> Store:
     """Another's way to the same bucket."""
-    assert isinstance(store, bucket.Bucket)
-    return bucket.Bucket.open(store._url)
+    assert isinstance(store, bucket.BucketStore)
+    return bucket.BucketStore.open(store._url)
 
 
 @pytest.mark.parametrize("kind", STORES)
 def test_what_was_remembered_is_read_again_after_the_store_was_away(kind: str, tmp_path: Path) -> None:
     async def check() -> None:
         async with STORES[kind](tmp_path) as store:
-            other: Store = Directory(tmp_path / "vault") if kind == "directory" else store_beside(store)
+            other: Store = DirectoryStore(tmp_path / "vault") if kind == "directory" else store_beside(store)
             assert await store.create(GUARD, OURS)
             store.guard(GUARD, OURS)
             chains = Chains(store)
@@ -96,7 +96,7 @@ def test_what_was_remembered_is_read_again_after_the_store_was_away(kind: str, t
 
 
 def test_a_node_sees_that_what_is_there_is_not_the_clusters_vault(tmp_path: Path) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     config.data_dir.mkdir()
     ring, vault = Keyring.new(), config.data_dir / "vault"
     assert asyncio.run(open_vault(config, lambda: ring))

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from safelight.encryption.keys import Keyring
-from safelight.encryption.sealed import Sealer
+from safelight.encryption.sealed import FileSealer
 from safelight.vault.maintenance import rewrap, sweep
 from safelight.vault.records import USERS, User
 from safelight.vault.stores.base import BadObject, Missing
-from safelight.vault.stores.directory import Directory
-from safelight.vault.vault import Details, Draft, Vault
+from safelight.vault.stores.directory import DirectoryStore
+from safelight.vault.vault import Draft, ImageMetadata, Vault
 from safelight.vault.verify import verify
 from tests.mounts import exchange
 from tests.vault.contract import BODY, MEBIBYTE, RECORD, keys, put, read
@@ -31,7 +31,7 @@ ALICE = "alice"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    Directory.make(tmp_path / "vault")
+    DirectoryStore.make(tmp_path / "vault")
     (tmp_path / "secret").write_bytes(SECRET)
     return tmp_path / "vault"
 
@@ -68,7 +68,7 @@ PLANTED = [
 def test_what_is_no_object_is_neither_read_nor_taken_for_absent(
     root: Path, key: str, plant: Callable[[Path], None]
 ) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await store.create(key + "0", b"makes the directories")
         plant(root / key)
         for attempt in (
@@ -76,7 +76,7 @@ def test_what_is_no_object_is_neither_read_nor_taken_for_absent(
             store.get_many([key + "0", key]),
             store.size(key),
             read(store, key, 0, 100),
-            store.settle(key),
+            store.ensure_durable(key),
             open_file(store, key),
         ):
             with pytest.raises(BadObject, match=key):
@@ -91,7 +91,7 @@ def test_what_is_no_object_is_neither_read_nor_taken_for_absent(
     with_store(root, use)
 
 
-async def open_file(store: Directory, key: str) -> None:
+async def open_file(store: DirectoryStore, key: str) -> None:
     file = store.file(key)
     assert file is not None
     try:
@@ -103,7 +103,7 @@ async def open_file(store: Directory, key: str) -> None:
 @pytest.mark.parametrize("replaced", ["records", "records/0c1d"])
 @pytest.mark.parametrize("by", ["link", "file"])
 def test_what_is_no_directory_of_the_vault_is_not_entered(root: Path, replaced: str, by: str) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await store.create(RECORD, b"a record")
         outside = root.parent / "outside"
         (root / replaced).rename(outside)
@@ -116,7 +116,7 @@ def test_what_is_no_directory_of_the_vault_is_not_entered(root: Path, replaced: 
             store.get(RECORD),
             store.size(RECORD),
             read(store, RECORD, 0, 100),
-            store.settle(RECORD),
+            store.ensure_durable(RECORD),
             store.delete(RECORD),
             store.create(RECORD, b"another"),
             store.create(RECORD + "0", b"another"),
@@ -132,7 +132,7 @@ def test_what_is_no_directory_of_the_vault_is_not_entered(root: Path, replaced: 
 
 
 def test_a_link_under_a_key_is_deleted_and_what_it_leads_to_is_not(root: Path) -> None:
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         await store.create(RECORD + "0", b"makes the directories")
         (root / RECORD).symlink_to(root.parent / "secret")
         await store.delete(RECORD)
@@ -153,7 +153,7 @@ def test_no_moment_lets_a_reader_out_of_the_vault(root: Path) -> None:
     """An object, and the directory of another, are exchanged with links while they are read and written."""
     other = "records/ffff/9e2f.1"
 
-    async def use(store: Directory) -> None:
+    async def use(store: DirectoryStore) -> None:
         for key in (RECORD, other):
             await store.create(key, b"a record")
         outside = root.parent / "outside"
@@ -202,7 +202,7 @@ def with_vault(root: Path, work: Callable[[Vault], Awaitable[None]], ring: Keyri
     """`work` with a vault that has one user."""
 
     async def go() -> None:
-        vault = Vault(Directory(root), lambda: ring)
+        vault = Vault(DirectoryStore(root), lambda: ring)
         chain, token = vault.records.user(ALICE), "0" * 64
         await vault.store.create(vault.records.token(token), chain.removeprefix(USERS).encode())
         await vault.append(chain, 1, User(ALICE, token, 0.0))
@@ -214,9 +214,9 @@ def with_vault(root: Path, work: Callable[[Vault], Awaitable[None]], ring: Keyri
 async def upload(vault: Vault, name: str, content: bytes = b"an image") -> None:
     draft = await vault.begin(ALICE, name, os.urandom(16).hex())
     assert isinstance(draft, Draft)
-    sealer = Sealer("alice", vault.keyring())
+    sealer = FileSealer("alice", vault.keyring())
     await draft.write([*sealer.update(content), sealer.finish()])
-    await draft.commit(sealer.header.encode(), Details(len(content), "image/png", name, None))
+    await draft.commit(sealer.header.encode(), ImageMetadata(len(content), "image/png", name, None))
 
 
 def test_nothing_outside_is_swept_or_tidied_away(root: Path) -> None:
@@ -231,7 +231,7 @@ def test_nothing_outside_is_swept_or_tidied_away(root: Path) -> None:
         (root / "bodies" / "0c1d").symlink_to(outside)
         (root / "bodies" / ("e" * 32)).symlink_to(outside / "deeper")
         (root / "linked").symlink_to(outside)
-        assert isinstance(vault.store, Directory)
+        assert isinstance(vault.store, DirectoryStore)
         assert await vault.store.tidy() == 0
         assert await sweep(vault, grace=-1.0) == 0
         found = {each.key: each.trouble async for each in verify(vault) if each.trouble}
@@ -256,7 +256,7 @@ def test_a_verification_finds_what_was_put_in_an_objects_place_and_a_rewrap_does
         os.mkfifo(record)
         large = root / (vault.records.chain("alice", "c.png") + ".2")
         large.write_bytes(bytes(1 << 17))
-        fresh = Vault(Directory(root), lambda: ring)
+        fresh = Vault(DirectoryStore(root), lambda: ring)
         found = {each.key: each.trouble async for each in verify(fresh) if each.trouble}
         assert found == {
             images["a.png"].body: "damaged",

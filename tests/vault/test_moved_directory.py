@@ -16,7 +16,7 @@ import pytest
 
 from safelight.vault.stores import beneath, directory
 from safelight.vault.stores.base import Missing, StoreError, StoreFull
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.directory import DirectoryStore
 from tests.mounts import seen_at, small_disk
 from tests.vault.contract import BODY, MEBIBYTE, RECORD, keys, put
 
@@ -25,13 +25,13 @@ GUARD, OURS = "vault", b"ours"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    Directory.make(tmp_path / "vault")
+    DirectoryStore.make(tmp_path / "vault")
     return tmp_path / "vault"
 
 
-def use(root: Path, work: Callable[[Directory], Awaitable[None]]) -> None:
+def use(root: Path, work: Callable[[DirectoryStore], Awaitable[None]]) -> None:
     async def go() -> None:
-        store = Directory(root)
+        store = DirectoryStore(root)
         assert await store.create(GUARD, OURS)
         store.guard(GUARD, OURS)
         await store.create(RECORD, b"a record")
@@ -56,7 +56,7 @@ def empty(root: Path) -> None:
 
 
 def test_a_body_begun_before_the_directories_were_exchanged_is_not_acknowledged(root: Path) -> None:
-    async def work(store: Directory) -> None:
+    async def work(store: DirectoryStore) -> None:
         body = await store.body(BODY)
         await body.write([bytes(2 * MEBIBYTE)])
         await body._written()
@@ -86,11 +86,11 @@ def test_a_body_begun_before_the_directories_were_exchanged_is_not_acknowledged(
         (os, "link", lambda store: store.create(RECORD, b"a taken key")),
         (os, "link", lambda store: put(store, BODY, b"a body")),
         (os, "unlink", lambda store: store.delete(RECORD)),
-        (directory, "sync_directory", lambda store: store.settle(RECORD)),
+        (directory, "sync_directory", lambda store: store.ensure_durable(RECORD)),
         (os, "scandir", lambda store: keys(store)),
         (os, "open", lambda store: store.get(RECORD + "0")),
         (os, "open", lambda store: store.delete("records/0c1e/9e2f.1")),
-        (os, "open", lambda store: store.settle(RECORD + "0")),
+        (os, "open", lambda store: store.ensure_durable(RECORD + "0")),
     ],
 )
 def test_what_happens_to_the_root_during_an_operation_fails_it(
@@ -99,11 +99,11 @@ def test_what_happens_to_the_root_during_an_operation_fails_it(
     happens: Callable[[Path], None],
     module: Any,
     call: str,
-    operation: Callable[[Directory], Awaitable[object]],
+    operation: Callable[[DirectoryStore], Awaitable[object]],
 ) -> None:
-    async def work(store: Directory) -> None:
+    async def work(store: DirectoryStore) -> None:
         await put(store, BODY + "0", b"makes the directories")
-        await store.settle(RECORD)
+        await store.ensure_durable(RECORD)
         real = getattr(module, call)
 
         def hooked(*arguments: Any, **named: Any) -> Any:
@@ -126,7 +126,7 @@ def test_what_happens_to_the_root_during_an_operation_fails_it(
 
 @pytest.mark.parametrize("part", ["records", "records/0c1d", "bodies"])
 def test_a_part_of_the_vault_on_another_file_system_is_refused(root: Path, part: str) -> None:
-    async def work(store: Directory) -> None:
+    async def work(store: DirectoryStore) -> None:
         (root / part).mkdir(exist_ok=True)
         with small_disk(root / part, 1):
             key = f"{part}/0c1d/9e2f.1"
@@ -135,7 +135,7 @@ def test_a_part_of_the_vault_on_another_file_system_is_refused(root: Path, part:
                 put(store, key, b"a body"),
                 store.get(key),
                 store.size(key),
-                store.settle(key),
+                store.ensure_durable(key),
                 store.delete(key),
                 keys(store, f"{part}/"),
                 keys(store),
@@ -149,7 +149,7 @@ def test_a_part_of_the_vault_on_another_file_system_is_refused(root: Path, part:
 
 
 def test_the_whole_vault_may_be_mounted(root: Path, tmp_path: Path) -> None:
-    async def work(store: Directory) -> None:
+    async def work(store: DirectoryStore) -> None:
         assert await store.create(RECORD + "0", b"another")
         await put(store, BODY, b"a body")
         assert await keys(store) == {GUARD, RECORD, RECORD + "0", BODY}
@@ -162,16 +162,16 @@ def test_the_whole_vault_may_be_mounted(root: Path, tmp_path: Path) -> None:
 def test_the_vault_may_be_an_overlay_of_two_file_systems(root: Path, tmp_path: Path) -> None:
     """Files of the lower one have another device than their directories there."""
 
-    async def nothing(_: Directory) -> None:
+    async def nothing(_: DirectoryStore) -> None:
         pass
 
-    async def work(store: Directory) -> None:
+    async def work(store: DirectoryStore) -> None:
         assert await store.get(RECORD) == b"a record"
         assert await store.create(RECORD + "0", b"another")
         assert await keys(store) == {GUARD, RECORD, RECORD + "0"}
 
     async def reopened() -> None:
-        store = Directory(tmp_path / "merged")
+        store = DirectoryStore(tmp_path / "merged")
         store.guard(GUARD, OURS)
         await work(store)
 
@@ -200,7 +200,7 @@ def test_a_file_of_the_reserve_with_a_second_name_is_not_written_into(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(self, tree)
 
-    async def work(store: Directory) -> None:
+    async def work(store: DirectoryStore) -> None:
         await store.fill_reserve()
         for number in range(15):
             (root / f".spare-{number}").unlink()
@@ -221,7 +221,7 @@ def test_a_reserve_that_another_used_up_is_filled_again(root: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    async def work(store: Directory) -> None:
+    async def work(store: DirectoryStore) -> None:
         await store.fill_reserve()
         for path in spares(root):
             path.unlink()
@@ -241,7 +241,7 @@ def test_a_failing_disk_costs_no_descriptors(root: Path, monkeypatch: pytest.Mon
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    async def attempt(store: Directory) -> None:
+    async def attempt(store: DirectoryStore) -> None:
         body = await store.body(BODY)
         await body.write([bytes(2 * MEBIBYTE)])
         await body._written()
@@ -254,7 +254,7 @@ def test_a_failing_disk_costs_no_descriptors(root: Path, monkeypatch: pytest.Mon
                 await body.finish()
             await body.abandon()
 
-    async def work(store: Directory) -> None:
+    async def work(store: DirectoryStore) -> None:
         await attempt(store)  # what is made once is there after this
         before = len(os.listdir("/dev/fd"))
         for _ in range(5):

@@ -11,8 +11,8 @@ from safelight.encryption import Scheme, seal
 from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import read_header
 from safelight.vault.records import Image
-from safelight.vault.stores.directory import Directory
-from safelight.vault.vault import AlreadyRemoved, Details, Draft, Vault
+from safelight.vault.stores.directory import DirectoryStore
+from safelight.vault.vault import AlreadyRemoved, Draft, ImageMetadata, Vault
 
 CONTENT = b"an image"
 
@@ -36,9 +36,9 @@ async def written(vault: Vault) -> tuple[Draft, bytes]:
 
 def test_the_second_of_two_learns_that_its_image_was_removed(tmp_path: Path) -> None:
     async def go() -> None:
-        Directory.make(tmp_path / "vault")
-        keyring, details = Keyring.new(), Details(len(CONTENT), "image/png", "a.png", None)
-        vault = RemovesInBetween(Directory(tmp_path / "vault"), lambda: keyring)
+        DirectoryStore.make(tmp_path / "vault")
+        keyring, details = Keyring.new(), ImageMetadata(len(CONTENT), "image/png", "a.png", None)
+        vault = RemovesInBetween(DirectoryStore(tmp_path / "vault"), lambda: keyring)
         (first, header), (second, second_header) = await written(vault), await written(vault)
         await first.commit(header, details)
         with pytest.raises(AlreadyRemoved):

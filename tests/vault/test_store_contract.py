@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 
 from safelight.vault.stores.base import Store
-from safelight.vault.stores.bucket import Bucket
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.bucket import BucketStore
+from safelight.vault.stores.directory import DirectoryStore
 from tests.vault.contract import LAWS, Law
 from tests.vault.s3 import s3_server
 
 
 @asynccontextmanager
 async def directory(tmp_path: Path) -> AsyncIterator[Store]:
-    Directory.make(tmp_path / "vault")
-    store = Directory(tmp_path / "vault")
+    DirectoryStore.make(tmp_path / "vault")
+    store = DirectoryStore(tmp_path / "vault")
     yield store
     await store.close()
 
 
 @asynccontextmanager
 async def bucket(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Bucket.open(f"s3://images/{secrets.token_hex(8)}")
+    store = BucketStore.open(f"s3://images/{secrets.token_hex(8)}")
     yield store
     await store.close()
 

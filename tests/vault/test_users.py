@@ -14,7 +14,7 @@ from safelight.node.state.users import Users
 from safelight.vault.maintenance import rewrap
 from safelight.vault.records import IDENTITY, Removed
 from safelight.vault.stores.base import Entry
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.directory import DirectoryStore
 from safelight.vault.vault import Vault
 from safelight.vault.verify import verify
 from safelight.wire.messages import Refusal, fingerprint
@@ -28,7 +28,7 @@ MINE, ANOTHERS, THIRD = (fingerprint(f"slt_{each}") for each in ("mine", "anothe
 
 def do(root: Path, work: Callable[[Vault, Users], Awaitable[None]], keyring: Keyring = BEFORE) -> None:
     async def go() -> None:
-        vault = Vault(Directory(root), lambda: keyring)
+        vault = Vault(DirectoryStore(root), lambda: keyring)
         await work(vault, Users(lambda: vault))
 
     asyncio.run(go())
@@ -75,7 +75,7 @@ def test_after_a_rewrap_users_need_the_old_key_no_more(root: Path) -> None:
 def test_a_rewrap_takes_no_change_back(root: Path) -> None:
     async def meet(vault: Vault, users: Users) -> None:
         async for _ in rewrap(vault):
-            await Users(lambda: Vault(Directory(root), lambda: BETWEEN)).revoke("ann")
+            await Users(lambda: Vault(DirectoryStore(root), lambda: BETWEEN)).revoke("ann")
         with pytest.raises(Refusal):
             await users.of_token("slt_anothers")
 

@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 from safelight import samples
-from safelight.cli.output.console import Transcript
+from safelight.cli.output.console import ConsoleReporter
 from safelight.client.files.atomic_output import reserve
 from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Saved, Session
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.local.cluster import Cluster, throwaway
+from safelight.local.cluster import LocalCluster, ephemeral_config
 from safelight.local.comparison_picture import draw
 from safelight.names import counted
 from safelight.runtime import signals
@@ -25,14 +25,14 @@ PICTURE = "failover.png"
 
 def walk_through(to: Path) -> Path:
     """Do it all; the path of the picture, in `to`. Raises SafelightError if anything is not as it should be."""
-    transcript = Transcript(dialogue=True)
+    transcript = ConsoleReporter(dialogue=True)
     with signals.unwinding(), tempfile.TemporaryDirectory(prefix="safelight-demo-") as scratch:
-        config = throwaway(Path(scratch))
-        with Cluster(config, transcript.node) as cluster:
+        config = ephemeral_config(Path(scratch))
+        with LocalCluster(config, transcript.node) as cluster:
             return signals.run(_walk(config, cluster, transcript, Path(scratch), to))
 
 
-async def _walk(config: Config, cluster: Cluster, transcript: Transcript, scratch: Path, to: Path) -> Path:
+async def _walk(config: Config, cluster: LocalCluster, transcript: ConsoleReporter, scratch: Path, to: Path) -> Path:
     def step(number: int, text: str) -> None:
         transcript.say("")
         transcript.say(f"{number}. {text}", "bold")
@@ -77,7 +77,7 @@ async def _walk(config: Config, cluster: Cluster, transcript: Transcript, scratc
     return reservation.path
 
 
-async def _seal(session: Session, sample: Path, scratch: Path, transcript: Transcript) -> Saved:
+async def _seal(session: Session, sample: Path, scratch: Path, transcript: ConsoleReporter) -> Saved:
     try:
         saved = await session.seal(sample, to=scratch / "images", feedback=transcript)
     finally:

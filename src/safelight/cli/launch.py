@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from safelight.cli.output.console import Transcript, console, node_line
+from safelight.cli.output.console import ConsoleReporter, console, node_line
 from safelight.cli.user.repl import above_prompt, converse
 from safelight.client.requests.status import wait_for_leader
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.local.cluster import CannotStart, Cluster
+from safelight.local.cluster import CannotStart, LocalCluster
 from safelight.names import check_user
 from safelight.runtime import signals
 
@@ -65,17 +65,17 @@ async def _run(config: Config, user: str, board: "_Board") -> bool:
 
 
 @contextmanager
-def _started(config: Config, options: str, show: Callable[[int, str], None], otherwise: str) -> Iterator[Cluster]:
+def _started(config: Config, options: str, show: Callable[[int, str], None], otherwise: str) -> Iterator[LocalCluster]:
     """A cluster whose nodes all listen. `show` gets no line before that is certain.
 
     Raises CannotStart; `otherwise` is the command of somebody who has forgotten that the nodes are running already.
     """
-    curtain = _Curtain(show)
+    curtain = _HeldOutput(show)
 
     def ended(node: int, how: str) -> None:
         curtain.line(node, f"{how}; to bring it back, type in another terminal: safelight server {node}{options}")
 
-    with Cluster(config, curtain.line, ended) as cluster:
+    with LocalCluster(config, curtain.line, ended) as cluster:
         cluster.start()
         try:
             cluster.wait_until_listening()
@@ -87,7 +87,7 @@ def _started(config: Config, options: str, show: Callable[[int, str], None], oth
         yield cluster
 
 
-class _Curtain:
+class _HeldOutput:
     """Holds lines back until it is opened."""
 
     def __init__(self, show: Callable[[int, str], None]) -> None:
@@ -113,7 +113,7 @@ class _Board:
     """Where the nodes' lines go while a conversation goes on: to its event loop, which prints them above the prompt."""
 
     def __init__(self) -> None:
-        self.transcript = Transcript(dialogue=True)
+        self.transcript = ConsoleReporter(dialogue=True)
         self._notes = console(stderr=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -241,10 +241,10 @@ def run(config: Config) -> None:
 def client(config: Config) -> None:
     """The REPL of USER; type help in it."""
     with _much_that_stays():
-        from safelight.cli.output.console import Transcript
+        from safelight.cli.output.console import ConsoleReporter
         from safelight.cli.user.repl import converse
 
-    _finish(_complete(converse(config, _user_of(config), Transcript(dialogue=True))))
+    _finish(_complete(converse(config, _user_of(config), ConsoleReporter(dialogue=True))))
 
 
 @safelight.command()
@@ -332,10 +332,10 @@ def rm(config: Config, **options: Any) -> None:
 @info_arguments
 def info(paths: tuple[str, ...]) -> None:
     """Show what files say of themselves, without a key or a cluster."""
-    from safelight.cli.output.console import Transcript
+    from safelight.cli.output.console import ConsoleReporter
     from safelight.cli.user.commands import info
 
-    _finish(info(paths, Transcript(dialogue=False)))
+    _finish(info(paths, ConsoleReporter(dialogue=False)))
 
 
 @safelight.command()

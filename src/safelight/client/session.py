@@ -21,7 +21,7 @@ from urllib.parse import quote
 from safelight import names, timestamps
 from safelight.client.files import atomic_output, source_file
 from safelight.client.files.lookalikes import Lookalikes
-from safelight.client.files.resume_log import Journal, Planned, tag_of
+from safelight.client.files.resume_log import Planned, ResumeLog, tag_of
 from safelight.client.requests.feedback import Feedback
 from safelight.client.requests.reads import Images, NoSuchImage
 from safelight.client.requests.removal import Removal
@@ -70,7 +70,7 @@ class Session:
         self._account = Account(config, self._servers, user)
         self.images = Images(config, self._servers, self._account)
         self._swept: set[Path] = set()
-        self._journals: dict[Path, Journal] = {}
+        self._journals: dict[Path, ResumeLog] = {}
 
     async def __aenter__(self) -> Self:
         await self._servers.__aenter__()
@@ -160,15 +160,15 @@ class Session:
         except NoSuchImage:
             return False
 
-    def _image(self, path: str | Path, any_type: bool, *, once_more: bool) -> source_file.Source:
+    def _image(self, path: str | Path, any_type: bool, *, once_more: bool) -> source_file.SourceFile:
         """`once_more`: it was named by itself, not found in a directory."""
         limit = self._config.max_image_size
         return source_file.open_image(path, any_type=any_type, max_size=limit, once_more=once_more)
 
-    async def _journal(self, directory: Path) -> Journal:
+    async def _journal(self, directory: Path) -> ResumeLog:
         if directory not in self._journals:
             cluster = await self._account.cluster()
-            found = Journal.of(self._config.client_dir, cluster, self._account.user, directory)
+            found = ResumeLog.of(self._config.client_dir, cluster, self._account.user, directory)
             self._journals.setdefault(directory, found)
         return self._journals[directory]
 
@@ -226,7 +226,7 @@ class Session:
                     gap = None
                     yield path.name
                 elif not counts_on:
-                    raise atomic_output.NameTaken(
+                    raise atomic_output.OutputExists(
                         f"{names.shown(str(path))} is there already: give --force to replace it, or --to DIR"
                     )
                 elif atomic_output.identity(found) in ours:
@@ -256,7 +256,7 @@ class Session:
                     await _in_thread(partial(reservation.commit, chosen, replace=force, others=ours))
                     break
                 except (
-                    atomic_output.NameTaken
+                    atomic_output.OutputExists
                 ):  # the file system takes two names for one, or another program was faster
                     chosen = next(candidates)
             left_out = not sealed and image.modified is not None and (dated is None or dated != moments[0])
@@ -292,7 +292,7 @@ class Session:
 
     async def _transform(
         self,
-        source: source_file.Source,
+        source: source_file.SourceFile,
         action: Action,
         scheme: Scheme,
         to: Path,

@@ -54,15 +54,15 @@ class Opener(Protocol):
 def seal(scheme: Scheme, user: str, keyring: Keyring, *, random: Random = os.urandom) -> Sealer:
     """Begin a file for the user. Raises ValueError for a name that no file can hold (1 to 255 bytes)."""
     if scheme is Scheme.CLASSIC:
-        return classic.Sealer(user, random=random)
-    return sealed.Sealer(user, keyring, random=random)
+        return classic.ClassicSealer(user, random=random)
+    return sealed.FileSealer(user, keyring, random=random)
 
 
 def open_(scheme: Scheme, user: str, keyring: Keyring) -> Opener:
     """Begin to open a file as the user."""
     if scheme is Scheme.CLASSIC:
-        return classic.Opener(user)
-    return sealed.Opener(user, keyring)
+        return classic.ClassicOpener(user)
+    return sealed.FileOpener(user, keyring)
 
 
 def sealed_size(scheme: Scheme, plain_size: int, user: str) -> int:

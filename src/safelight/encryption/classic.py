@@ -24,7 +24,7 @@ def sealed_size(plain_size: int) -> int:
     return COUNTER_SIZE + plain_size
 
 
-class Sealer:
+class ClassicSealer:
     """An image in, a classic file out: join what `update` and `finish` return."""
 
     def __init__(self, user: str, *, random: Random = os.urandom) -> None:
@@ -40,7 +40,7 @@ class Sealer:
         return self._counter + self._cipher.finalize()
 
 
-class Opener:
+class ClassicOpener:
     """A classic file in, bytes out: the image if this is the user's intact file, else anything.
 
     `update` and `finish` raise ClassicIsSealed for a sealed file; `finish` raises ClassicTooShort.

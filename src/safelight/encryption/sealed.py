@@ -93,7 +93,7 @@ def sealed_size(plain_size: int, user: str) -> int:
     return _header_size(len(user_bytes(user))) + stream.LAYOUT.payload_size(plain_size)
 
 
-class Sealer:
+class FileSealer:
     """An image in, a sealed file out: join what `update` and `finish` return. `header` is known at once."""
 
     def __init__(self, user: str, keyring: Keyring, *, random: Random = os.urandom) -> None:
@@ -102,7 +102,7 @@ class Sealer:
         fixed = _fixed_header(file_id, user_bytes(user))
         wrapped = AESGCM(key.user_key(user)).encrypt(nonce, data_key, fixed)
         self.header = Header(file_id.hex(), user, key.id, nonce, wrapped)
-        self._stream = stream.Sealer(data_key, fixed, random=random)
+        self._stream = stream.StreamEncryptor(data_key, fixed, random=random)
         self._beginning = self.header.encode() + self._stream.header  # until it is released
 
     def update(self, chunk: Bytes) -> list[Bytes]:
@@ -118,7 +118,7 @@ class Sealer:
         return self._beginning + self._stream.finish()
 
 
-class Opener:
+class FileOpener:
     """A sealed file in, the image out. No byte is released before its segment is verified.
 
     That the file is complete is known only when `finish` returns: until then, what was released is a true
@@ -131,7 +131,7 @@ class Opener:
         self._user = user
         self._keyring = keyring
         self._beginning = bytearray()  # until the stream can start
-        self._stream: stream.Opener | None = None
+        self._stream: stream.StreamDecryptor | None = None
         self.header: Header | None = None
 
     def plain_size(self, file_size: int) -> int | None:
@@ -149,7 +149,7 @@ class Opener:
         if header is None or len(beginning) < header.length + stream.HEADER_SIZE:
             return []
         payload, segments = header.length, header.length + stream.HEADER_SIZE
-        self._stream = stream.Opener(self._unwrap(header), header.fixed, beginning[payload:segments])
+        self._stream = stream.StreamDecryptor(self._unwrap(header), header.fixed, beginning[payload:segments])
         self.header = header
         return self._stream.update(beginning[segments:]) + self._stream.update(memoryview(chunk)[taken:])
 
@@ -177,7 +177,7 @@ class PartOpener:
         self._header = header
         self._payload_size = stream.LAYOUT.payload_size(plain_size)
         key = _unwrap(header, keyring)
-        self._opener = stream.SegmentOpener(key, header.fixed, payload_header, self._payload_size)
+        self._opener = stream.SegmentDecryptor(key, header.fixed, payload_header, self._payload_size)
 
     def segments(self, start: int, end: int) -> list[tuple[int, int, int]]:
         """For the image's bytes from `start` up to `end`: (number, where it begins in the file, its bytes) each."""

@@ -162,7 +162,7 @@ class _Stream:
             self._held = [memoryview(b"".join(self._held))]
 
 
-class Sealer(_Stream):
+class StreamEncryptor(_Stream):
     """Plaintext in, sealed segments out. `header` goes before them.
 
     `update` and `finish` raise TooLarge after 2^32 segments.
@@ -186,7 +186,7 @@ class Sealer(_Stream):
         return out
 
 
-class Opener(_Stream):
+class StreamDecryptor(_Stream):
     """The payload's segments in (after its 24-byte header), plaintext out.
 
     A byte is released only when its whole segment is verified. Whether the payload is complete is known only
@@ -216,7 +216,7 @@ class Opener(_Stream):
         return out
 
 
-class SegmentOpener:
+class SegmentDecryptor:
     """Single segments of a payload in, in any order, their plaintext out: for reading a part of an image.
 
     Raises Damaged (from the constructor too), as `Opener` does. Only who opens all segments knows that all are there.

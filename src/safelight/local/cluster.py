@@ -46,7 +46,7 @@ class _Child:
     ended: bool = False
 
 
-class Cluster:
+class LocalCluster:
     """The nodes of a configuration, or some of them. Leaving the `with` block stops them all, without a word.
 
     `on_line(node, line)` gets every line that a node prints; `on_end(node, how)`, or `on_line` if there is none, is
@@ -220,7 +220,7 @@ _NOT_EPHEMERAL = range(10240, 32768)
 """Below what Linux (32768 and up) and the others (49152 and up, RFC 6335) take for outgoing connections."""
 
 
-def throwaway(directory: Path, nodes: int = 3, **settings: Any) -> Config:
+def ephemeral_config(directory: Path, nodes: int = 3, **settings: Any) -> Config:
     """The configuration of a cluster on free ports of this machine that keeps everything in `directory`."""
     servers = tuple(server for port in _free_ports(nodes) for server in local_servers(1, port))
     return Config(

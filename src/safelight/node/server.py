@@ -22,26 +22,26 @@ import uvloop
 from safelight.config import Address, Config
 from safelight.election.bully import Election, Epoch
 from safelight.errors import SafelightError, reason
-from safelight.node.connections.eviction import Connections, most_of
+from safelight.node.connections.eviction import ConnectionTable, most_of
 from safelight.node.connections.listener import Listener
 from safelight.node.election.driver import Member
 from safelight.node.election.handshake import Party
 from safelight.node.election.health import Watch, unsaved
 from safelight.node.election.key_sync import KeySharing
 from safelight.node.election.links import Links
-from safelight.node.http.admission import Gate
+from safelight.node.http.admission import Admission
 from safelight.node.http.app import Routes
-from safelight.node.http.reads import Images
-from safelight.node.http.writes import Jobs
+from safelight.node.http.reads import ReadHandlers
+from safelight.node.http.writes import WriteHandlers
 from safelight.node.state import crash_record, data_directory
 from safelight.node.state.key_file import MIN_SECRET, Keys, wrapper_of
-from safelight.node.state.key_usage import Usage
-from safelight.node.state.log_writer import Journal
+from safelight.node.state.key_usage import KeyUsage
+from safelight.node.state.log_writer import LogWriter
 from safelight.node.state.users import Users
-from safelight.node.state.vault_handle import Keeper
-from safelight.node.work.balance import Balance, report_pause
-from safelight.node.work.load import LoadBook
-from safelight.node.work.pipeline import Workshop
+from safelight.node.state.vault_handle import VaultHandle
+from safelight.node.work.balance import Balancer, report_pause
+from safelight.node.work.load import LoadTracker
+from safelight.node.work.pipeline import Pipeline
 from safelight.runtime.allocator import keep_segments
 from safelight.runtime.descriptors import raise_limit
 from safelight.runtime.http import web
@@ -76,7 +76,7 @@ def run(config: Config, node: int, *, until_eof: bool = False) -> None:
     with listener:
         data_directory.prepare(config.data_dir)
         keys = _keys(config)
-        journal, errors = Journal(sys.stdout, f"Node {node}: "), Journal(sys.stderr)
+        journal, errors = LogWriter(sys.stdout, f"Node {node}: "), LogWriter(sys.stderr)
         logging.basicConfig(handlers=[errors.handler()], format="%(message)s")
         try:
             uvloop.run(Node(config, node, keys, journal.say).serve(listener, tls, until_eof=until_eof))
@@ -99,7 +99,7 @@ class Node:
         self._say = say
         life = secrets.token_hex(8)
         timing = config.timing
-        self._load = LoadBook(
+        self._load = LoadTracker(
             node,
             lambda: (self._member.role, self._member.epoch, self._member.leader),
             lambda: self._watch.why_not,
@@ -110,8 +110,10 @@ class Node:
             lambda: self._watch.degraded,
             lambda: (self._usage.used(keys.ring.current_id), self._usage.advice(keys.ring.current_id)),
         )
-        self._usage = Usage(data_directory.load_usage(config.data_dir, node), len(config.addresses), self._save_usage)
-        self._balance = Balance()
+        self._usage = KeyUsage(
+            data_directory.load_usage(config.data_dir, node), len(config.addresses), self._save_usage
+        )
+        self._balance = Balancer()
         self._reporting: asyncio.TimerHandle | None = None
         tls = client_tls(config)
         self._sharing = KeySharing(
@@ -160,7 +162,7 @@ class Node:
             crashes=crash_record.record_start(config.data_dir, node, time.time()).crashes,
             say=say,
         )
-        self._keeper = Keeper(
+        self._keeper = VaultHandle(
             config,
             node,
             lambda: keys.ring,
@@ -172,15 +174,17 @@ class Node:
         )
         here = users_here(config, lambda: keys.ring, self._sealed)
         users = Users(lambda: self._keeper.vault or here)
-        self._gate = Gate(config, node, life, keys.ring, users, self._member, self._load, self._balance)
-        workshop = Workshop(config, keys, self._wrapped)
+        self._gate = Admission(config, node, life, keys.ring, users, self._member, self._load, self._balance)
+        workshop = Pipeline(config, keys, self._wrapped)
         self._routes = Routes(
             config,
             node,
             self._cluster,
             gate=self._gate,
-            jobs=Jobs(config, node, gate=self._gate, workshop=workshop, keeper=self._keeper, load=self._load, say=say),
-            images=Images(config, node, gate=self._gate, keeper=self._keeper, load=self._load, say=say),
+            jobs=WriteHandlers(
+                config, node, gate=self._gate, workshop=workshop, keeper=self._keeper, load=self._load, say=say
+            ),
+            images=ReadHandlers(config, node, gate=self._gate, keeper=self._keeper, load=self._load, say=say),
             users=users,
             links=self._links,
             load=self._load,
@@ -197,7 +201,7 @@ class Node:
         await runner.setup()
         server = runner.server
         assert server is not None
-        kept = Connections(most_of(raise_limit()), self._say)
+        kept = ConnectionTable(most_of(raise_limit()), self._say)
         door = Listener(listener, tls, server, self._number, kept)
         door.start()
         address = self._config.addresses[self._number]

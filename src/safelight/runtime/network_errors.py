@@ -5,13 +5,13 @@ import errno
 from safelight.runtime.http import aiohttp
 
 
-class Stranger(aiohttp.ClientConnectionError):
+class WrongCluster(aiohttp.ClientConnectionError):
     """Who answers is no node of this cluster. The message says so in a few words."""
 
 
 def why_unreachable(error: BaseException) -> str:
     """What aiohttp and the operating system mean, in a few words for the middle of a line."""
-    if isinstance(error, Stranger):
+    if isinstance(error, WrongCluster):
         return str(error)
     if isinstance(error, TimeoutError | aiohttp.ServerTimeoutError):
         return "no answer in time"
@@ -35,7 +35,7 @@ def is_final(error: BaseException) -> bool:
 
     A timeout is not: a node that hangs, or whose machine has just died, looks the same.
     """
-    if isinstance(error, Stranger | aiohttp.ClientSSLError | aiohttp.ClientConnectorDNSError):
+    if isinstance(error, WrongCluster | aiohttp.ClientSSLError | aiohttp.ClientConnectorDNSError):
         return True
     return isinstance(error, OSError) and error.errno in (
         errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EPERM

@@ -34,7 +34,7 @@ LOOK = 0.25
 _T = TypeVar("_T")
 
 
-class File:
+class FileBody:
     """A file to pour from, to be opened and closed.
 
     Closing waits for nobody: what a thread is still about ends first.
@@ -109,12 +109,12 @@ def _reading(count: int, offset: int) -> Callable[[int], bytes]:
     return lambda descriptor: os.pread(descriptor, count, offset)
 
 
-def can_pour(transport: asyncio.BaseTransport | None) -> bool:
+def can_sendfile(transport: asyncio.BaseTransport | None) -> bool:
     """Whether what is poured arrives as it is: TLS would have to encrypt it."""
     return transport is not None and transport.get_extra_info("sslcontext") is None and hasattr(os, "sendfile")
 
 
-def unsent(transport: asyncio.WriteTransport | None) -> int:
+def unacknowledged_bytes(transport: asyncio.WriteTransport | None) -> int:
     """Bytes of what was written that the other side has yet to take: in the transport, and in the socket."""
     if transport is None or transport.is_closing():
         return 0
@@ -129,9 +129,9 @@ def _queued(connection: int) -> int:
         return 0
 
 
-async def pour(
+async def sendfile(
     transport: asyncio.WriteTransport,
-    file: File,
+    file: FileBody,
     start: int,
     end: int,
     *,
@@ -187,7 +187,7 @@ class _Socket:
         self._descriptor = descriptor
         self._lock = threading.Lock()
 
-    def step(self, file: File, offset: int, count: int) -> int:
+    def step(self, file: FileBody, offset: int, count: int) -> int:
         with self._lock:
             return file.step(self._descriptor, offset, count)
 

@@ -24,7 +24,7 @@ from safelight.runtime import atomic_file
 from safelight.vault.chain import Chains, key_of
 from safelight.vault.records import BODIES, RECORDS, TOKENS, USERS
 from safelight.vault.stores.base import BadObject, Missing, Store, StoreError
-from safelight.vault.stores.directory import Directory, read_from
+from safelight.vault.stores.directory import DirectoryStore, read_from
 from safelight.vault.vault import Vault
 
 OWNER = "vault"
@@ -64,7 +64,7 @@ async def open_vault(config: Config, keyring: Callable[[], Keyring], *, begin: b
         store.guard(OWNER, await _check_owner(store, config, ring, marker, begin=begin))
         if begin:
             if marker is None and (here := config.data_dir / "users").is_dir():
-                await _carry_over(Directory(here), store)
+                await _carry_over(DirectoryStore(here), store)
             _write_marker(config, _Marker(url_of(config), ring.cluster_id), marker)
     except BaseException:
         await store.close()
@@ -82,7 +82,7 @@ def users_here(config: Config, keyring: Callable[[], Keyring], sealed: Callable[
 
     `sealed` as for `Vault`.
     """
-    return Vault(Directory(config.data_dir / "users"), keyring, sealed=sealed)
+    return Vault(DirectoryStore(config.data_dir / "users"), keyring, sealed=sealed)
 
 
 async def _carry_over(here: Store, store: Store) -> None:
@@ -168,16 +168,16 @@ async def _store_of(config: Config, *, begin: bool) -> Store:
     """The store at the vault's address. With `begin` it may be new."""
     url, directory = url_of(config), directory_of(config)
     if directory is None:
-        from safelight.vault.stores.bucket import Bucket  # a large library, for those who have a bucket
+        from safelight.vault.stores.bucket import BucketStore  # a large library, for those who have a bucket
 
-        return Bucket.open(url)
+        return BucketStore.open(url)
     if begin:
         if not directory.parent.is_dir():
             raise CannotUseVault(f"vault: {directory.parent} is missing: mount or make it, or write another address")
-        Directory.make(directory)
+        DirectoryStore.make(directory)
     elif not directory.exists():
         raise _lost(config, f"the vault {directory} is missing")
-    return Directory(directory)
+    return DirectoryStore(directory)
 
 
 def _ours(ring: Keyring) -> _Owner:

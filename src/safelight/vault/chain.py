@@ -71,7 +71,7 @@ class Chains:
         `after`: a body that it names, and that is to be finished first. `reserve`: as with `Store.create`.
         """
         if number > 1:  # or a power failure could take what was only seen, and leave what we make behind a gap
-            await self.settle(name, number - 1)
+            await self.ensure_durable(name, number - 1)
         key = key_of(name, number)
         if after is None:
             made = await self._store.create(key, data, reserve=reserve)
@@ -82,10 +82,10 @@ class Chains:
         self._remembered(Generation(name, number, data))
         return True
 
-    async def settle(self, name: str, number: int) -> None:
+    async def ensure_durable(self, name: str, number: int) -> None:
         """Make sure that a generation that was found is durable. Raises BadObject if it is gone."""
         try:
-            await self._store.settle(key_of(name, number))
+            await self._store.ensure_durable(key_of(name, number))
         except BadObject:
             self.forget(name)
             raise

@@ -15,7 +15,7 @@ import msgspec
 from safelight.encryption.errors import CannotOpen
 from safelight.encryption.sealed import read_header, rewrapped
 from safelight.vault.chain import Generation
-from safelight.vault.records import BODIES, RECORDS, USERS, Aborted, Image, Record, Removed, aim_of, key_id
+from safelight.vault.records import BODIES, RECORDS, USERS, Aborted, Image, Record, Removed, key_id, target_generation
 from safelight.vault.stores.base import BadObject
 from safelight.vault.vault import Vault
 
@@ -39,7 +39,7 @@ async def sweep(vault: Vault, grace: float = GRACE) -> int:
 
 async def _sweep(vault: Vault, body: str) -> bool:
     """Delete a body unless it is an image's. Its writer can make it one only by creating the generation it aims at."""
-    aim = aim_of(body)
+    aim = target_generation(body)
     if aim is None:
         return False
     chain, number = aim
@@ -51,7 +51,7 @@ async def _sweep(vault: Vault, body: str) -> bool:
             record, latest = await vault.look(chain)
     if isinstance(record, Image) and record.body == body:
         return False
-    await vault.settle(chain, latest)
+    await vault.ensure_durable(chain, latest)
     await vault.store.delete(body)
     return True
 
@@ -84,7 +84,7 @@ async def _rewrap(vault: Vault, generation: Generation) -> str:
         record, keyring = vault.read(generation), vault.keyring()
         old = keys_of(generation, record) - {keyring.current_id}
         if not old:
-            await vault.settle(generation.name, generation.number)
+            await vault.ensure_durable(generation.name, generation.number)
             return needed
         needed = min(old)
         if isinstance(record, Image):

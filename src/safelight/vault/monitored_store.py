@@ -14,9 +14,9 @@ from contextlib import aclosing, contextmanager, suppress
 from safelight.encryption.stream import Bytes
 from safelight.errors import reason
 from safelight.runtime.descriptors import NONE_LEFT
-from safelight.runtime.sendfile import File
+from safelight.runtime.sendfile import FileBody
 from safelight.vault.records import IDENTITY, PROBES
-from safelight.vault.store_health import Health, Kind
+from safelight.vault.store_health import CallKind, StoreHealth
 from safelight.vault.stores.base import BadObject, Body, Entry, Missing, Store, StoreError, StoreFull
 
 _LITTLE = 4096
@@ -26,10 +26,10 @@ _OF_A_DISK = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EBADMSG}
 """What a step of a pour fails with if it is the disk that fails, and not the connection (sendfile(2), read(2))."""
 
 
-class Monitored:
+class MonitoredStore:
     """A `Store`."""
 
-    def __init__(self, store: Store, health: Health) -> None:
+    def __init__(self, store: Store, health: StoreHealth) -> None:
         self._store = store
         self._health = health
         self._known = ""  # a body that was read or made not long ago
@@ -45,35 +45,35 @@ class Monitored:
         return await self._store.room()
 
     async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
-        with self.call(Kind.COMMIT):
+        with self.call(CallKind.COMMIT):
             return await self._store.create(key, data, reserve=reserve)
 
     async def get(self, key: str) -> bytes:
-        with self.call(Kind.READ):
+        with self.call(CallKind.READ):
             return await self._store.get(key)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes]:
-        with self.call(Kind.READ):
+        with self.call(CallKind.READ):
             return await self._store.get_many(keys)
 
     async def body(self, key: str) -> Body:
-        return _Body(await self._store.body(key), key, self)
+        return _MonitoredBody(await self._store.body(key), key, self)
 
     async def size(self, key: str) -> int:
-        with self.call(Kind.READ):
+        with self.call(CallKind.READ):
             return await self._store.size(key)
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[Bytes]:
         async with aclosing(self._store.read(key, start, end)) as chunks:
             while True:
-                with self.call(Kind.BODY, little=end - start < _LITTLE):
+                with self.call(CallKind.BODY, little=end - start < _LITTLE):
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     return
                 self.knows(key)
                 yield chunk
 
-    def file(self, key: str) -> File | None:
+    def file(self, key: str) -> FileBody | None:
         file = self._store.file(key)
         if file is not None:
             file.watched = self._pouring
@@ -85,7 +85,7 @@ class Monitored:
 
     @contextmanager
     def _pouring(self, little: bool) -> Iterator[None]:
-        with self.call(Kind.BODY, little=little):
+        with self.call(CallKind.BODY, little=little):
             try:
                 yield
             except OSError as error:
@@ -96,19 +96,19 @@ class Monitored:
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
         found = self._store.list(prefix)
         while True:
-            with self.call(Kind.READ):
+            with self.call(CallKind.READ):
                 entry = await anext(found, None)
             if entry is None:
                 return
             yield entry
 
     async def delete(self, key: str) -> None:
-        with self.call(Kind.COMMIT):
+        with self.call(CallKind.COMMIT):
             await self._store.delete(key)
 
-    async def settle(self, key: str) -> None:
-        with self.call(Kind.COMMIT):
-            await self._store.settle(key)
+    async def ensure_durable(self, key: str) -> None:
+        with self.call(CallKind.COMMIT):
+            await self._store.ensure_durable(key)
 
     async def close(self) -> None:
         await self._store.close()
@@ -117,18 +117,22 @@ class Monitored:
         """Read a little, and make and remove a little under `name`, to learn how the store is. Never raises."""
 
         async def read() -> None:
-            with suppress(StoreError, BadObject, Missing), self.call(Kind.READ, probe=True):
+            with suppress(StoreError, BadObject, Missing), self.call(CallKind.READ, probe=True):
                 await self._store.get(IDENTITY)
 
         async def write() -> None:
             key = PROBES + name
-            with suppress(StoreError, BadObject), self.call(Kind.WRITE, probe=True), self.call(Kind.COMMIT, probe=True):
+            with (
+                suppress(StoreError, BadObject),
+                self.call(CallKind.WRITE, probe=True),
+                self.call(CallKind.COMMIT, probe=True),
+            ):
                 await self._store.delete(key)  # what a crash has left of the one before
                 await self._store.create(key, b"probe")
                 await self._store.delete(key)
 
         async def read_body() -> None:
-            with suppress(StoreError, BadObject, Missing), self.call(Kind.BODY, probe=True):
+            with suppress(StoreError, BadObject, Missing), self.call(CallKind.BODY, probe=True):
                 if self._known:  # else there is nothing to learn, and earlier trouble is forgotten
                     async with aclosing(self._store.read(self._known, 0, _LITTLE)) as chunks:
                         await anext(chunks, None)
@@ -136,7 +140,7 @@ class Monitored:
         await asyncio.gather(read(), read_body(), write())
 
     @contextmanager
-    def call(self, kind: Kind, *, probe: bool = False, little: bool = False) -> Iterator[None]:
+    def call(self, kind: CallKind, *, probe: bool = False, little: bool = False) -> Iterator[None]:
         """Account for one call, which is made in the block. The success of one that reads `little` weighs no more than
         a probe's.
         """
@@ -164,24 +168,24 @@ class Monitored:
             self._health.answered(kind, time.monotonic(), probe=probe or little)
 
 
-class _Body:
+class _MonitoredBody:
     """A `Body` of a monitored store."""
 
-    def __init__(self, body: Body, key: str, store: Monitored) -> None:
+    def __init__(self, body: Body, key: str, store: MonitoredStore) -> None:
         self._body = body
         self._key = key
         self._store = store
 
     async def write(self, pieces: Sequence[Bytes]) -> None:
-        with self._store.call(Kind.WRITE):
+        with self._store.call(CallKind.WRITE):
             await self._body.write(pieces)
 
     async def finish(self) -> None:
-        with self._store.call(Kind.COMMIT):
+        with self._store.call(CallKind.COMMIT):
             await self._body.finish()
 
     async def publish(self, key: str, data: bytes) -> bool:
-        with self._store.call(Kind.COMMIT):
+        with self._store.call(CallKind.COMMIT):
             made = await self._body.publish(key, data)
         self._store.knows(self._key)
         return made

@@ -196,7 +196,7 @@ def new_body(chain: str, number: int) -> str:
     return f"{BODIES}{chain.removeprefix(RECORDS)}.{number}.{secrets.token_hex(8)}"
 
 
-def aim_of(body: str) -> tuple[str, int] | None:
+def target_generation(body: str) -> tuple[str, int] | None:
     """The chain and the generation that a body aims at; None for what is no body's key."""
     head, _, _ = body.removeprefix(BODIES).rpartition(".")
     name, _, number = head.rpartition(".")

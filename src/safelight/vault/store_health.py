@@ -23,7 +23,7 @@ RECENT = 3.0
 """Seconds after the failure of a real call in which the success of a probe proves nothing: it is another call."""
 
 
-class Kind(Enum):
+class CallKind(Enum):
     """What a call asks for."""
 
     LOOK = "looks"  # at whether the store is there, without a call of it
@@ -33,7 +33,7 @@ class Kind(Enum):
     COMMIT = "commits"  # durable when it returns
 
 
-_CACHED = {Kind.READ, Kind.BODY}
+_CACHED = {CallKind.READ, CallKind.BODY}
 """Kinds of which a probe may be answered out of memory, while the disk answers nothing."""
 
 _SLOW = "the vault is slow to answer"
@@ -96,21 +96,21 @@ class _Calls:
         return 0.0 if self._since is None else now - self._since
 
 
-class Health:
+class StoreHealth:
     """The health of one store. Times are in seconds, of one monotonic clock."""
 
     def __init__(self) -> None:
-        self._calls = {kind: _Calls(cached=kind in _CACHED) for kind in Kind}
+        self._calls = {kind: _Calls(cached=kind in _CACHED) for kind in CallKind}
 
-    def begun(self, kind: Kind, now: float) -> None:
+    def begun(self, kind: CallKind, now: float) -> None:
         """A call has been made."""
         self._calls[kind].begun(now)
 
-    def answered(self, kind: Kind, now: float, why: str = "", *, probe: bool = False) -> None:
+    def answered(self, kind: CallKind, now: float, why: str = "", *, probe: bool = False) -> None:
         """A call has been answered: with `why`, by a failure of the store."""
         self._calls[kind].answered(now, why, probe)
 
-    def dropped(self, kind: Kind, now: float) -> None:
+    def dropped(self, kind: CallKind, now: float) -> None:
         """The caller of a call has gone before there was an answer; a read that had waited for long has failed."""
         self._calls[kind].dropped(now)
 

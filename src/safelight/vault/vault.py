@@ -24,7 +24,7 @@ from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import PartOpener, read_header, rewrapped
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError, reason
-from safelight.runtime.sendfile import File
+from safelight.runtime.sendfile import FileBody
 from safelight.vault.chain import Chains, Generation, key_of
 from safelight.vault.records import Aborted, BadRecord, Image, Record, Records, Removed, Revoked, new_body
 from safelight.vault.stores.base import BadObject, Body, Missing, Store, StoreError
@@ -33,7 +33,7 @@ SMALL = 1 << 16
 """Bytes of a segment that is opened where it is; a larger one is opened in a thread."""
 
 
-class NoSuchImage(SafelightError):
+class UnknownImage(SafelightError):
     """This user has no image of this name, or has one no more."""
 
 
@@ -45,11 +45,11 @@ class AlreadyRemoved(SafelightError):
     """This very upload succeeded, and its image was removed since."""
 
 
-class Overtaken(SafelightError):
+class UploadConflict(SafelightError):
     """The upload must begin again: its body was swept, or the image that it met went while the two were compared."""
 
 
-class Details(NamedTuple):
+class ImageMetadata(NamedTuple):
     """What an image's record says beside its bytes: see `Image`."""
 
     size: int
@@ -91,7 +91,7 @@ class Vault:
         """
         record = _owned((await self.look(self.records.chain(user, name)))[0], enrolment)
         if not isinstance(record, Image):
-            raise NoSuchImage(f"{user} has no image of this name")
+            raise UnknownImage(f"{user} has no image of this name")
         return record
 
     async def remove(
@@ -110,8 +110,8 @@ class Vault:
         while True:
             record, number = await self.look(chain)
             if not isinstance(record, Image):
-                await self.settle(chain, number)
-                raise NoSuchImage(f"{user} has no image of this name")
+                await self.ensure_durable(chain, number)
+                raise UnknownImage(f"{user} has no image of this name")
             _owned(record, enrolment)
             check(record)
             if await self.append(chain, number + 1, Removed(user, name, record.upload, self.clock())):
@@ -176,7 +176,7 @@ class Vault:
         if at != end:
             raise Damaged
 
-    async def sealed_file(self, image: Image) -> File | None:
+    async def sealed_file(self, image: Image) -> FileBody | None:
         """The sealed file but for its header, at the same places, open to pour from, and to be closed; None where the
         store has no files. It has been checked as `check` does, through the descriptor that is poured from. Raises as
         `part`.
@@ -199,7 +199,7 @@ class Vault:
         """What it means that the body is missing: its image was removed meanwhile, or the store has lost it."""
         record, _ = await self.look(self.records.chain(image.user, image.name))
         there = isinstance(record, Image) and record.body == image.body
-        return Damaged() if there else NoSuchImage("the image was removed meanwhile")
+        return Damaged() if there else UnknownImage("the image was removed meanwhile")
 
     # -- an upload -----------------------------------------------------------------------------------
 
@@ -216,13 +216,13 @@ class Vault:
         chain, number = self.records.chain(user, name), 0
         if not blindly or self.chains.knows(chain):
             record, number = await self.look(chain)
-            await self.settle(chain, number)
+            await self.ensure_durable(chain, number)
             if isinstance(record, Image | Removed):
                 return _found(_owned(record, enrolment), upload)
         body = new_body(chain, number + 1)
         return Draft(self, user, name, upload, chain, number + 1, body, await self.store.body(body), enrolment)
 
-    async def commit(self, draft: Draft, header: bytes, details: Details) -> Image:
+    async def commit(self, draft: Draft, header: bytes, details: ImageMetadata) -> Image:
         """Make a draft, which is complete, an image. Raises NameTaken, AlreadyRemoved and Overtaken."""
         keyring = self.keyring()
         if read_header(header).key_id != keyring.current_id:  # a rotation came while it was sealed
@@ -235,22 +235,22 @@ class Vault:
         if await self.append(draft.chain, draft.number, image, after=draft.body):
             return image
         record, number = await self.look(draft.chain)
-        await self.settle(draft.chain, number)
+        await self.ensure_durable(draft.chain, number)
         if isinstance(record, Image) and record.body == draft.key:  # we made it, and the answer got lost on its way
             return record
         try:
             if not isinstance(record, Image | Removed):
-                raise Overtaken("this upload took too long and was given up: send it again")
+                raise UploadConflict("this upload took too long and was given up: send it again")
             there = _found(_owned(record, draft.enrolment), draft.upload)
             if there.size != image.size or await self.digest(there) != await self.digest(image):
                 raise NameTaken("this upload id has been used for another image: use a new one")
             return there
-        except NoSuchImage:  # one of the two was deleted while it was read
+        except UnknownImage:  # one of the two was deleted while it was read
             record, number = await self.look(draft.chain)
-            await self.settle(draft.chain, number)
+            await self.ensure_durable(draft.chain, number)
             if isinstance(record, Removed):
                 _found(record, draft.upload)
-            raise Overtaken("this upload met a removal or a sweep: send it again") from None
+            raise UploadConflict("this upload met a removal or a sweep: send it again") from None
         finally:
             await self._drop(draft.key)  # no record names it, nor will: its generation is another's
 
@@ -317,14 +317,14 @@ class Vault:
         )
         return await self.chains.append(chain, number, data, after=after, reserve=reserve)
 
-    async def settle(self, chain: str, number: int) -> None:
+    async def ensure_durable(self, chain: str, number: int) -> None:
         """Make sure that what was found in a chain is durable: its maker may still be about it.
 
         To be done before anybody is told of it as a fact, and before anything is made or deleted on account of it:
         otherwise a power failure could take what was found, and leave what followed from it.
         """
         if number:
-            await self.chains.settle(chain, number)
+            await self.chains.ensure_durable(chain, number)
 
     def read(self, generation: Generation) -> Record:
         """What a generation says. Raises BadRecord."""
@@ -351,7 +351,7 @@ class Draft:
         """The sealed file, piece after piece."""
         await self.body.write(pieces)
 
-    async def commit(self, header: bytes, details: Details) -> Image:
+    async def commit(self, header: bytes, details: ImageMetadata) -> Image:
         """Durable when it returns. `header` is the sealed file's. Raises as `Vault.commit`."""
         return await self.vault.commit(self, header, details)
 

@@ -33,11 +33,11 @@ from safelight.vault.records import (
     Removed,
     Revoked,
     User,
-    aim_of,
     is_token,
+    target_generation,
 )
 from safelight.vault.stores.base import BadObject, Entry, Missing
-from safelight.vault.vault import NoSuchImage, Vault, sealed_size_of
+from safelight.vault.vault import UnknownImage, Vault, sealed_size_of
 
 Trouble = Literal["", "damaged", "missing", "foreign", "leftover"]
 
@@ -143,7 +143,7 @@ async def _image(vault: Vault, image: Image) -> Checked:
         async with aclosing(vault.part(image, 0, image.size)) as parts:
             async for _ in parts:
                 pass
-    except (Missing, NoSuchImage):
+    except (Missing, UnknownImage):
         return found("missing", "the image's record is there, its bytes are not")
     except OtherCluster as error:
         return found("foreign", str(error))
@@ -192,7 +192,7 @@ async def _gone(vault: Vault, image: Image) -> bool:
     """Whether the image was removed while we looked at it."""
     try:
         return (await vault.find(image.user, image.name)).body != image.body
-    except (NoSuchImage, BadObject):
+    except (UnknownImage, BadObject):
         return True
 
 
@@ -200,7 +200,7 @@ async def _other(vault: Vault, entry: Entry, users: Set[str], with_bodies: Set[s
     """An object that no latest record named when we looked."""
     if entry.wrong:
         return Checked(entry.key, 0, "foreign", f"Safelight makes no such object: {entry.wrong}")
-    aim = aim_of(entry.key) if entry.key.startswith(BODIES) else None
+    aim = target_generation(entry.key) if entry.key.startswith(BODIES) else None
     if entry.key == IDENTITY:
         return Checked(entry.key, entry.size)
     if entry.key.startswith(PROBES):

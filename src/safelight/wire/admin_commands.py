@@ -29,7 +29,7 @@ KEY, ANSWERS, WRAPPING = "orders", "answers", "new keys"
 """The labels of the keys (`Keyring.derive`) that sign orders, sign answers to them, and wrap a key in an order."""
 
 
-class BadOrder(SafelightError):
+class BadCommand(SafelightError):
     """The order is not to be obeyed, and why."""
 
 
@@ -52,7 +52,7 @@ class UseKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="use-k
     key: KeyId
 
 
-class Order(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class AdminCommand(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What a node is to do, for one request."""
 
     node: int
@@ -62,7 +62,7 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     nonce: str
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Acknowledgement(msgspec.Struct, frozen=True):
     """What a node says when it has obeyed: signed, as whoever listens on a dead node's port could say so, too."""
 
     node: int
@@ -72,70 +72,70 @@ class Answer(msgspec.Struct, frozen=True):
     """The key id of the key that this node seals with now."""
 
 
-def to_add(key: ClusterKey, keyring: Keyring, node: int, expires: float, nonce: str) -> Order:
+def add_key_command(key: ClusterKey, keyring: Keyring, node: int, expires: float, nonce: str) -> AdminCommand:
     """The order that gives a node a cluster key, readable for nodes of this cluster alone, whatever it travels on.
 
     wrapped = nonce (12 random bytes) || AES-256-GCM(subkey, nonce, cluster key, associated data = order's nonce / node)
     """
     iv = os.urandom(12)
     wrapped = iv + AESGCM(keyring.derive(WRAPPING)).encrypt(iv, key.secret, _bound_to(node, nonce))
-    return Order(node, AddKey(wrapped, key.created), expires, nonce)
+    return AdminCommand(node, AddKey(wrapped, key.created), expires, nonce)
 
 
-def key_in(order: Order, task: AddKey, keyring: Keyring) -> ClusterKey:
+def unwrap_key(order: AdminCommand, task: AddKey, keyring: Keyring) -> ClusterKey:
     """The key that an order gives. Raises BadOrder."""
     iv, ciphertext = task.wrapped[:12], task.wrapped[12:]
     try:
         secret = AESGCM(keyring.derive(WRAPPING)).decrypt(iv, ciphertext, _bound_to(order.node, order.nonce))
         return ClusterKey(secret, task.created)
     except (InvalidTag, ValueError, KeyringError):  # ValueError: too short for a nonce
-        raise BadOrder("the key in this order is not wrapped for it: give it again") from None
+        raise BadCommand("the key in this order is not wrapped for it: give it again") from None
 
 
 def _bound_to(node: int, nonce: str) -> bytes:
     return f"{nonce}/{node}".encode()
 
 
-class Orders:
+class CommandVerifier:
     """One node's ear for orders. It remembers those that it obeyed until they have expired."""
 
     def __init__(self, node: int, keyring: Keyring, born: float) -> None:
         """`born`: when this life of the node began, in Unix seconds; earlier orders may have been obeyed by another."""
         self._born = born
         self._node, self._key, self._answers = node, keyring.derive(KEY), keyring.derive(ANSWERS)
-        self._obeyed = signed.Nonces()
+        self._obeyed = signed.ReplayCache()
 
-    def read(self, text: str, now: float) -> Order:
+    def read(self, text: str, now: float) -> AdminCommand:
         """The order in a signed text; only once. Raises BadOrder."""
         try:
-            order = signed.read(text, self._key, Order)
+            order = signed.read(text, self._key, AdminCommand)
         except signed.NotSigned:
-            raise BadOrder("this order is not signed with the keyring of this cluster") from None
+            raise BadCommand("this order is not signed with the keyring of this cluster") from None
         except signed.OtherVersion:
-            raise BadOrder("this order is of another version of Safelight: use this node's own") from None
+            raise BadCommand("this order is of another version of Safelight: use this node's own") from None
         self._obeyed.forget(now)
         if order.node != self._node:
-            raise BadOrder(f"this order is for node {order.node}, and this is node {self._node}")
+            raise BadCommand(f"this order is for node {order.node}, and this is node {self._node}")
         if not now < order.expires <= now + 2 * LIFETIME:
-            raise BadOrder("this order has expired: give it again, and see that the machines' clocks agree")
+            raise BadCommand("this order has expired: give it again, and see that the machines' clocks agree")
         if order.expires - LIFETIME < self._born:
-            raise BadOrder("this order was given before the node was started: give it again")
+            raise BadCommand("this order was given before the node was started: give it again")
         if order in self._obeyed:
-            raise BadOrder("this order was obeyed already: give it again")
+            raise BadCommand("this order was obeyed already: give it again")
         self._obeyed.add(order)
         return order
 
-    def answer(self, order: Order, current: str) -> str:
+    def answer(self, order: AdminCommand, current: str) -> str:
         """Signed, that the order was obeyed, and which key is current now."""
-        return signed.write(Answer(self._node, order.nonce, current), self._answers)
+        return signed.write(Acknowledgement(self._node, order.nonce, current), self._answers)
 
 
-def read_answer(text: str, order: Order, keyring: Keyring) -> Answer:
+def read_acknowledgement(text: str, order: AdminCommand, keyring: Keyring) -> Acknowledgement:
     """A node's answer to an order. Raises BadOrder."""
     try:
-        answer = signed.read(text, keyring.derive(ANSWERS), Answer)
+        answer = signed.read(text, keyring.derive(ANSWERS), Acknowledgement)
     except (signed.NotSigned, signed.OtherVersion):
-        raise BadOrder("what answers there does not have the cluster's secret, or is of another version") from None
+        raise BadCommand("what answers there does not have the cluster's secret, or is of another version") from None
     if (answer.node, answer.nonce) != (order.node, order.nonce):
-        raise BadOrder("what answers there answers another order")
+        raise BadCommand("what answers there answers another order")
     return answer

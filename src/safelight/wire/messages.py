@@ -240,13 +240,13 @@ class Listing(msgspec.Struct, omit_defaults=True):
     """What to say as `after` to get those that follow; None if these are all."""
 
 
-class Obeyed(msgspec.Struct):
+class CommandResult(msgspec.Struct):
     """POST /v1/orders: that it was done. `answer` is signed: only a node of the cluster can say so."""
 
     answer: str
 
 
-class Cluster(msgspec.Struct):
+class ClusterInfo(msgspec.Struct):
     """GET /v1/cluster: who we are. Public."""
 
     cluster: str

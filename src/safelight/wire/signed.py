@@ -63,7 +63,7 @@ class SingleUse(Protocol):
     def expires(self) -> float: ...
 
 
-class Nonces:
+class ReplayCache:
     """The nonces of what is signed for one use, until it expires, kept by the second of that.
 
     They come in any order of expiry: other nodes' clocks, and steps of our own, see to that. The heap has the

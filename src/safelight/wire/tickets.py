@@ -24,7 +24,7 @@ class BadTicket(SafelightError):
     """The ticket does not admit the request, and why."""
 
 
-class Job(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Scope(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What one request asks for. `size` is what the client announced, in bytes; None if it could not say."""
 
     user: str
@@ -42,7 +42,7 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Which job a ticket admits, at which node, and until when."""
 
-    job: Job
+    job: Scope
     node: int
     life: str
     """Which life of that node: after a restart its tickets are void, as it has forgotten which were used."""
@@ -73,7 +73,7 @@ def read(text: str, key: bytes) -> Ticket:
         raise BadTicket("this ticket is of another version of Safelight: ask for a new one") from None
 
 
-class Book:
+class TicketLedger:
     """One node's memory of its tickets: which were used, and which it granted that may still come.
 
     Both are forgotten within a second of their expiry, so the memory is bounded by the rate of requests times
@@ -83,8 +83,8 @@ class Book:
     def __init__(self, node: int, life: str) -> None:
         self.node = node
         self.life = life
-        self._used = signed.Nonces()
-        self._granted = signed.Nonces()
+        self._used = signed.ReplayCache()
+        self._granted = signed.ReplayCache()
 
     def granted(self, ticket: Ticket) -> None:
         """Remember a ticket that this node has just issued for itself."""

@@ -20,15 +20,15 @@ from safelight.wire.admin_commands import (
     KEY,
     LIFETIME,
     LONGEST,
-    Answer,
-    BadOrder,
-    Order,
+    Acknowledgement,
+    AdminCommand,
+    BadCommand,
     StepDown,
     UseKey,
-    read_answer,
-    to_add,
+    add_key_command,
+    read_acknowledgement,
 )
-from safelight.wire.messages import API, Obeyed, Refusal
+from safelight.wire.messages import API, CommandResult, Refusal
 
 SHORTEST = 1.0
 """Seconds for which a node may be told to stand back: less is over before another leads."""
@@ -103,9 +103,11 @@ async def rotate(config: Config) -> str:
     return f"All nodes seal with the key {key.id} now. Keep a new backup of {file.path}."
 
 
-async def _give_to_all(servers: Servers, file: KeyFile, keyring: Keyring, key: ClusterKey) -> list[Answer]:
+async def _give_to_all(servers: Servers, file: KeyFile, keyring: Keyring, key: ClusterKey) -> list[Acknowledgement]:
     """Return when every node has the key on its disk. Raises SafelightError."""
-    orders = [to_add(key, keyring, node, time.time() + LIFETIME, secrets.token_hex(8)) for node in servers.addresses]
+    orders = [
+        add_key_command(key, keyring, node, time.time() + LIFETIME, secrets.token_hex(8)) for node in servers.addresses
+    ]
     used = "not used before every node has it" if key.id != keyring.current_id else "not changed"
     answers = await _tell_all(
         servers, keyring, orders, f"the key is {used}: see to it, then run `safelight keys rotate` again"
@@ -120,9 +122,11 @@ async def _give_to_all(servers: Servers, file: KeyFile, keyring: Keyring, key: C
     return answers
 
 
-async def _tell_all(servers: Servers, keyring: Keyring, orders: list[Order], otherwise: str) -> list[Answer]:
+async def _tell_all(
+    servers: Servers, keyring: Keyring, orders: list[AdminCommand], otherwise: str
+) -> list[Acknowledgement]:
     told = await asyncio.gather(*(_tell(servers, keyring, order) for order in orders), return_exceptions=True)
-    answers = [each for each in told if isinstance(each, Answer)]
+    answers = [each for each in told if isinstance(each, Acknowledgement)]
     failures = [each for each in told if isinstance(each, BaseException)]
     for each in failures:
         if not isinstance(each, SafelightError):
@@ -171,17 +175,17 @@ def keyring_file(config: Config) -> KeyFile:
     return find_keyring(config.data_dir, wrapper=wrapper_of(config))
 
 
-def _order(node: int, task: StepDown | UseKey) -> Order:
-    return Order(node, task, time.time() + LIFETIME, secrets.token_hex(8))
+def _order(node: int, task: StepDown | UseKey) -> AdminCommand:
+    return AdminCommand(node, task, time.time() + LIFETIME, secrets.token_hex(8))
 
 
-async def _tell(servers: Servers, keyring: Keyring, order: Order) -> Answer:
+async def _tell(servers: Servers, keyring: Keyring, order: AdminCommand) -> Acknowledgement:
     """Return when a node has done it. Raises SafelightError."""
     node, text = order.node, signed.write(order, keyring.derive(KEY))
     try:
         async with asyncio.timeout(LIFETIME):
-            obeyed = await servers.ask(node, "POST", f"{API}/orders", Obeyed, authorization=f"Order {text}")
-        return read_answer(obeyed.answer, order, keyring)
-    except (Refusal, BadOrder, *Broken) as error:
-        why = str(error) if isinstance(error, BadOrder) else reason(error)
+            obeyed = await servers.ask(node, "POST", f"{API}/orders", CommandResult, authorization=f"Order {text}")
+        return read_acknowledgement(obeyed.answer, order, keyring)
+    except (Refusal, BadCommand, *Broken) as error:
+        why = str(error) if isinstance(error, BadCommand) else reason(error)
         raise SafelightError(f"node {node} at {servers.addresses[node].netloc} did not obey: {why}") from None

@@ -32,7 +32,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from safelight.client.requests.feedback import Silence
+from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.status import ServerStatus
 from safelight.sizes import human_size
 from safelight.wire.messages import Load
@@ -60,7 +60,7 @@ def node_line(node: int, line: str, *, dim: bool = False) -> Text:
     return Text.assemble((name, f"{style} {_COLOURS[(node - 1) % len(_COLOURS)]}".strip()), (plain(text), style))
 
 
-class Transcript:
+class ConsoleReporter:
     """The mission's lines for each image, as feedback of a session. All methods are for the event loop's thread."""
 
     def __init__(self, *, dialogue: bool, quiet: bool = False) -> None:
@@ -166,10 +166,10 @@ class Transcript:
         for line in held:
             self._moving.print(line)
 
-    def many(self, text: str) -> Many:
+    def many(self, text: str) -> BulkReporter:
         """One bar for many files, and lines above it. Use it with `with`."""
         self.settle()
-        return Many(self, self._lines, self._moving, text, shown=not self._quiet)
+        return BulkReporter(self, self._lines, self._moving, text, shown=not self._quiet)
 
     def made(self, path: Path) -> None:
         """For programs: a new file's path, as it is, not made plain: a program opens it."""
@@ -232,10 +232,10 @@ class Transcript:
         self._progress.start()
 
 
-class Many:
+class BulkReporter:
     """One bar for many files under way at once, which stays while lines appear above it."""
 
-    def __init__(self, transcript: Transcript, lines: Console, moving: Console, text: str, *, shown: bool) -> None:
+    def __init__(self, transcript: ConsoleReporter, lines: Console, moving: Console, text: str, *, shown: bool) -> None:
         self._transcript, self._lines, self._moving, self._text = transcript, lines, moving, text
         self._shown = shown
         self._files = 0
@@ -302,10 +302,10 @@ class Many:
         (self._moving if console.is_terminal and not self._progress.disable else console).print(line)
 
 
-class OneOfMany(Silence):
+class BulkItemFeedback(NullFeedback):
     """Feedback for one file of many, of so many bytes."""
 
-    def __init__(self, many: Many, size: int) -> None:
+    def __init__(self, many: BulkReporter, size: int) -> None:
         self._many, self._size, self._done = many, size, 0
 
     def waiting(self, reason: str) -> None:

@@ -13,12 +13,21 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from safelight.cli.output.console import OneOfMany, Transcript
-from safelight.cli.user.discovery import AT_ONCE, File, Item, Skipped, Unread, absolute, files, several
+from safelight.cli.output.console import BulkItemFeedback, ConsoleReporter
+from safelight.cli.user.discovery import (
+    AT_ONCE,
+    FoundFile,
+    Item,
+    SkippedEntry,
+    UnreadableEntry,
+    absolute,
+    bounded_map,
+    files,
+)
 from safelight.client.files.atomic_output import DiskFull, Identity
 from safelight.client.files.lookalikes import Lookalikes
-from safelight.client.files.resume_log import JournalUnreadable
-from safelight.client.files.source_file import LeftOut, NotAnImage
+from safelight.client.files.resume_log import ResumeLogUnreadable
+from safelight.client.files.source_file import NotAnImage, SkipReason
 from safelight.client.requests.leader_request import NoLeader
 from safelight.client.requests.reads import Meaning
 from safelight.client.requests.retry_policy import policy
@@ -28,7 +37,7 @@ from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.wire.messages import Kept, Problem, Refusal, Scheme
 
-HOPELESS = (NoLeader, Unreachable, Disagreement, DiskFull, JournalUnreadable)
+HOPELESS = (NoLeader, Unreachable, Disagreement, DiskFull, ResumeLogUnreadable)
 """What would meet every image alike, beside the refusals of which the retry policy says so. `AT_ONCE` of them without a
 success in between, and the rest is left for another time.
 """
@@ -52,7 +61,7 @@ class Result(NamedTuple):
     what: str
     line: str = ""
     path: Path | None = None
-    skipped: LeftOut | None = None
+    skipped: SkipReason | None = None
     note: str = ""
 
 
@@ -65,11 +74,11 @@ class _Run(ABC, Generic[_T]):
     done: str
     """What the summary says of what succeeded."""
 
-    def __init__(self, session: Session, transcript: Transcript) -> None:
+    def __init__(self, session: Session, transcript: ConsoleReporter) -> None:
         self._session, self._transcript = session, transcript
         self._many = transcript.many(self.doing)
         self._counts: Counter[str] = Counter()
-        self._skipped: Counter[LeftOut] = Counter()
+        self._skipped: Counter[SkipReason] = Counter()
         self._untried = ""  # why what is left of the items was not tried
 
     @abstractmethod
@@ -89,7 +98,7 @@ class _Run(ABC, Generic[_T]):
         in_vain, left = 0, ""
         with self._many:
             try:
-                async with aclosing(several(self.items(words), self._counted)) as results:
+                async with aclosing(bounded_map(self.items(words), self._counted)) as results:
                     async for item, result in results:
                         if isinstance(result, SafelightError):
                             self._failed(self.name(item), result)
@@ -154,7 +163,7 @@ class Upload(_Run[Item]):
     def __init__(
         self,
         session: Session,
-        transcript: Transcript,
+        transcript: ConsoleReporter,
         to: Path,
         scheme: Scheme,
         any_type: bool,
@@ -170,24 +179,24 @@ class Upload(_Run[Item]):
     async def items(self, words: Iterable[str]) -> AsyncIterator[Item]:
         words = list(words)
         found = await asyncio.to_thread(files, words, to=self._to, follow_links=self._follow_links)
-        if all(isinstance(item, Skipped) for item in found):
+        if all(isinstance(item, SkippedEntry) for item in found):
             self._many.line(f"nothing to upload: no visible file is in {' or '.join(map(shown, words))}", "yellow")
-        self._many.expect(len(found), sum(item.size for item in found if isinstance(item, File)))
+        self._many.expect(len(found), sum(item.size for item in found if isinstance(item, FoundFile)))
         for item in found:
             yield item
 
     async def work(self, item: Item) -> Result:
-        feedback = OneOfMany(self._many, item.size if isinstance(item, File) else 0)
+        feedback = BulkItemFeedback(self._many, item.size if isinstance(item, FoundFile) else 0)
         try:
-            if isinstance(item, Unread):
+            if isinstance(item, UnreadableEntry):
                 raise item.error
-            if isinstance(item, Skipped):
+            if isinstance(item, SkippedEntry):
                 return Result(SKIPPED, skipped=item.reason)
             return await self._upload(item, feedback)
         finally:
             feedback.settled()
 
-    async def _upload(self, item: File, feedback: OneOfMany) -> Result:
+    async def _upload(self, item: FoundFile, feedback: BulkItemFeedback) -> Result:
         path, root = item.path, absolute(item.root) if item.root is not None else None
         how: Any = {"to": self._to, "scheme": self._scheme, "any_type": self._any_type, "keep": self._keep}
         try:
@@ -217,7 +226,7 @@ class Get(_Run[Kept]):
     def __init__(
         self,
         session: Session,
-        transcript: Transcript,
+        transcript: ConsoleReporter,
         to: Path,
         *,
         sealed: bool,
@@ -249,7 +258,7 @@ class Get(_Run[Kept]):
                     return
 
     async def work(self, item: Kept) -> Result:
-        feedback = OneOfMany(self._many, item.size)
+        feedback = BulkItemFeedback(self._many, item.size)
         try:
             saved = await self._session.fetch(
                 item, to=self._to, sealed=self._sealed, force=self._force, among=self._among,
@@ -276,7 +285,7 @@ class Remove(_Run[str]):
             yield name
 
     async def work(self, item: str) -> Result:
-        feedback = OneOfMany(self._many, 0)
+        feedback = BulkItemFeedback(self._many, 0)
         try:
             node = await self._session.remove(item, feedback=feedback)
         except Refusal as refusal:

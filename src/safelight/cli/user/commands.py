@@ -12,7 +12,7 @@ import msgspec
 
 from safelight import timestamps
 from safelight.cli.output import listing
-from safelight.cli.output.console import Transcript
+from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.user.bulk import Get, Remove, Upload, hopeless
 from safelight.cli.user.discovery import is_directory
 from safelight.client.files.file_info import describe
@@ -35,7 +35,7 @@ Confirm = Callable[[str], Awaitable[bool]]
 class Commands:
     """Each method says whether all of it succeeded; what did not is told, and does not keep the rest from it."""
 
-    def __init__(self, session: Session, transcript: Transcript) -> None:
+    def __init__(self, session: Session, transcript: ConsoleReporter) -> None:
         self._session = session
         self._transcript = transcript
 
@@ -252,7 +252,7 @@ async def rm(config: Config, user: str, *, names: Iterable[str], yes: bool, patt
         return await commands.rm(names, yes=yes, pattern=pattern, confirm=confirm if sys.stdin.isatty() else None)
 
 
-def info(paths: Iterable[str], transcript: Transcript) -> bool:
+def info(paths: Iterable[str], transcript: ConsoleReporter) -> bool:
     """Tell what each file says of itself. Whether nothing is wrong with any of them."""
     good = True
     for path in paths:
@@ -276,7 +276,7 @@ async def status(config: Config, *, as_json: bool) -> bool:
     if as_json:
         print(status_as_json(servers))
     else:
-        Transcript(dialogue=False).status(servers)
+        ConsoleReporter(dialogue=False).status(servers)
     return leader_of(servers) is not None
 
 
@@ -289,4 +289,4 @@ async def fingerprint(config: Config, user: str) -> str:
 @asynccontextmanager
 async def _commands(config: Config, user: str, quiet: bool) -> AsyncIterator[Commands]:
     async with Session(config, user) as session:
-        yield Commands(session, Transcript(dialogue=False, quiet=quiet))
+        yield Commands(session, ConsoleReporter(dialogue=False, quiet=quiet))

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from safelight.client.files.source_file import CannotRead, LeftOut
+from safelight.client.files.source_file import CannotRead, SkipReason
 from safelight.errors import SafelightError, reason
 from safelight.names import shown
 
@@ -25,7 +25,7 @@ _R = TypeVar("_R")
 _Identity = tuple[int, int]
 
 
-async def several(
+async def bounded_map(
     items: AsyncIterator[_T], work: Callable[[_T], Awaitable[_R]]
 ) -> AsyncGenerator[tuple[_T, _R | SafelightError]]:
     """Each item with what `work` made of it, or why it failed. To be closed (`aclose`) if not read to its end: then
@@ -56,7 +56,7 @@ async def several(
         await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
 
 
-class File(NamedTuple):
+class FoundFile(NamedTuple):
     """One file to upload: its size in bytes, and the directory that was named in its place, if one was."""
 
     path: str
@@ -64,21 +64,21 @@ class File(NamedTuple):
     root: str | None
 
 
-class Skipped(NamedTuple):
+class SkippedEntry(NamedTuple):
     """What is in a directory that was named, and is not to be uploaded."""
 
     path: str
-    reason: LeftOut
+    reason: SkipReason
 
 
-class Unread(NamedTuple):
+class UnreadableEntry(NamedTuple):
     """What cannot be examined, so that nobody knows whether it is meant."""
 
     path: str
     error: CannotRead
 
 
-Item = File | Skipped | Unread
+Item = FoundFile | SkippedEntry | UnreadableEntry
 
 
 def files(paths: Iterable[str], *, to: Path, follow_links: bool) -> list[Item]:
@@ -93,12 +93,12 @@ def files(paths: Iterable[str], *, to: Path, follow_links: bool) -> list[Item]:
     roots = walk.claim(status for _, status in named if status)
     for path, status in named:
         if status is None or not stat.S_ISDIR(status.st_mode):
-            found.append(File(path, status.st_size if status else 0, None))
+            found.append(FoundFile(path, status.st_size if status else 0, None))
         elif _identity(status) in roots:
             roots.remove(_identity(status))
             found += walk.inside(path)
         else:
-            found.append(Skipped(path, LeftOut.ENTERED))
+            found.append(SkippedEntry(path, SkipReason.ENTERED))
     return found
 
 
@@ -123,7 +123,7 @@ class _Walk:
             if not folders:
                 link, identity = linked.popleft()
                 if identity in self._entered:
-                    yield Skipped(link, LeftOut.ENTERED)
+                    yield SkippedEntry(link, SkipReason.ENTERED)
                     continue
                 self._entered.add(identity)
                 folders.append(link)
@@ -142,28 +142,28 @@ class _Walk:
     def _item(self, path: str, root: str, folders: list[str], linked: deque[tuple[str, _Identity]]) -> Item | None:
         """One entry of a directory; a directory that may be entered goes to one of the two."""
         if os.path.basename(path).startswith("."):
-            return Skipped(path, LeftOut.HIDDEN)
+            return SkippedEntry(path, SkipReason.HIDDEN)
         is_link = False
         try:
             found = os.lstat(path)
             if is_link := stat.S_ISLNK(found.st_mode):
                 found = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
-            return Skipped(path, LeftOut.BROKEN) if is_link else None
+            return SkippedEntry(path, SkipReason.BROKEN) if is_link else None
         except OSError as error:
             return _unread(path, error)
         if stat.S_ISREG(found.st_mode):
-            return File(path, found.st_size, root)
+            return FoundFile(path, found.st_size, root)
         if not stat.S_ISDIR(found.st_mode):
-            return Skipped(path, LeftOut.SPECIAL)
+            return SkippedEntry(path, SkipReason.SPECIAL)
         if _identity(found) in self._output:
-            return Skipped(path, LeftOut.OUTPUT)
+            return SkippedEntry(path, SkipReason.OUTPUT)
         if is_link and not self._follow_links:
-            return Skipped(path, LeftOut.LINK)
+            return SkippedEntry(path, SkipReason.LINK)
         if is_link:
             linked.append((path, _identity(found)))
         elif _identity(found) in self._entered:
-            return Skipped(path, LeftOut.ENTERED)
+            return SkippedEntry(path, SkipReason.ENTERED)
         else:
             self._entered.add(_identity(found))
             folders.append(path)
@@ -182,8 +182,8 @@ def _names(folder: str) -> tuple[list[str], OSError | None]:
     return sorted(names), None
 
 
-def _unread(path: str, error: OSError) -> Unread:
-    return Unread(path, CannotRead(f"cannot read {shown(path)}: {reason(error)}"))
+def _unread(path: str, error: OSError) -> UnreadableEntry:
+    return UnreadableEntry(path, CannotRead(f"cannot read {shown(path)}: {reason(error)}"))
 
 
 def _identity(status: os.stat_result) -> _Identity:

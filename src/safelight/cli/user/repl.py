@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from safelight.cli.output.console import Transcript
+from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.user.arguments import (
     Decorator,
     decrypt_arguments,
@@ -76,7 +76,7 @@ class Repl:
     """One user's conversation. `execute` is all of it that does not depend on where the lines come from."""
 
     def __init__(
-        self, config: Config, session: Session, transcript: Transcript, confirm: Confirm | None = None
+        self, config: Config, session: Session, transcript: ConsoleReporter, confirm: Confirm | None = None
     ) -> None:
         """`confirm` asks the person at the terminal; None: there is none."""
         self.done = False
@@ -313,7 +313,7 @@ def _parse(name: str, arguments: Decorator, words: list[str]) -> dict[str, Any]:
 # -- where the lines come from --
 
 
-async def converse(config: Config, user: str, transcript: Transcript) -> bool:
+async def converse(config: Config, user: str, transcript: ConsoleReporter) -> bool:
     """The whole conversation of `user`: on a terminal, or with standard input. False if anything failed in the latter.
 
     Raises InvalidName for the user.
@@ -327,7 +327,7 @@ async def converse(config: Config, user: str, transcript: Transcript) -> bool:
         return await _through_pipe(repl, user, transcript)
 
 
-async def _through_pipe(repl: Repl, user: str, transcript: Transcript) -> bool:
+async def _through_pipe(repl: Repl, user: str, transcript: ConsoleReporter) -> bool:
     succeeded = True
     async for line in _standard_input():
         if not line.strip() or is_comment(line):
@@ -365,7 +365,7 @@ async def _standard_input() -> AsyncIterator[str]:
         yield line
 
 
-async def _on_terminal(repl: Repl, config: Config, user: str, transcript: Transcript) -> None:
+async def _on_terminal(repl: Repl, config: Config, user: str, transcript: ConsoleReporter) -> None:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.shortcuts import CompleteStyle
 
@@ -389,7 +389,7 @@ async def _on_terminal(repl: Repl, config: Config, user: str, transcript: Transc
             await _interruptible(repl.execute(line), transcript, prompt.input)
 
 
-async def _interruptible(work: Coroutine[Any, Any, bool], transcript: Transcript, keyboard: "Input") -> None:
+async def _interruptible(work: Coroutine[Any, Any, bool], transcript: ConsoleReporter, keyboard: "Input") -> None:
     """Do it; Ctrl-C, as a key or as a signal, ends this and not us. What else is typed is kept for the next prompt."""
     from prompt_toolkit.input.typeahead import store_typeahead
     from prompt_toolkit.keys import Keys

@@ -61,7 +61,7 @@ class DiskFull(CannotWrite):
     """No room for an output file; nothing of it is left."""
 
 
-class NameTaken(CannotWrite):
+class OutputExists(CannotWrite):
     """Another program made a file of the reserved name; it was left as it is."""
 
 
@@ -139,7 +139,7 @@ class Reservation:
         On a file system to which two names are one, a name that was free while it was reserved may be taken.
         """
         for number in count(1):
-            with suppress(NameTaken):
+            with suppress(OutputExists):
                 self.commit(counted(name or self.name, number))
                 return
 
@@ -170,7 +170,9 @@ class Reservation:
                 else:
                     link_if_absent(self._part, path)
             except FileExistsError as error:
-                raise NameTaken(f"another program made {shown(str(path))} meanwhile; it was left as it is") from error
+                raise OutputExists(
+                    f"another program made {shown(str(path))} meanwhile; it was left as it is"
+                ) from error
             sync_directory(path.parent)
         self.path = path
         self.file.close()

@@ -63,11 +63,11 @@ class Planned(msgspec.Struct, omit_defaults=True, kw_only=True):
         return self.path, self.size, self.modified_ns, self.to, self.scheme, self.keep
 
 
-class JournalUnreadable(CannotRead):
+class ResumeLogUnreadable(CannotRead):
     """Nobody knows what of the directory is done."""
 
 
-class Journal:
+class ResumeLog:
     """One directory's. What this process notes it finds again at once."""
 
     def __init__(self, file: Path) -> None:
@@ -84,13 +84,13 @@ class Journal:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise JournalUnreadable(
+            raise ResumeLogUnreadable(
                 f"cannot read what earlier uploads have done, in {shlex.quote(str(file))}: {reason(error)}; "
                 "remove it, and all of the directory is uploaded again"
             ) from error
 
     @classmethod
-    def of(cls, client_dir: Path, cluster: str, user: str, directory: Path) -> Journal:
+    def of(cls, client_dir: Path, cluster: str, user: str, directory: Path) -> ResumeLog:
         digest = hashlib.sha256(_text(directory).encode()).hexdigest()[:32]
         return cls(client_dir / "uploads" / cluster / user / digest)
 

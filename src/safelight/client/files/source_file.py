@@ -20,7 +20,7 @@ from safelight.encryption.sealed import MAGIC
 from safelight.errors import SafelightError, reason
 from safelight.imagetypes import HEAD, ImageType, sniff
 from safelight.names import is_encrypted_name, shown
-from safelight.runtime.sendfile import File
+from safelight.runtime.sendfile import FileBody
 from safelight.sizes import human_size
 
 
@@ -28,7 +28,7 @@ class CannotRead(SafelightError):
     """A file that cannot be uploaded."""
 
 
-class LeftOut(Enum):
+class SkipReason(Enum):
     """Why something in a directory is not uploaded with it: what it is, and what several are."""
 
     NOT_AN_IMAGE = ("not an image", "not images")
@@ -48,7 +48,7 @@ class LeftOut(Enum):
 class NotAnImage(CannotRead):
     """The file can be read, and is not what people upload unless they say so."""
 
-    def __init__(self, reason: LeftOut, message: str) -> None:
+    def __init__(self, reason: SkipReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -57,7 +57,7 @@ class ChangedWhileReading(CannotRead):
     """The file is not the one any more whose size was announced."""
 
 
-class Source:
+class SourceFile:
     """An open image whose size is known and which can be read from the start any number of times."""
 
     def __init__(self, path: str | Path, descriptor: int, found: os.stat_result, image_type: ImageType | None) -> None:
@@ -102,9 +102,9 @@ class Source:
     def unreadable(self, error: OSError) -> CannotRead:
         return CannotRead(f"cannot read {shown(str(self.path))}: {reason(error)}")
 
-    def file(self) -> File:
+    def file(self) -> FileBody:
         """The same bytes, to pour."""
-        return File(lambda: os.dup(self._descriptor))
+        return FileBody(lambda: os.dup(self._descriptor))
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +117,7 @@ class Source:
             self._descriptor = -1
 
 
-def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bool = True) -> Source:
+def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bool = True) -> SourceFile:
     """Open an image to upload. Raises CannotRead, in one line, for whatever should not be sent.
 
     Its messages quote a string as it was typed, where a Path would have lost the second slash of `http://`.
@@ -151,7 +151,7 @@ def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bo
         if not stat.S_ISREG(found.st_mode):
             raise CannotRead(f"{quoted} is not a regular file; give the path of an image")
         if found.st_size == 0:
-            raise NotAnImage(LeftOut.EMPTY, f"{quoted} is empty")
+            raise NotAnImage(SkipReason.EMPTY, f"{quoted} is empty")
         if found.st_size > max_size:
             size, limit = human_size(found.st_size), human_size(max_size)
             if size == limit:
@@ -166,16 +166,17 @@ def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bo
         image_type = sniff(head)
         if head.startswith(MAGIC) and not (any_type and once_more):
             raise NotAnImage(
-                LeftOut.SEALED, f"{quoted} is encrypted already: decrypt opens it; give --any to encrypt it once more"
+                SkipReason.SEALED,
+                f"{quoted} is encrypted already: decrypt opens it; give --any to encrypt it once more",
             )
         if image_type is None and not any_type:
             raise NotAnImage(
-                LeftOut.NOT_AN_IMAGE,
+                SkipReason.NOT_AN_IMAGE,
                 f"{quoted} is not an image of a known type; give --any to encrypt it nevertheless",
             )
         if image_type is None and not once_more and is_encrypted_name(Path(path).name):  # a classic file has no mark
-            raise NotAnImage(LeftOut.SEALED, f"{quoted} has an encrypted file's name: it is taken for one")
-        source = Source(path, descriptor, found, image_type)
+            raise NotAnImage(SkipReason.SEALED, f"{quoted} has an encrypted file's name: it is taken for one")
+        source = SourceFile(path, descriptor, found, image_type)
         on_failure.pop_all()
         return source
 

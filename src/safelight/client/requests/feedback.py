@@ -28,7 +28,7 @@ class Feedback(Protocol):
         """This server has done the work: as the leader, or because the leader assigned it."""
 
 
-class Silence:
+class NullFeedback:
     """Feedback for nobody."""
 
     def broadcasting(self) -> None:

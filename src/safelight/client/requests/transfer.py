@@ -14,7 +14,7 @@ from safelight.client.transport.servers import Broken, Servers, read_small
 from safelight.config import Config
 from safelight.encryption import classic, sealed, sealed_size
 from safelight.runtime.http import AbstractStreamWriter, aiohttp
-from safelight.runtime.sendfile import can_pour, pour
+from safelight.runtime.sendfile import can_sendfile, sendfile
 from safelight.wire.messages import Action, Offer, Scheme, read_problem
 
 CHUNK = 1 << 18
@@ -36,7 +36,7 @@ class Transfer(Errand):
         servers: Servers,
         account: Account,
         offer: Offer,
-        source: source_file.Source,
+        source: source_file.SourceFile,
         headers: Mapping[str, str],
         reservation: atomic_output.Reservation,
         feedback: Feedback,
@@ -93,7 +93,7 @@ class _Body(aiohttp.Payload):
     """A large image as the body of a request: its middle is poured, where there is no TLS."""
 
     def __init__(
-        self, source: source_file.Source, advance: Callable[[int], None], trouble: list[source_file.CannotRead]
+        self, source: source_file.SourceFile, advance: Callable[[int], None], trouble: list[source_file.CannotRead]
     ) -> None:
         """`advance` is told how many bytes went. What goes wrong while reading is left in `trouble`."""
         super().__init__(source)
@@ -112,7 +112,7 @@ class _Body(aiohttp.Payload):
 
     async def _write(self, writer: AbstractStreamWriter) -> None:
         source, transport = self._source, getattr(writer, "transport", None)
-        if transport is None or not can_pour(transport):
+        if transport is None or not can_sendfile(transport):
             await self._copy(writer, 0, source.size)
             return
         await self._copy(writer, 0, CHUNK)  # the request's head goes with it
@@ -121,7 +121,7 @@ class _Body(aiohttp.Payload):
             file = source.file()
             try:
                 await file.open()
-                await pour(transport, file, CHUNK, last, patience=FOREVER, moved=self._advance)
+                await sendfile(transport, file, CHUNK, last, patience=FOREVER, moved=self._advance)
             except EOFError:
                 source.check(there=False)
             except OSError as error:
@@ -139,7 +139,7 @@ class _Body(aiohttp.Payload):
             self._advance(start)
 
 
-def _size_of_answer(offer: Offer, source: source_file.Source) -> int:
+def _size_of_answer(offer: Offer, source: source_file.SourceFile) -> int:
     """The size in bytes of what must come back: nothing else is taken for it.
 
     Raises CannotOpen for a file that says by itself that it is not to be opened.
@@ -147,5 +147,5 @@ def _size_of_answer(offer: Offer, source: source_file.Source) -> int:
     if offer.action is Action.SEAL:
         return sealed_size(offer.scheme, source.size, offer.user)
     if offer.scheme is Scheme.CLASSIC:
-        return classic.Opener(offer.user).plain_size(source.size)
+        return classic.ClassicOpener(offer.user).plain_size(source.size)
     return sealed.read_header(next(source.chunks(sealed.MAX_HEADER_SIZE))).plain_size(source.size)

@@ -12,12 +12,12 @@ import msgspec
 
 from safelight import names
 from safelight.client.transport import tokens
-from safelight.client.transport.offer_channel import Lines
+from safelight.client.transport.offer_channel import OfferChannels
 from safelight.client.transport.servers import Broken, Servers, observe, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.runtime.http import aiohttp
-from safelight.runtime.network_errors import Stranger
+from safelight.runtime.network_errors import WrongCluster
 from safelight.wire.messages import API, Grant, Offer, Problem, Refusal, fingerprint
 
 _T = TypeVar("_T")
@@ -51,7 +51,7 @@ class Account:
     def __init__(self, config: Config, servers: Servers, user: str) -> None:
         self._config = config
         self._servers = servers
-        self._lines = Lines(servers)
+        self._lines = OfferChannels(servers)
         self.user = names.check_user(user)
         self._token: tokens.Token | None = None
         self._cluster: str | None = None
@@ -136,7 +136,7 @@ class Account:
                     said[task.result()] += 1
                 except (Refusal, *Broken) as error:
                     reasons.add(reason(error))
-                    mistaken += isinstance(error, Stranger | aiohttp.ClientSSLError)
+                    mistaken += isinstance(error, WrongCluster | aiohttp.ClientSSLError)
             if known & said.keys() or any(2 * times > len(servers) for times in said.values()):
                 give_up = min(give_up, time.monotonic() + DISSENT)
         if said:  # those who have not answered go on: their connections will be needed

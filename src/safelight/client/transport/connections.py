@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 
 from safelight.decoding import Malformed, decode
 from safelight.runtime.http import HttpProcessingError, aiohttp
-from safelight.runtime.network_errors import Stranger
-from safelight.wire.messages import API, MAX_JSON, Cluster
+from safelight.runtime.network_errors import WrongCluster
+from safelight.wire.messages import API, MAX_JSON, ClusterInfo
 
 Place = tuple[str, int]
 """A host and a port."""
@@ -77,7 +77,7 @@ class Connector(aiohttp.TCPConnector):
             if protocol not in self._said:
                 self._said[protocol] = await _ask(connection, protocol, req.headers["Host"])
             if self._said[protocol] != self.cluster:
-                raise Stranger("a node of another cluster answers there")
+                raise WrongCluster("a node of another cluster answers there")
         except BaseException:
             connection.close()
             raise
@@ -94,11 +94,11 @@ async def _ask(
     protocol.set_response_params(auto_decompress=False)
     try:
         message, body = await protocol.read()
-        answer = decode(await _whole(body), Cluster) if message.code == 200 else None
+        answer = decode(await _whole(body), ClusterInfo) if message.code == 200 else None
     except (HttpProcessingError, Malformed):
         answer = None
     if answer is None or protocol.should_close:
-        raise Stranger("what answers there is not a Safelight node")
+        raise WrongCluster("what answers there is not a Safelight node")
     return answer.cluster
 
 

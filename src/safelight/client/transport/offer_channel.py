@@ -45,13 +45,13 @@ LATER = 5.0
 """Seconds until a line is tried again that could not be had."""
 
 
-class Lines:
+class OfferChannels:
     """One client's lines to its servers."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
         self._made: Counter[int] = Counter()
-        self._lines: dict[int, _Line] = {}
+        self._lines: dict[int, _Channel] = {}
         self._dialing: dict[int, asyncio.Task[None]] = {}
         self._not_before: dict[int, float] = {}
 
@@ -79,7 +79,7 @@ class Lines:
                 )
             if (old := self._lines.get(server)) is not None:
                 await old.close()
-            self._lines[server] = _Line(socket)
+            self._lines[server] = _Channel(socket)
         except Broken:
             self._not_before[server] = time.monotonic() + LATER
         finally:
@@ -93,7 +93,7 @@ class Lines:
         await asyncio.gather(*(line.close() for line in self._lines.values()))
 
 
-class _Line:
+class _Channel:
     """A line that stands."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:

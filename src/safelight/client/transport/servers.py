@@ -15,9 +15,9 @@ from safelight.client.transport.connections import Connector
 from safelight.config import Address, Config
 from safelight.decoding import Malformed, decode
 from safelight.runtime.http import aiohttp
-from safelight.runtime.network_errors import Stranger, why_unreachable
+from safelight.runtime.network_errors import WrongCluster, why_unreachable
 from safelight.runtime.tls import client_tls
-from safelight.wire.messages import API, MAX_JSON, Cluster, Problem, Refusal, read_problem
+from safelight.wire.messages import API, MAX_JSON, ClusterInfo, Problem, Refusal, read_problem
 
 CONNECT_TIMEOUT = 2.0
 """Seconds; a machine that is up answers in less, one that is off does not answer at all."""
@@ -67,7 +67,7 @@ class Servers:
 
     async def cluster_of(self, server: int) -> str:
         """The id of the cluster that a server is of. Raises as `ask`."""
-        cluster = (await self.ask(server, "GET", f"{API}/cluster", Cluster)).cluster
+        cluster = (await self.ask(server, "GET", f"{API}/cluster", ClusterInfo)).cluster
         self._connector.note(cluster)
         return cluster
 
@@ -121,7 +121,7 @@ class Servers:
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             hung_up = not isinstance(error, aiohttp.ClientConnectorError)
             if hung_up and self.addresses[server].scheme == "http" and await self._speaks_tls(server):
-                raise Stranger("it expects TLS: write https:// before its address") from None
+                raise WrongCluster("it expects TLS: write https:// before its address") from None
             raise
 
     async def _speaks_tls(self, server: int) -> bool:

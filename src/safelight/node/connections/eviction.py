@@ -45,10 +45,10 @@ def most_of(descriptors: int) -> int:
     return max(8, min(MOST, max((descriptors - ITSELF) // 2, descriptors - WORKING)))
 
 
-class Entry:
+class TrackedConnection:
     """One connection, as `Connections` knows it. `close` breaks it off, now."""
 
-    def __init__(self, connections: Connections, address: str, close: Callable[[], None], opened: float) -> None:
+    def __init__(self, connections: ConnectionTable, address: str, close: Callable[[], None], opened: float) -> None:
         self._connections = connections
         self.address = address
         self.close = close
@@ -79,7 +79,7 @@ class Entry:
         self._connections.closed(self)
 
 
-class Connections:
+class ConnectionTable:
     """All connections of one node."""
 
     def __init__(self, most: int, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,8 +87,8 @@ class Connections:
         seconds.
         """
         self._most, self._say, self._clock = most, say, clock
-        self._strangers: OrderedDict[Entry, None] = OrderedDict()  # both: the longest quiet first
-        self._users: OrderedDict[Entry, None] = OrderedDict()
+        self._strangers: OrderedDict[TrackedConnection, None] = OrderedDict()  # both: the longest quiet first
+        self._users: OrderedDict[TrackedConnection, None] = OrderedDict()
         self._by_address: Counter[str] = Counter()
         self._by_user: Counter[str] = Counter()
         self._exhausted_at: float | None = None
@@ -96,9 +96,9 @@ class Connections:
     def __len__(self) -> int:
         return len(self._strangers) + len(self._users)
 
-    def opened(self, peer: str, close: Callable[[], None]) -> Entry:
+    def opened(self, peer: str, close: Callable[[], None]) -> TrackedConnection:
         """A connection came from this IP address. It is there until `closed`; another may be closed for it."""
-        entry = Entry(self, _network(peer), close, self._clock())
+        entry = TrackedConnection(self, _network(peer), close, self._clock())
         if self._by_address[entry.address] >= self._most // 2:
             self._evict_stranger(entry.address)
         elif len(self) >= self._most:
@@ -107,7 +107,7 @@ class Connections:
         self._by_address[entry.address] += 1
         return entry
 
-    def closed(self, entry: Entry) -> None:
+    def closed(self, entry: TrackedConnection) -> None:
         """A connection has ended, or is a peer's. A second time is no harm."""
         if entry in self._strangers:
             del self._strangers[entry]
@@ -117,13 +117,13 @@ class Connections:
             assert entry.user is not None
             _less(self._by_user, entry.user)
 
-    def touch(self, entry: Entry) -> None:
+    def touch(self, entry: TrackedConnection) -> None:
         """It was used just now."""
         for kind in (self._strangers, self._users):
             if entry in kind:
                 kind.move_to_end(entry)
 
-    def authenticated(self, entry: Entry, user: str) -> None:
+    def authenticated(self, entry: TrackedConnection, user: str) -> None:
         """A request on it proved to be this user's."""
         if entry.user == user or (entry not in self._strangers and entry not in self._users):
             return
@@ -170,7 +170,7 @@ class Connections:
             self._say(f"too many connections ({why}): those that have been quiet longest are closed")
         self._exhausted_at = self._clock()
 
-    def _close(self, entry: Entry) -> None:
+    def _close(self, entry: TrackedConnection) -> None:
         self.closed(entry)
         entry.close()
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
-from safelight.node.connections.eviction import Entry
+from safelight.node.connections.eviction import TrackedConnection
 from safelight.runtime.http import LineTooLong, StreamReader, web
 from safelight.wire.messages import PROBLEM_TYPE, Problem, Refusal, problem_body
 
@@ -67,7 +67,7 @@ _UNKNOWN_CODING = "Request has invalid `Transfer-Encoding`"
 log = logging.getLogger(__name__)
 
 
-class Connection(web.RequestHandler):
+class HttpConnection(web.RequestHandler):
     """One connection of a node; `server` keeps count of them."""
 
     __slots__ = (
@@ -87,7 +87,7 @@ class Connection(web.RequestHandler):
         "entry",
     )
 
-    def __init__(self, server: web.Server, node: int, entry: Entry) -> None:
+    def __init__(self, server: web.Server, node: int, entry: TrackedConnection) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -314,9 +314,9 @@ class Connection(web.RequestHandler):
         return response
 
 
-def _entry(request: web.Request) -> Entry:
+def _entry(request: web.Request) -> TrackedConnection:
     """The connection that a request came on."""
-    assert isinstance(request.protocol, Connection)
+    assert isinstance(request.protocol, HttpConnection)
     return request.protocol.entry
 
 

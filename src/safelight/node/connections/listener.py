@@ -13,8 +13,8 @@ import socket
 import ssl
 from typing import Any
 
-from safelight.node.connections.eviction import FIRST_HEAD, Connections
-from safelight.node.connections.http_connection import Connection
+from safelight.node.connections.eviction import FIRST_HEAD, ConnectionTable
+from safelight.node.connections.http_connection import HttpConnection
 from safelight.runtime.descriptors import NONE_LEFT
 from safelight.runtime.http import web
 
@@ -41,7 +41,7 @@ class Listener:
         tls: ssl.SSLContext | None,
         server: web.Server,
         node: int,
-        connections: Connections,
+        connections: ConnectionTable,
     ) -> None:
         self._socket, self._tls, self._server, self._node = listener, tls, server, node
         self._connections = connections
@@ -89,7 +89,7 @@ class Listener:
 
     async def _open(self, accepted: socket.socket, address: str) -> None:
         """Make a connection of it, and shake hands for TLS. Until then its end is the end of this task."""
-        connection: Connection | None = None
+        connection: HttpConnection | None = None
         task = asyncio.current_task()
         assert task is not None
 
@@ -97,9 +97,9 @@ class Listener:
             if connection is None or not connection.abort():
                 task.cancel()
 
-        def made() -> Connection:
+        def made() -> HttpConnection:
             nonlocal connection
-            connection = Connection(self._server, self._node, entry)
+            connection = HttpConnection(self._server, self._node, entry)
             return connection
 
         entry = self._connections.opened(address, close)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 
 from safelight.node.election.eligibility import Fitness
-from safelight.node.state.data_directory import NO_DESCRIPTORS, State
+from safelight.node.state.data_directory import NO_DESCRIPTORS, DirectoryState
 from safelight.runtime.descriptors import NONE_LEFT
 
 INTERVAL = 1.0
@@ -34,7 +34,7 @@ class Watch:
     def __init__(
         self,
         *,
-        look: Callable[[], State],
+        look: Callable[[], DirectoryState],
         save: Callable[[], None],
         ready: Callable[[bool], None],
         leader: Callable[[], Awaitable[int | None]],

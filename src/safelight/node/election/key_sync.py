@@ -23,8 +23,8 @@ from safelight.node.election.handshake import Hello
 from safelight.node.state.key_file import Keys
 from safelight.runtime.http import aiohttp
 from safelight.wire import signed
-from safelight.wire.admin_commands import KEY, LIFETIME, read_answer, to_add
-from safelight.wire.messages import API, MAX_JSON, Obeyed, Problem, Refusal
+from safelight.wire.admin_commands import KEY, LIFETIME, add_key_command, read_acknowledgement
+from safelight.wire.messages import API, MAX_JSON, CommandResult, Problem, Refusal
 
 INTERVAL = 0.5
 """Seconds between two looks at who lacks what: a key may have come by an order, or by the keyring's file."""
@@ -157,14 +157,14 @@ class KeySharing:
     async def _order(self, peer: int, key: ClusterKey) -> None:
         """Return when the peer has the key on its disk. Raises SafelightError, and what a broken connection raises."""
         ring = self._keys.ring
-        order = to_add(key, ring, peer, time.time() + LIFETIME, secrets.token_hex(8))
+        order = add_key_command(key, ring, peer, time.time() + LIFETIME, secrets.token_hex(8))
         headers = {"Authorization": f"Order {signed.write(order, ring.derive(KEY))}"}
         url = f"{self._addresses[peer].url}{API}/orders"
         async with self._session.post(url, headers=headers, ssl=self._tls or True, allow_redirects=False) as response:
             body = await response.content.read(MAX_JSON)
             if response.status != 200:
                 raise SafelightError(f"it answers with status {response.status}")
-        read_answer(decode(body, Obeyed).answer, order, ring)
+        read_acknowledgement(decode(body, CommandResult).answer, order, ring)
 
 
 def _list(keys: set[str]) -> str:

@@ -20,7 +20,7 @@ import msgspec
 
 from safelight.config import Address
 from safelight.decoding import Malformed, decode
-from safelight.node.connections.http_connection import Connection, proved_peer
+from safelight.node.connections.http_connection import HttpConnection, proved_peer
 from safelight.node.election.handshake import Hello, Party, Proof, Refused
 from safelight.runtime.http import aiohttp, web
 from safelight.runtime.network_errors import why_unreachable
@@ -79,7 +79,7 @@ class Links:
         self._connected, self._lost, self._received, self._say = connected, lost, received, say
         self._outgoing: dict[int, asyncio.Queue[Frame]] = {}
         self._incoming: set[web.WebSocketResponse] = set()
-        self._unproved: dict[Connection, None] = {}  # the oldest first
+        self._unproved: dict[HttpConnection, None] = {}  # the oldest first
         self._knock = {node: asyncio.Event() for node in self._addresses}
         self._hung_up: set[int] = set()  # whose own link to us ended, and whom we have not reached since
         self._complaints: dict[int, set[str]] = {}
@@ -211,7 +211,7 @@ class Links:
         )
         self._incoming.add(socket)
         connection = request.protocol
-        assert isinstance(connection, Connection)
+        assert isinstance(connection, HttpConnection)
         connection.allow(HANDSHAKE)
         self._bound(connection)
         try:
@@ -244,7 +244,7 @@ class Links:
             connection.allow(None)
         return socket
 
-    def _bound(self, connection: Connection) -> None:
+    def _bound(self, connection: HttpConnection) -> None:
         """Bound what a peer may cost before it has proved itself. Where there are too many, the oldest of those from
         where most come gives way: a node needs no more than a moment.
         """

@@ -19,15 +19,15 @@ from safelight.encryption.keys import Keyring
 from safelight.names import check_image_name, check_user
 from safelight.node.connections.http_connection import TOKEN_OF, address_of, proved
 from safelight.node.election.driver import Member
-from safelight.node.http.guess_rate_limit import Guesses
+from safelight.node.http.guess_rate_limit import GuessRateLimit
 from safelight.node.state.users import Account, Users
-from safelight.node.work.balance import Balance
+from safelight.node.work.balance import Balancer
 from safelight.node.work.limits import check_size
-from safelight.node.work.load import LoadBook
+from safelight.node.work.load import LoadTracker
 from safelight.runtime.http import web
 from safelight.wire import admin_commands, tickets
-from safelight.wire.messages import TOKEN, UPLOAD_ID, Action, Grant, Obeyed, Offer, Problem, Refusal, fingerprint
-from safelight.wire.tickets import Job
+from safelight.wire.messages import TOKEN, UPLOAD_ID, Action, CommandResult, Grant, Offer, Problem, Refusal, fingerprint
+from safelight.wire.tickets import Scope
 
 HOLD = 0.8
 """Seconds that a request waits in a node for an election to end before it is told that nobody leads."""
@@ -35,14 +35,14 @@ HOLD = 0.8
 TOO_MANY = "too many unknown tokens come from your address, and this is another: wait, or use the right one"
 
 
-class GoTo(Exception):
+class Redirect(Exception):
     """The request belongs to another node: its address there, with a ticket in it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
 
-class Gate:
+class Admission:
     """One node's gate."""
 
     def __init__(
@@ -53,8 +53,8 @@ class Gate:
         keyring: Keyring,
         users: Users,
         member: Member,
-        load: LoadBook,
-        balance: Balance,
+        load: LoadTracker,
+        balance: Balancer,
     ) -> None:
         self._config = config
         self._addresses = config.addresses
@@ -67,9 +67,9 @@ class Gate:
         self._cluster = keyring.cluster_id
         self._key = keyring.derive("tickets")
         self._hosts = _hosts(config, node)
-        self._guesses = Guesses()
-        self._orders = admin_commands.Orders(node, keyring, time.time())
-        self.book = tickets.Book(node, life)
+        self._guesses = GuessRateLimit()
+        self._orders = admin_commands.CommandVerifier(node, keyring, time.time())
+        self.book = tickets.TicketLedger(node, life)
         self.open_enrolment = self._addresses[node].loopback
         self.leaving = False
 
@@ -140,19 +140,19 @@ class Gate:
             if allowed and not refused:
                 self._guesses.give_back(address, time.monotonic())
 
-    def order(self, request: web.Request) -> admin_commands.Order:
+    def order(self, request: web.Request) -> admin_commands.AdminCommand:
         """What the operator wants of this node. Raises Refusal."""
         kind, _, text = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() != "order":
             raise Refusal(Problem.NO_CREDENTIALS, "only the operator may do this: see `safelight --help`")
         try:
             return self._orders.read(text.strip(), time.time())
-        except admin_commands.BadOrder as error:
+        except admin_commands.BadCommand as error:
             raise Refusal(Problem.BAD_ORDER, str(error)) from None
 
-    def obeyed(self, order: admin_commands.Order, current: str) -> Obeyed:
+    def obeyed(self, order: admin_commands.AdminCommand, current: str) -> CommandResult:
         """What to say to the operator when it is done; `current` is the current key's id."""
-        return Obeyed(self._orders.answer(order, current))
+        return CommandResult(self._orders.answer(order, current))
 
     # -- offers --------------------------------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class Gate:
         if user != offer.user:
             raise Refusal(Problem.WRONG_USER, f"this token is {user}'s, not {check_user(offer.user)}'s")
         name = check_image_name(offer.name)
-        job = Job(user, offer.upload, name, offer.size, Action(offer.action), offer.scheme, offer.keep, enrolment)
+        job = Scope(user, offer.upload, name, offer.size, Action(offer.action), offer.scheme, offer.keep, enrolment)
         if not UPLOAD_ID.fullmatch(offer.upload):
             raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
         await self._leader_only(job)
@@ -182,7 +182,7 @@ class Gate:
             assigned=None if node == self._node else node,
         )
 
-    def _worker(self, job: Job, avoid: Sequence[int]) -> tuple[int, str]:
+    def _worker(self, job: Scope, avoid: Sequence[int]) -> tuple[int, str]:
         """Who is to do it, and which life of that node: this one, or the one with the least to do.
 
         Of other nodes' places only the number is known, of its own also whose they are: so it is here that a user has
@@ -218,7 +218,7 @@ class Gate:
 
     # -- jobs ----------------------------------------------------------------------------------------
 
-    async def admit(self, request: web.Request, action: Action) -> Job:
+    async def admit(self, request: web.Request, action: Action) -> Scope:
         """The job that a request is, if it is for this node. Raises GoTo and Refusal."""
         self.check_host(request)
         name = check_image_name(request.match_info["name"])
@@ -230,13 +230,13 @@ class Gate:
             upload = request.headers.get("Safelight-Upload") or secrets.token_hex(16)
             if not UPLOAD_ID.fullmatch(upload):
                 raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
-            job = Job(user, upload, name, size, action, scheme, keep is not False, enrolment)
+            job = Scope(user, upload, name, size, action, scheme, keep is not False, enrolment)
             issuer, assigned = None, False
         else:
             ticket = self._redeem(text)
             said = ticket.job
             keeps = said.keep if keep is None else keep
-            job = Job(said.user, said.upload, name, size, action, scheme, keeps, said.enrolment)
+            job = Scope(said.user, said.upload, name, size, action, scheme, keeps, said.enrolment)
             if job != ticket.job:
                 raise Refusal(Problem.BAD_TICKET, "this ticket is for another request: ask for a new one")
             if not await self._users.active(job.user):
@@ -286,7 +286,7 @@ class Gate:
 
     # -- the leader's gate ---------------------------------------------------------------------------
 
-    async def _leader_only(self, job: Job, *, redirect: bool = False) -> None:
+    async def _leader_only(self, job: Scope, *, redirect: bool = False) -> None:
         """Return if this node leads; else refuse, or with `redirect` send the request to the leader."""
         leader = None if self.leaving and not redirect else await self._member.settled(HOLD)
         if self._member.leads:
@@ -303,11 +303,11 @@ class Gate:
         if redirect and life is not None:
             text = tickets.write(self._ticket(job, leader, life), self._key)
             url = self._url(job, leader)
-            raise GoTo(f"{url}{'&' if '?' in url else '?'}ticket={text}")
+            raise Redirect(f"{url}{'&' if '?' in url else '?'}ticket={text}")
         self._load.declines += 1
         raise Refusal(Problem.NOT_THE_LEADER, f"Node {self._node} is not the leader", node=self._node, leader=leader)
 
-    def _ticket(self, job: Job, node: int, life: str, counter: int | None = None) -> tickets.Ticket:
+    def _ticket(self, job: Scope, node: int, life: str, counter: int | None = None) -> tickets.Ticket:
         return tickets.Ticket(
             job=job,
             node=node,
@@ -318,7 +318,7 @@ class Gate:
             counter=counter,
         )
 
-    def _url(self, job: Job, node: int) -> str:
+    def _url(self, job: Scope, node: int) -> str:
         scheme = "" if job.scheme is Scheme.SEALED else f"?scheme={job.scheme.value}"
         return f"{self._addresses[node].url}{job.action.path}/{quote(job.name, safe='')}{scheme}"
 

@@ -21,32 +21,32 @@ from safelight.names import shown
 from safelight.node.connections.http_connection import USER, serving, waiting
 from safelight.node.election.key_sync import KeySharing
 from safelight.node.election.links import PATH, Links
-from safelight.node.http.admission import Gate, GoTo
+from safelight.node.http.admission import Admission, Redirect
 from safelight.node.http.conditional import check_conditions
-from safelight.node.http.offer_channel import Lines
-from safelight.node.http.reads import Images, NoSuchPart
+from safelight.node.http.offer_channel import OfferChannels
+from safelight.node.http.reads import NoSuchPart, ReadHandlers
 from safelight.node.http.request_head import check_head
 from safelight.node.http.responses import Interrupted
-from safelight.node.http.revocation import Running
-from safelight.node.http.writes import Jobs
+from safelight.node.http.revocation import ActiveRequests
+from safelight.node.http.writes import WriteHandlers
 from safelight.node.state.data_directory import DataError
 from safelight.node.state.key_file import Keys
-from safelight.node.state.outage_log import Outages
+from safelight.node.state.outage_log import OutageLog
 from safelight.node.state.users import Users
-from safelight.node.work.load import LoadBook
+from safelight.node.work.load import LoadTracker
 from safelight.runtime.http import HttpProcessingError, HttpVersion11, web
 from safelight.vault.bootstrap import NONE
 from safelight.vault.records import OtherKey
 from safelight.vault.stores.base import BadObject, StoreError, StoreFull
-from safelight.vault.vault import AlreadyRemoved, NameTaken, NoSuchImage, Overtaken
-from safelight.wire.admin_commands import AddKey, BadOrder, StepDown, UseKey, key_in
+from safelight.vault.vault import AlreadyRemoved, NameTaken, UnknownImage, UploadConflict
+from safelight.wire.admin_commands import AddKey, BadCommand, StepDown, UseKey, unwrap_key
 from safelight.wire.messages import (
     API,
     MAX_JSON,
     PROBLEM_TYPE,
     TOKEN,
     Action,
-    Cluster,
+    ClusterInfo,
     Offer,
     Problem,
     Refusal,
@@ -75,12 +75,12 @@ class Routes:
         node: int,
         cluster: str,
         *,
-        gate: Gate,
-        jobs: Jobs,
-        images: Images,
+        gate: Admission,
+        jobs: WriteHandlers,
+        images: ReadHandlers,
         users: Users,
         links: Links,
-        load: LoadBook,
+        load: LoadTracker,
         keys: Keys,
         sharing: KeySharing,
         step_down: Callable[[float], None],
@@ -89,11 +89,11 @@ class Routes:
         self._config, self._node, self._cluster = config, node, cluster
         self._gate, self._jobs, self._images = gate, jobs, images
         self._load, self._say = load, say
-        self._outages = Outages(say)
+        self._outages = OutageLog(say)
         self._links, self._keys, self._step_down = links, keys, step_down
         self._sharing = sharing
-        self.running = Running(users, say)
-        self.lines = Lines(self._answered, config.body_timeout)
+        self.running = ActiveRequests(users, say)
+        self.lines = OfferChannels(self._answered, config.body_timeout)
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_JSON)
@@ -141,7 +141,7 @@ class Routes:
     # -- small messages ------------------------------------------------------------------------------
 
     async def cluster(self, request: web.Request) -> web.Response:
-        return _json(Cluster(self._cluster, self._node, __version__, self._gate.open_enrolment))
+        return _json(ClusterInfo(self._cluster, self._node, __version__, self._gate.open_enrolment))
 
     async def status(self, request: web.Request) -> web.Response:
         return _json(Status(self._cluster, self._node, self._load.known()))
@@ -167,11 +167,11 @@ class Routes:
                 case StepDown(seconds):
                     self._step_down(seconds)
                 case AddKey() as task:
-                    await asyncio.to_thread(self._keys.add, key_in(order, task, self._keys.ring))
+                    await asyncio.to_thread(self._keys.add, unwrap_key(order, task, self._keys.ring))
                 case UseKey(key):
                     if await asyncio.to_thread(self._keys.use, key):
                         self._say(f"new images are sealed with the key {key}")
-        except BadOrder as error:
+        except BadCommand as error:
             raise Refusal(Problem.BAD_ORDER, str(error)) from None
         except SafelightError as error:  # whoever gave the order has the keyring, and may know
             self._say(str(error))
@@ -220,7 +220,7 @@ class Routes:
             if response.status < 400 and (changes := _asked_of_the_vault(request, response)) is not None:
                 self._outages.worked(changes=changes)
             return response
-        except GoTo as redirect:
+        except Redirect as redirect:
             return web.Response(status=307, headers={"Location": redirect.url, "Cache-Control": "no-store"})
         except Refusal as refusal:
             response = self._problem(refusal)
@@ -246,7 +246,7 @@ class Routes:
             if self._config.vault == NONE and not isinstance(error, StoreFull):  # it is the data directory's trouble
                 return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
             return self._problem(_vaults_refusal(error))
-        except (NoSuchImage, NameTaken, AlreadyRemoved, Overtaken) as error:
+        except (UnknownImage, NameTaken, AlreadyRemoved, UploadConflict) as error:
             return self._problem(Refusal(_OF_THE_VAULT[type(error)], str(error)))
         except SafelightError as error:
             return self._problem(Refusal(Problem.BAD_REQUEST, str(error)))
@@ -304,10 +304,10 @@ class Routes:
 
 
 _OF_THE_VAULT: dict[type[SafelightError], Problem] = {
-    NoSuchImage: Problem.NOT_FOUND,
+    UnknownImage: Problem.NOT_FOUND,
     NameTaken: Problem.IMAGE_TAKEN,
     AlreadyRemoved: Problem.REMOVED,
-    Overtaken: Problem.OVERTAKEN,
+    UploadConflict: Problem.OVERTAKEN,
 }
 
 

@@ -15,7 +15,7 @@ ADDRESSES = 10_000
 """Addresses that are remembered; of more, those that have tried longest ago are forgotten."""
 
 
-class Guesses:
+class GuessRateLimit:
     """One node's buckets."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ Answer = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
 """What a POST of these bytes, with the headers of this request, is answered."""
 
 
-class Lines:
+class OfferChannels:
     """One node's lines to its clients."""
 
     def __init__(self, answer: Answer, patience: float) -> None:

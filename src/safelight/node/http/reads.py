@@ -26,11 +26,11 @@ from safelight.decoding import Malformed, decode
 from safelight.encryption.sealed import read_header
 from safelight.encryption.stream import Bytes
 from safelight.names import NAME_MAX, check_image_name, shown
-from safelight.node.http.admission import Gate
+from safelight.node.http.admission import Admission
 from safelight.node.http.conditional import Current, check_conditions, http_date
 from safelight.node.http.responses import from_the_vault, send, send_sealed, send_whole
-from safelight.node.state.vault_handle import Keeper
-from safelight.node.work.load import LoadBook
+from safelight.node.state.vault_handle import VaultHandle
+from safelight.node.work.load import LoadTracker
 from safelight.runtime.http import web
 from safelight.vault.records import Image
 from safelight.vault.vault import Vault, sealed_size_of
@@ -50,7 +50,7 @@ class NoSuchPart(Refusal):
         self.size = size
 
 
-class Images:
+class ReadHandlers:
     """The handlers of requests that read the vault."""
 
     def __init__(
@@ -58,9 +58,9 @@ class Images:
         config: Config,
         node: int,
         *,
-        gate: Gate,
-        keeper: Keeper,
-        load: LoadBook,
+        gate: Admission,
+        keeper: VaultHandle,
+        load: LoadTracker,
         say: Callable[[str], None],
     ) -> None:
         self._config, self._node = config, node

@@ -15,9 +15,9 @@ from contextlib import aclosing, contextmanager
 from safelight.encryption.errors import CannotOpen, OtherCluster
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
-from safelight.node.work.fair_share import Place
+from safelight.node.work.fair_share import Slot
 from safelight.runtime.http import web
-from safelight.runtime.sendfile import LOOK, File, can_pour, pour, unsent
+from safelight.runtime.sendfile import LOOK, FileBody, can_sendfile, sendfile, unacknowledged_bytes
 from safelight.vault.records import Image, OtherKey
 from safelight.vault.vault import Vault, sealed_size_of
 from safelight.wire.messages import Problem, Refusal
@@ -48,7 +48,7 @@ async def send(
     response: web.StreamResponse,
     chunks: AsyncGenerator[Bytes],
     patience: float,
-    place: Place,
+    place: Slot,
 ) -> web.StreamResponse:
     """Send the response with `chunks` as its body. Closes `chunks`.
 
@@ -74,10 +74,10 @@ async def _send_file(
     request: web.Request,
     response: web.StreamResponse,
     beginning: bytes,
-    file: File,
+    file: FileBody,
     end: int,
     patience: float,
-    place: Place,
+    place: Slot,
 ) -> web.StreamResponse:
     """Send the response: `beginning`, and the file's bytes from there up to `end`. Closes the file.
 
@@ -89,7 +89,7 @@ async def _send_file(
             await response.write(beginning)
             if request.transport is None:
                 raise ConnectionResetError("the client went away")
-            await pour(request.transport, file, len(beginning), end, patience=patience, taken=place.moved)
+            await sendfile(request.transport, file, len(beginning), end, patience=patience, taken=place.moved)
         except (SafelightError, EOFError, TimeoutError, OSError) as error:
             raise _broken_off(request, response, error) from None
         await response.write_eof()
@@ -99,7 +99,7 @@ async def _send_file(
 
 
 async def send_whole(
-    request: web.Request, response: web.StreamResponse, body: bytes, patience: float, place: Place | None = None
+    request: web.Request, response: web.StreamResponse, body: bytes, patience: float, place: Slot | None = None
 ) -> web.StreamResponse:
     """Send the response with all of its body at once: for small ones. `patience`, `place`, Interrupted: as `send`."""
     await response.prepare(request)
@@ -113,10 +113,10 @@ async def send_whole(
 
 
 async def send_sealed(
-    request: web.Request, response: web.StreamResponse, vault: Vault, image: Image, patience: float, place: Place
+    request: web.Request, response: web.StreamResponse, vault: Vault, image: Image, patience: float, place: Slot
 ) -> web.StreamResponse:
     """Send the response with the sealed file of an image as its body. Raises as `send`."""
-    pours = request.method != "HEAD" and can_pour(request.transport)
+    pours = request.method != "HEAD" and can_sendfile(request.transport)
     file = await vault.sealed_file(image) if pours else None
     if file is None:
         return await send(request, response, vault.sealed(image), patience, place)
@@ -124,16 +124,16 @@ async def send_sealed(
 
 
 async def _write(
-    request: web.Request, response: web.StreamResponse, chunk: Bytes, patience: float, place: Place | None = None
+    request: web.Request, response: web.StreamResponse, chunk: Bytes, patience: float, place: Slot | None = None
 ) -> None:
     """Raises TimeoutError if the client takes nothing for `patience` seconds, and as `Place.moved`."""
-    left, moved = unsent(request.transport) + len(chunk), time.monotonic()
+    left, moved = unacknowledged_bytes(request.transport) + len(chunk), time.monotonic()
     writing, looked = asyncio.ensure_future(response.write(chunk)), moved
     try:
         done: set[asyncio.Future[None]] = set()
         while not done:
             done, _ = await asyncio.wait([writing], timeout=min(LOOK, patience))
-            before, left = left, unsent(request.transport)
+            before, left = left, unacknowledged_bytes(request.transport)
             since, looked = looked, time.monotonic()
             if left < before:
                 moved = looked

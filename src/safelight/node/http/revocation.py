@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from safelight.errors import SafelightError
-from safelight.node.connections.http_connection import TOKEN_OF, USER, Connection
+from safelight.node.connections.http_connection import TOKEN_OF, USER, HttpConnection
 from safelight.node.state.users import FRESH, Users
 from safelight.runtime.http import web
 
@@ -29,7 +29,7 @@ PATIENCE = 10.0
 log = logging.getLogger(__name__)
 
 
-class Running:
+class ActiveRequests:
     """The requests of one node that are being answered."""
 
     def __init__(self, users: Users, say: Callable[[str], None]) -> None:
@@ -88,7 +88,7 @@ class Running:
         ended = 0
         for request in [*self._requests.values()]:
             connection = request.protocol
-            if (request.get(USER), request.get(TOKEN_OF)) == (user, token) and isinstance(connection, Connection):
+            if (request.get(USER), request.get(TOKEN_OF)) == (user, token) and isinstance(connection, HttpConnection):
                 ended += connection.abort()
         if ended:
             self._say(f"broke off {ended} requests of {user}, who was revoked or has another token")

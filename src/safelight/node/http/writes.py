@@ -10,28 +10,28 @@ from safelight.config import Config
 from safelight.encryption import Scheme
 from safelight.encryption.stream import Bytes
 from safelight.names import check_image_name
-from safelight.node.http.admission import Gate
+from safelight.node.http.admission import Admission
 from safelight.node.http.conditional import check_conditions, conditional
 from safelight.node.http.reads import current
 from safelight.node.http.request_head import unescaped
 from safelight.node.http.responses import from_the_vault, send, send_sealed, send_whole
-from safelight.node.state.vault_handle import Keeper
-from safelight.node.work.fair_share import Place
+from safelight.node.state.vault_handle import VaultHandle
+from safelight.node.work.fair_share import Slot
 from safelight.node.work.limits import largest_body
-from safelight.node.work.load import LoadBook
-from safelight.node.work.pipeline import Workshop
-from safelight.node.work.request_body import Body
+from safelight.node.work.load import LoadTracker
+from safelight.node.work.pipeline import Pipeline
+from safelight.node.work.request_body import RequestBody
 from safelight.runtime.http import web
 from safelight.sizes import human_size
 from safelight.vault.records import Image
-from safelight.vault.vault import AlreadyRemoved, NoSuchImage, Vault, sealed_size_of
+from safelight.vault.vault import AlreadyRemoved, UnknownImage, Vault, sealed_size_of
 from safelight.wire.messages import SEALED_TYPE, Action, Problem, Refusal
-from safelight.wire.tickets import Job
+from safelight.wire.tickets import Scope
 
-JOB = web.RequestKey("job", Job)
+JOB = web.RequestKey("job", Scope)
 
 
-class Jobs:
+class WriteHandlers:
     """The handlers of requests that pass the leader's gate."""
 
     def __init__(
@@ -39,10 +39,10 @@ class Jobs:
         config: Config,
         node: int,
         *,
-        gate: Gate,
-        workshop: Workshop,
-        keeper: Keeper,
-        load: LoadBook,
+        gate: Admission,
+        workshop: Pipeline,
+        keeper: VaultHandle,
+        load: LoadTracker,
         say: Callable[[str], None],
     ) -> None:
         self._config, self._node = config, node
@@ -62,13 +62,13 @@ class Jobs:
             with self._load.answering(job.user) as place:
                 return await self._send(request, job, place, spool.size, spool.chunks(), status=201)
 
-    async def _keep(self, request: web.Request, job: Job, vault: Vault) -> web.StreamResponse:
+    async def _keep(self, request: web.Request, job: Scope, vault: Vault) -> web.StreamResponse:
         try:
             return await self._keep_and_answer(request, job, vault)
-        except NoSuchImage:  # what this very upload has made, and what was compared with the body or about to be sent
+        except UnknownImage:  # what this very upload has made, and what was compared with the body or about to be sent
             raise AlreadyRemoved("this upload succeeded, and its image was removed since") from None
 
-    async def _keep_and_answer(self, request: web.Request, job: Job, vault: Vault) -> web.StreamResponse:
+    async def _keep_and_answer(self, request: web.Request, job: Scope, vault: Vault) -> web.StreamResponse:
         original, modified = _original(request, job), _modified(request)
         with self._load.work(job.user, job.size) as place:
             body = self._body(request, job, place)
@@ -112,8 +112,8 @@ class Jobs:
 
     # -- admission -----------------------------------------------------------------------------------
 
-    def _body(self, request: web.Request, job: Job, place: Place) -> Body:
-        return Body(
+    def _body(self, request: web.Request, job: Scope, place: Slot) -> RequestBody:
+        return RequestBody(
             request.content,
             announced=job.size,
             limit=largest_body(self._config, job),
@@ -121,12 +121,12 @@ class Jobs:
             place=place,
         )
 
-    async def _job(self, request: web.Request, action: Action) -> Job:
+    async def _job(self, request: web.Request, action: Action) -> Scope:
         if (job := request.get(JOB)) is None:
             job = await self.admit(request, action)
         return job
 
-    async def admit(self, request: web.Request, action: Action) -> Job:
+    async def admit(self, request: web.Request, action: Action) -> Scope:
         """The job that a request with a body is, if the body is wanted. Raises GoTo and Refusal."""
         job = request[JOB] = await self._gate.admit(request, action)
         if conditional(request):
@@ -135,7 +135,7 @@ class Jobs:
                 check_conditions(request, None if image is None else current(image))
         return job
 
-    async def _kept(self, job: Job) -> Image | None:
+    async def _kept(self, job: Scope) -> Image | None:
         """What the vault has under a job's name."""
         try:
             return (
@@ -143,7 +143,7 @@ class Jobs:
                 if self._keeper.vault is not None
                 else None
             )
-        except NoSuchImage:
+        except UnknownImage:
             return None
 
     # -- answers -------------------------------------------------------------------------------------
@@ -151,8 +151,8 @@ class Jobs:
     async def _send(
         self,
         request: web.Request,
-        job: Job,
-        place: Place,
+        job: Scope,
+        place: Slot,
         size: int,
         chunks: AsyncGenerator[Bytes],
         *,
@@ -162,10 +162,10 @@ class Jobs:
         response = web.StreamResponse(status=status, headers=self._file(job, size, kept=kept))
         return await send(request, response, chunks, self._config.body_timeout, place)
 
-    def _file(self, job: Job, size: int, *, kept: bool) -> dict[str, str]:
+    def _file(self, job: Scope, size: int, *, kept: bool) -> dict[str, str]:
         return {**self._headers(job, kept=kept), "Content-Type": SEALED_TYPE, "Content-Length": str(size)}
 
-    def _headers(self, job: Job, *, kept: bool) -> dict[str, str]:
+    def _headers(self, job: Scope, *, kept: bool) -> dict[str, str]:
         return {
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
@@ -175,7 +175,7 @@ class Jobs:
         }
 
 
-def _original(request: web.Request, job: Job) -> str:
+def _original(request: web.Request, job: Scope) -> str:
     """The name of the file that the image comes from, as the request says it; else the image's name."""
     said = request.headers.get("Safelight-Original")
     if said is None:

@@ -157,7 +157,7 @@ def save_usage(directory: Path, node: int, text: bytes) -> None:
     replace(_usage_path(directory, node), text)
 
 
-class State(NamedTuple):
+class DirectoryState(NamedTuple):
     """What is wrong with a data directory and a vault in a directory, in words; empty where all is well."""
 
     disk: str
@@ -168,17 +168,17 @@ class State(NamedTuple):
     """Whether this process could open no file: then it is not known what is wrong with the rest."""
 
 
-def examine(directory: Path, node: int, others: Iterable[int], keys: Keys) -> State:
+def examine(directory: Path, node: int, others: Iterable[int], keys: Keys) -> DirectoryState:
     """Whether a node can work with this directory at this moment; `others` might lead instead. Writes a byte."""
     enough = any_left()
     trouble, full = _disk_trouble(directory, node)
     everybodys = full and all(os.path.exists(_epoch_path(directory, each)) for each in others)
-    state = State(
+    state = DirectoryState(
         disk="" if everybodys else trouble,
         keyring=keys.look(),
         full=trouble if everybodys else "",
     )
-    return state if enough and any_left() else State("", "", "", NO_DESCRIPTORS)
+    return state if enough and any_left() else DirectoryState("", "", "", NO_DESCRIPTORS)
 
 
 def _disk_trouble(directory: Path, node: int) -> tuple[str, bool]:

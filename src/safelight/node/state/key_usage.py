@@ -34,7 +34,7 @@ class Uses(msgspec.Struct):
         return max(self.records, self.wraps)
 
 
-class Usage:
+class KeyUsage:
     """One node's count. On the event loop only."""
 
     def __init__(self, found: dict[str, Uses], nodes: int, save: Callable[[bytes], None]) -> None:

@@ -21,7 +21,7 @@ RETRY = 1.0
 """Seconds until another attempt where writing failed: a full disk may have room again."""
 
 
-class Journal:
+class LogWriter:
     """Lines for one stream. `say` may be called from any thread, and neither raises nor waits."""
 
     def __init__(self, stream: TextIO | None, prefix: str = "") -> None:
@@ -108,7 +108,7 @@ class Journal:
 
 
 class _Handler(logging.Handler):
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: LogWriter) -> None:
         super().__init__()
         self._journal = journal
 

@@ -36,7 +36,7 @@ class _Trouble:
     returns: bool = False  # it has come back within CALM
 
 
-class Outages:
+class OutageLog:
     """The troubles of one node's vault, as its requests meet them."""
 
     def __init__(self, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:

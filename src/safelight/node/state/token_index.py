@@ -20,7 +20,7 @@ PAUSE = 0.5
 SHARE = 2
 
 
-class Claims:
+class TokenIndex:
     """The claims in one node's vault. All methods raise StoreError."""
 
     def __init__(self, vault: Callable[[], Vault]) -> None:

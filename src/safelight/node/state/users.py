@@ -25,7 +25,7 @@ from typing import NamedTuple
 from safelight.errors import SafelightError
 from safelight.names import check_user
 from safelight.node.state.data_directory import DataError
-from safelight.node.state.token_index import Claims
+from safelight.node.state.token_index import TokenIndex
 from safelight.vault.records import BODIES, RECORDS, USERS, OtherKey, Record, Revoked, User
 from safelight.vault.stores.base import BadObject, Missing
 from safelight.vault.vault import Vault
@@ -71,7 +71,7 @@ class Users:
         """`vault` gives where the records are, or raises StoreError while that is away. `clock` gives seconds."""
         self._vault = vault
         self._clock = clock
-        self.claims = Claims(vault)
+        self.claims = TokenIndex(vault)
         self._known: dict[str, _Known] = {}
         self._states: dict[str, tuple[User | Revoked | None, float]] = {}  # by user, and when they were read
         self._missed: OrderedDict[str, float] = OrderedDict()  # until when they count as unknown
@@ -199,7 +199,7 @@ class Users:
                 return True
             record, number = await _look(vault, chain)
         _check_free(name, record, mine)
-        await vault.settle(chain, number)
+        await vault.ensure_durable(chain, number)
         if isinstance(record, User):
             self._known[mine] = _Known(chain, Account(name, record.id), now + FRESH)
         return False
@@ -223,7 +223,7 @@ class Users:
             if await vault.append(chain, number + 1, User(name, mine, seen.created, seen.id)):
                 return True
             found, number = await _look(vault, chain)  # it may say the same again, under a new cluster key
-        await vault.settle(chain, number)
+        await vault.ensure_durable(chain, number)
         return False
 
     async def revoke(self, name: str) -> bool:
@@ -238,7 +238,7 @@ class Users:
             if record is None:
                 raise NoSuchUser(f"there is no user {name}: see `safelight user list`")
             if isinstance(record, Revoked):
-                await vault.settle(chain, number)
+                await vault.ensure_durable(chain, number)
                 return False
             revoked = Revoked(name, record.fingerprint, record.created, time.time(), record.id)
             if await vault.append(chain, number + 1, revoked):

@@ -20,10 +20,10 @@ from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
 from safelight.vault.bootstrap import NONE, directory_of, open_vault, trouble_with
 from safelight.vault.maintenance import sweep
-from safelight.vault.monitored_store import Monitored
-from safelight.vault.store_health import Health, Kind
+from safelight.vault.monitored_store import MonitoredStore
+from safelight.vault.store_health import CallKind, StoreHealth
 from safelight.vault.stores.base import StoreError
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.directory import DirectoryStore
 from safelight.vault.vault import Vault
 
 FIRST_TRY = 3.0
@@ -42,7 +42,7 @@ SWEEP = 3600.0
 """Seconds between two sweeps: a listing of all bodies, and a record read for each of those that are old."""
 
 
-class Keeper:
+class VaultHandle:
     """One node's keeper."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Keeper:
         self._trouble = "the vault is not open yet"
         self._place: tuple[int, int] | None = None  # the directory's device and inode, when it was the vault last
         self._untended = ""  # why housekeeping failed the last time
-        self._health = Health()
+        self._health = StoreHealth()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -102,7 +102,7 @@ class Keeper:
         vault = await open_vault(self._config, self._keyring)
         if vault is not None:
             self._store = vault.store
-            self._monitored = Monitored(vault.store, self._health)
+            self._monitored = MonitoredStore(vault.store, self._health)
             self._vault = Vault(self._monitored, self._keyring, sealed=self._sealed)
 
     # -- its health ----------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class Keeper:
 
     async def _look(self, directory: Path) -> None:
         """Look at the vault without a call of it. Costs next to nothing, and so is done also where nobody calls."""
-        self._health.begun(Kind.LOOK, time.monotonic())
+        self._health.begun(CallKind.LOOK, time.monotonic())
 
         def look() -> tuple[str, tuple[int, int] | None]:
             if trouble := trouble_with(directory, self._keyring()):
@@ -145,7 +145,7 @@ class Keeper:
             trouble, place = await asyncio.to_thread(look)
         except Exception as error:  # among them, that no thread can be started
             trouble = f"the vault cannot be examined ({error})"
-        self._health.answered(Kind.LOOK, time.monotonic(), trouble, probe=True)
+        self._health.answered(CallKind.LOOK, time.monotonic(), trouble, probe=True)
         was, self._place = self._place, place
         if was not in (None, place):  # it has the same object `vault`, as an older copy would have
             self._say(
@@ -164,7 +164,7 @@ class Keeper:
                 await asyncio.sleep(RETRY)
                 opening = asyncio.create_task(self._open())
         while True:
-            if isinstance(self._store, Directory):
+            if isinstance(self._store, DirectoryStore):
                 with suppress(StoreError):  # those who use the vault hear of it
                     await self._store.fill_reserve()
                 await self._tend(self._store.tidy(), "half-written files of an earlier crash")

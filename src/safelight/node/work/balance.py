@@ -44,7 +44,7 @@ class _Granted(NamedTuple):
     user: str
 
 
-class Balance:
+class Balancer:
     """One leader's grants that have not begun, as far as it has heard. At most as many as it makes within `UNUSED`."""
 
     def __init__(self) -> None:

@@ -31,10 +31,10 @@ WINDOW = 5.0
 """Seconds of waiting for a client over which its rate is measured."""
 
 
-class Place:
+class Slot:
     """One transfer of a user, and how fast its client moves it."""
 
-    def __init__(self, shares: Shares, user: str, active: bool) -> None:
+    def __init__(self, shares: FairShares, user: str, active: bool) -> None:
         self._shares = shares
         self._waited, self._moved = 0.0, 0  # seconds and bytes since the rate was last measured
         self._closed = ""
@@ -65,13 +65,13 @@ class Place:
         self._closed = why
 
 
-class Shares:
+class FairShares:
     """The places of one kind on a node, and who holds them."""
 
     def __init__(self, most: int, hard: int, min_rate: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`min_rate` in bytes a second; `clock` gives seconds."""
         self._most, self._hard, self._min_rate, self._clock = most, hard, min_rate, clock
-        self._held: dict[str, set[Place]] = {}  # by user
+        self._held: dict[str, set[Slot]] = {}  # by user
         self._refused: dict[str, float] = {}  # users, and when
         self.active = 0
         self.total = 0
@@ -101,13 +101,13 @@ class Shares:
         self._reclaim(user)
 
     @contextmanager
-    def place(self, user: str, *, active: bool = True) -> Iterator[Place]:
+    def place(self, user: str, *, active: bool = True) -> Iterator[Slot]:
         """A place for this user, whether there is one or not: `takes` says so."""
         if self.total >= self._hard:
             self._evict()
         elif active and self.active >= self._most:
             self._reclaim(user)
-        place = Place(self, user, active)
+        place = Slot(self, user, active)
         self._held.setdefault(user, set()).add(place)
         self.total += 1
         self.active += active
@@ -116,7 +116,7 @@ class Shares:
         finally:
             self._leave(place)
 
-    def set_active(self, place: Place, active: bool) -> None:
+    def set_active(self, place: Slot, active: bool) -> None:
         if place in self._held.get(place.user, ()):
             self.active += active - place.active
             place.active = active
@@ -146,11 +146,11 @@ class Shares:
             place = min(places, key=lambda place: (place.active, inf if place.rate is None else place.rate))
             self._close(place, "its place was needed for another user")
 
-    def _close(self, place: Place, why: str) -> None:
+    def _close(self, place: Slot, why: str) -> None:
         self._leave(place)
         place.close(why)
 
-    def _leave(self, place: Place) -> None:
+    def _leave(self, place: Slot) -> None:
         places = self._held.get(place.user, set())
         if place in places:
             places.remove(place)

@@ -3,16 +3,16 @@
 from safelight.config import Config
 from safelight.encryption import sealed_size
 from safelight.wire.messages import Action, Problem, Refusal
-from safelight.wire.tickets import Job
+from safelight.wire.tickets import Scope
 
 
-def largest_body(config: Config, job: Job) -> int:
+def largest_body(config: Config, job: Scope) -> int:
     """The size in bytes of the largest body that the job may have."""
     largest = config.max_image_size
     return largest if job.action is Action.SEAL else sealed_size(job.scheme, largest, job.user)
 
 
-def check_size(config: Config, job: Job) -> None:
+def check_size(config: Config, job: Scope) -> None:
     """Raises Refusal (TOO_LARGE, BAD_REQUEST) for a size that no body of this job may have."""
     if job.action is Action.REMOVE:
         if job.size:

@@ -9,10 +9,10 @@ from math import inf
 
 from safelight.election.bully import Epoch
 from safelight.node.work.balance import weight
-from safelight.node.work.fair_share import Place, Shares
+from safelight.node.work.fair_share import FairShares, Slot
 from safelight.wire.messages import Load, Problem, Refusal
 
-CRAWLERS = 4
+SLOW_BODIES = 4
 """So many times the images that a node takes may be there if all but those crawl, or are being answered; or as many as
 are needed for all users to have their shares.
 """
@@ -21,7 +21,7 @@ READERS = 2
 """The same for images that are being read: each costs some megabytes while its client reads slowly."""
 
 
-class LoadBook:
+class LoadTracker:
     """This node's own counters, and what the others last told of theirs."""
 
     def __init__(
@@ -45,8 +45,8 @@ class LoadBook:
         self._state, self._stands_back, self._degraded = state, stands_back, degraded
         self._freshness = freshness
         self._changed = changed
-        self._uploads = Shares(most, CRAWLERS * most, min_rate)
-        self._reads = Shares(most, READERS * most, min_rate)
+        self._uploads = FairShares(most, SLOW_BODIES * most, min_rate)
+        self._reads = FairShares(most, READERS * most, min_rate)
         self._started = time.monotonic()
         self._heard: dict[int, tuple[float, Load]] = {}
         self._use = use
@@ -58,7 +58,7 @@ class LoadBook:
         self.weight = 0
 
     @contextmanager
-    def work(self, user: str, size: int | None) -> Iterator[Place]:
+    def work(self, user: str, size: int | None) -> Iterator[Slot]:
         """Count one image as in work, and as done if nothing is raised. Whether it is taken is for `takes` to say."""
         with self._uploads.place(user) as place, self._in_flight(weight(size)):
             yield place
@@ -66,7 +66,7 @@ class LoadBook:
             self.bytes += size or 0
 
     @contextmanager
-    def reading(self, user: str) -> Iterator[Place]:
+    def reading(self, user: str) -> Iterator[Slot]:
         """Count one image as being read. Raises Refusal (BUSY)."""
         if not self._reads.takes(user):
             raise self._busy(self._reads, "is reading", user)
@@ -74,7 +74,7 @@ class LoadBook:
             yield place
 
     @contextmanager
-    def answering(self, user: str) -> Iterator[Place]:
+    def answering(self, user: str) -> Iterator[Slot]:
         """Count what is neither as in flight: a node that leaves finishes it."""
         with self._uploads.place(user, active=False) as place, self._in_flight(weight(0)):
             yield place
@@ -107,7 +107,7 @@ class LoadBook:
         """What to say to a user whose image is not taken now. It counts as waiting then."""
         return self._busy(self._uploads, "has in work", user)
 
-    def _busy(self, shares: Shares, what: str, user: str) -> Refusal:
+    def _busy(self, shares: FairShares, what: str, user: str) -> Refusal:
         shares.refused(user)
         many, own = shares.total, shares.held(user)
         return Refusal(

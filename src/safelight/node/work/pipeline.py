@@ -21,12 +21,12 @@ from safelight.encryption import Scheme, Sealer, open_, seal, sealed
 from safelight.encryption.stream import Bytes
 from safelight.imagetypes import HEAD, sniff
 from safelight.node.state.key_file import Keys
-from safelight.node.work.request_body import Body
+from safelight.node.work.request_body import RequestBody
 from safelight.vault.records import Image
 from safelight.vault.stores.base import StoreFull
-from safelight.vault.vault import Details, Draft, NameTaken, Overtaken, Vault
+from safelight.vault.vault import Draft, ImageMetadata, NameTaken, UploadConflict, Vault
 from safelight.wire.messages import Problem, Refusal
-from safelight.wire.tickets import Job
+from safelight.wire.tickets import Scope
 
 IN_MEMORY, SPOOLS_IN_MEMORY = 2 << 20, 64
 """Bytes that a spool keeps in memory, and how many may: a small image never touches the disk, but in a crowd."""
@@ -158,7 +158,7 @@ def _transformed(cipher: Sealer, batch: list[bytes]) -> list[Bytes]:
     return [piece for chunk in batch for piece in cipher.update(chunk)]
 
 
-class Workshop:
+class Pipeline:
     """Does what jobs ask for, for one node."""
 
     def __init__(self, config: Config, keys: Keys, wrapped: Callable[[str], object] = str) -> None:
@@ -176,7 +176,7 @@ class Workshop:
         return spool
 
     async def keep(
-        self, job: Job, body: Body, vault: Vault, original: str, modified: Decimal | None
+        self, job: Scope, body: RequestBody, vault: Vault, original: str, modified: Decimal | None
     ) -> tuple[Image, bytes]:
         """Seal the body into the vault. If this very upload succeeded before, compare it with what is kept.
 
@@ -194,7 +194,7 @@ class Workshop:
             header, details = await self._fill(small, job, body, original, modified)
             try:
                 image = await draft.commit(header, details)
-            except Overtaken:  # a small one, which did not look, meets the traces of a sweep
+            except UploadConflict:  # a small one, which did not look, meets the traces of a sweep
                 if not (blindly and small.whole()):
                     raise
                 again = await vault.begin(job.user, job.name, job.upload, enrolment=job.enrolment)
@@ -211,10 +211,10 @@ class Workshop:
             raise
 
     async def _fill(
-        self, draft: _Small, job: Job, body: Body, original: str, modified: Decimal | None
-    ) -> tuple[bytes, Details]:
+        self, draft: _Small, job: Scope, body: RequestBody, original: str, modified: Decimal | None
+    ) -> tuple[bytes, ImageMetadata]:
         """Put the sealed file of the body into the draft. Its header, and what else is to be known of it."""
-        sealer, seen = sealed.Sealer(job.user, self._keys.ring), _Seen()
+        sealer, seen = sealed.FileSealer(job.user, self._keys.ring), _Seen()
         self._wrapped(sealer.header.key_id)
         try:
             await _push(seen.of(body.chunks()), sealer, draft.write)
@@ -222,9 +222,11 @@ class Workshop:
         finally:
             del sealer  # an error keeps this frame alive for a while, and its buffers would stay with it
         image_type = sniff(seen.head)
-        return header, Details(seen.size, image_type.media_type if image_type else UNKNOWN_TYPE, original, modified)
+        return header, ImageMetadata(
+            seen.size, image_type.media_type if image_type else UNKNOWN_TYPE, original, modified
+        )
 
-    async def _compare(self, job: Job, body: Body, vault: Vault, image: Image) -> None:
+    async def _compare(self, job: Scope, body: RequestBody, vault: Vault, image: Image) -> None:
         """Raises NameTaken if the body is not the image."""
         digest, size = hashlib.sha256(), 0
         if job.size in (None, image.size):
@@ -234,7 +236,7 @@ class Workshop:
         if size != image.size or digest.digest() != await vault.digest(image):
             raise NameTaken("this upload id was used for another image: use a new one")
 
-    async def seal(self, job: Job, body: Body, spool: Spool) -> int:
+    async def seal(self, job: Scope, body: RequestBody, spool: Spool) -> int:
         """Put the sealed file of the body into the spool. The body's size in bytes. Raises Refusal."""
         if job.scheme is Scheme.SEALED:
             self._wrapped(self._keys.ring.current_id)
@@ -245,7 +247,7 @@ class Workshop:
             del sealer  # as above
         return seen.size
 
-    async def verify(self, job: Job, body: Body, spool: Spool) -> int:
+    async def verify(self, job: Scope, body: RequestBody, spool: Spool) -> int:
         """Put the sealed file as it came into the spool; when all of it has proved genuine, its image's size
         in bytes. Raises CannotOpen, Refusal.
 
@@ -265,7 +267,7 @@ class Workshop:
         finally:
             del opener  # as above
 
-    async def opened(self, job: Job, spool: Spool) -> AsyncGenerator[Bytes]:
+    async def opened(self, job: Scope, spool: Spool) -> AsyncGenerator[Bytes]:
         """The image in a sealed file. Raises CannotOpen."""
         opener = open_(job.scheme, job.user, self._keys.ring)
         async for chunk in spool.chunks():

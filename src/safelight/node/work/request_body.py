@@ -11,18 +11,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from safelight.node.work.fair_share import Place
+from safelight.node.work.fair_share import Slot
 from safelight.runtime.http import StreamReader
 from safelight.wire.messages import Problem, Refusal
 
 PACE = 1024
 """Bytes a second; who sends less than that while we wait is given up."""
 
-CRAWL = 1.0
+SLOW = 1.0
 """Seconds of waiting after which a body counts as crawling."""
 
 
-class Body:
+class RequestBody:
     """One body. Only the time counts that we wait for the client: who is held up by our disk is not slow."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Body:
         announced: int | None,
         limit: int,
         patience: float,
-        place: Place,
+        place: Slot,
     ) -> None:
         """`announced` and `limit` in bytes. `place` hears how fast it comes."""
         self._reader, self._announced, self._limit = reader, announced, limit
@@ -71,7 +71,7 @@ class Body:
         started = looked = time.monotonic()
         while True:
             try:
-                chunk = await self._within(min(CRAWL, started + self._patience - looked))
+                chunk = await self._within(min(SLOW, started + self._patience - looked))
             except TimeoutError:
                 now = time.monotonic()
                 if now - started >= self._patience:
@@ -94,7 +94,7 @@ class Body:
         self._came += came
         self._place.moved(waited, came)
         slow = self._came < PACE * self._waited
-        self._place.crawls(slow and self._waited >= CRAWL)
+        self._place.crawls(slow and self._waited >= SLOW)
         if self._waited < self._patience:
             return
         if slow:

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError
-from safelight.runtime.sendfile import File
+from safelight.runtime.sendfile import FileBody
 from safelight.sizes import human_size
 
 KEY = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*")
@@ -140,7 +140,7 @@ class Store(Protocol):
         Raises Missing, also half-way, if it is deleted meanwhile. To be closed (`aclose`) if not read to its end.
         """
 
-    def file(self, key: str) -> File | None:
+    def file(self, key: str) -> FileBody | None:
         """The same object as a file to pour from; None if it is none. Opening it raises Missing and StoreError."""
 
     def list(self, prefix: str) -> AsyncIterator[Entry]:
@@ -151,7 +151,7 @@ class Store(Protocol):
     async def delete(self, key: str) -> None:
         """Remove an object; durable when this returns. It is no error if there is none."""
 
-    async def settle(self, key: str) -> None:
+    async def ensure_durable(self, key: str) -> None:
         """Make sure that an object which was found is durable: its maker may still be about it. Raises BadObject if it
         is gone by now.
         """

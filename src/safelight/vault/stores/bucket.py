@@ -83,7 +83,7 @@ _FULL = {"QuotaExceeded", "AccountQuotaExceeded", "XMinioStorageFull", "XMinioAd
 _METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 
 
-class Bucket:
+class BucketStore:
     """A `Store` in a bucket, or below a prefix in it. A bad key is a ValueError."""
 
     def __init__(self, url: str, store: S3Store | GCSStore | AzureStore) -> None:
@@ -100,7 +100,7 @@ class Bucket:
         self._guard = _checked(key), data
 
     @classmethod
-    def open(cls, url: str) -> Bucket:
+    def open(cls, url: str) -> BucketStore:
         """`s3://bucket/prefix`, `gs://…` or `az://…`; the prefix may be left out. Asks nothing of the store yet.
 
         Credentials and endpoints come from the environment, as obstore reads it. Raises StoreError.
@@ -218,7 +218,7 @@ class Bucket:
         except Missing:
             pass
 
-    async def settle(self, key: str) -> None:
+    async def ensure_durable(self, key: str) -> None:
         """Nothing to do: an object store shows what is durable."""
         _checked(key)
 
@@ -358,7 +358,7 @@ class BucketBody:
     nobody could abort that any more.
     """
 
-    def __init__(self, bucket: Bucket, store: S3Store | GCSStore | AzureStore, key: str) -> None:
+    def __init__(self, bucket: BucketStore, store: S3Store | GCSStore | AzureStore, key: str) -> None:
         self._bucket = bucket
         self._key = key
         self._writer = obstore.open_writer_async(store, key, buffer_size=PART, max_concurrency=IN_FLIGHT)

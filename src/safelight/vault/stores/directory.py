@@ -3,8 +3,8 @@
 A file is written under a hidden name (`.<random>.part`, which is no key) in the directory that it is for, synced,
 and then *linked* to its own name: a link, unlike a rename, fails if the name is taken, and that is the arbiter of
 `create`. After the directory is synced, too, the object is durable. So whatever has a name is whole and on the
-disk; only the name itself may still be about to become durable (`settle`). A crash leaves a hidden file at most,
-which `tidy` removes.
+disk; only the name itself may not be durable yet (`ensure_durable`). A crash leaves a hidden file at most, which
+`tidy` removes.
 
 A file system without hard links (FAT, some network shares) is refused. The substitute in `durable.link_if_absent`,
 an empty file that takes the name first, would be an object that is not whole, for ever after a crash in that moment.
@@ -40,7 +40,7 @@ from typing import TypeVar
 from safelight.encryption.stream import Bytes
 from safelight.errors import reason
 from safelight.runtime.atomic_file import sync_directory
-from safelight.runtime.sendfile import File
+from safelight.runtime.sendfile import FileBody
 from safelight.vault.stores.base import KEY, MAX_SMALL, SPARE, BadObject, Entry, Missing, StoreError, StoreFull
 from safelight.vault.stores.beneath import Found, Root, Tree, state_of
 
@@ -74,7 +74,7 @@ _REMEDY = {
 _T = TypeVar("_T")
 
 
-class Directory:
+class DirectoryStore:
     """A `Store` in plain files, 0600 in directories 0700. No key may be another's beginning: `a` and `a/b`.
 
     Any number of processes may use one directory at the same time. The root has to be there: see `make`.
@@ -127,8 +127,8 @@ class Directory:
     async def get_many(self, keys: Sequence[str]) -> list[bytes]:
         return await self._run(self._files.get_many, [_checked(key) for key in keys])
 
-    async def body(self, key: str) -> _Body:
-        return _Body(_Part(self._files, _checked(key)), self._run, self._threads)
+    async def body(self, key: str) -> _DirectoryBody:
+        return _DirectoryBody(_Part(self._files, _checked(key)), self._run, self._threads)
 
     async def size(self, key: str) -> int:
         return await self._run(self._files.size, _checked(key))
@@ -143,7 +143,7 @@ class Directory:
         finally:
             self._threads.submit(reader.close)  # not awaited: so neither cancellation nor a slow disk is in the way
 
-    def file(self, key: str) -> File | None:
+    def file(self, key: str) -> FileBody | None:
         _checked(key)
 
         def open_it() -> int:
@@ -152,7 +152,7 @@ class Directory:
             except OSError as error:
                 raise _trouble(self._files.root.path, error) from error
 
-        return File(open_it, self._threads)
+        return FileBody(open_it, self._threads)
 
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
         if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
@@ -165,8 +165,8 @@ class Directory:
     async def delete(self, key: str) -> None:
         await self._run(self._files.delete, _checked(key))
 
-    async def settle(self, key: str) -> None:
-        await self._run(self._files.settle, _checked(key))
+    async def ensure_durable(self, key: str) -> None:
+        await self._run(self._files.ensure_durable, _checked(key))
 
     async def tidy(self) -> int:
         """Remove what crashes have left half-written; how many files that were. Raises StoreError.
@@ -198,7 +198,7 @@ def read_from(root: Path, key: str) -> bytes:
         raise _trouble(root, error) from error
 
 
-class _Body:
+class _DirectoryBody:
     """A `Body` that is a hidden file from its first mebibyte on."""
 
     def __init__(self, part: _Part, run: Callable[..., Awaitable[bool | None]], threads: ThreadPoolExecutor) -> None:
@@ -394,7 +394,7 @@ class _Files:
             if self._spent:
                 self._fill_reserve(tree)
 
-    def settle(self, key: str) -> None:
+    def ensure_durable(self, key: str) -> None:
         with self.root.opened() as tree:
             try:
                 directory = self.directory(tree, _parent(key))

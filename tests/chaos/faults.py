@@ -11,7 +11,7 @@ from safelight.node.state.crash_record import record_stop
 from tests.running import Running
 
 PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0)
-"""Seconds between two blows: none, within an election, longer than one. They are what a test does to the cluster;
+"""Seconds between two faults: none, within an election, longer than one. They are what a test does to the cluster;
 nothing is expected to happen within them."""
 
 FORGIVEN = 4
@@ -27,24 +27,24 @@ class Fate(Enum):
     DOWN = "down"
 
 
-Blows = dict[Fate, tuple[signal.Signals | None, ...]]
+Faults = dict[Fate, tuple[signal.Signals | None, ...]]
 
-ALL: Blows = {
+ALL: Faults = {
     Fate.UP: (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP),
     Fate.STARTING: (signal.SIGKILL, signal.SIGSTOP),
     Fate.SUSPENDED: (signal.SIGCONT, signal.SIGCONT, signal.SIGKILL),
     Fate.LEAVING: (signal.SIGKILL,),
     Fate.DOWN: (None,),  # it is started again
 }
-KILLS: Blows = {Fate.UP: (signal.SIGKILL,), Fate.STARTING: (signal.SIGKILL,), Fate.DOWN: (None,)}
+KILLS: Faults = {Fate.UP: (signal.SIGKILL,), Fate.STARTING: (signal.SIGKILL,), Fate.DOWN: (None,)}
 
 
 class Chaos:
     """Strikes one node after the other, and leaves one at least that can work: without any, uploads may fail."""
 
-    def __init__(self, cluster: Running, dice: random.Random, blows: Blows) -> None:
+    def __init__(self, cluster: Running, dice: random.Random, faults: Faults) -> None:
         self.kills = 0
-        self._blows = blows
+        self._blows = faults
         self._cluster = cluster
         self._dice = dice
         self._fates = dict.fromkeys(cluster.config.addresses, Fate.UP)

@@ -11,7 +11,7 @@ from aiohttp import web
 from yarl import URL
 
 from safelight.client.transport import offer_channel
-from safelight.client.transport.offer_channel import Lines
+from safelight.client.transport.offer_channel import OfferChannels
 from safelight.wire.messages import Grant, Offer
 from tests.running import GENEROUS
 
@@ -53,7 +53,7 @@ def test_a_line_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> No
         offer = Offer("alice", "0" * 32, "a.png", 1)
         async with aiohttp.ClientSession() as http:
             servers: Any = Deaf(http, f"http://127.0.0.1:{port}")
-            it = Lines(servers)
+            it = OfferChannels(servers)
             async with asyncio.timeout(GENEROUS):
                 while not it._lines:
                     await it.offer(1, offer, "Bearer x")

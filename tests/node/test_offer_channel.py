@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 
-from safelight.node.http.offer_channel import AT_ONCE, Lines
+from safelight.node.http.offer_channel import AT_ONCE, OfferChannels
 from tests.running import GENEROUS
 
 OFFER = msgspec.json.encode({"number": 1, "offer": {}})
@@ -37,7 +37,7 @@ def test_one_user_has_so_many_offers_in_work_over_however_many_lines() -> None:
                 in_work -= 1
             return web.Response(body=b"{}")
 
-        lines = Lines(answer, GENEROUS)
+        lines = OfferChannels(answer, GENEROUS)
 
         async def accept(request: web.Request) -> web.StreamResponse:
             return await lines.accept(request, request.query["user"])
@@ -76,7 +76,7 @@ def test_lines_that_break_off_with_an_offer_give_its_place_back() -> None:
         async def answer(request: web.Request, offer: bytes) -> web.StreamResponse:
             return web.Response(body=b"{}")
 
-        lines = Lines(answer, GENEROUS)
+        lines = OfferChannels(answer, GENEROUS)
 
         async def accept(request: web.Request) -> web.StreamResponse:
             return await lines.accept(request, "alice")

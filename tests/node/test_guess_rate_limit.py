@@ -18,13 +18,13 @@ import pytest
 from safelight.cli.admin import users as admin
 from safelight.config import Address, Config
 from safelight.encryption.keys import Keyring
-from safelight.node.http.guess_rate_limit import ADDRESSES, BURST, RATE, Guesses
-from safelight.node.state.token_index import Claims
+from safelight.node.http.guess_rate_limit import ADDRESSES, BURST, RATE, GuessRateLimit
+from safelight.node.state.token_index import TokenIndex
 from safelight.vault.records import TOKENS, Records
 from safelight.vault.stores.base import Entry
 from safelight.vault.vault import Vault
 from safelight.wire.messages import Problem, fingerprint
-from tests.node.rude import Line, ask, enrolled, image, line, refused
+from tests.node.raw_http import Line, ask, enrolled, image, line, refused
 from tests.running import GENEROUS, SETTLED, Running, running
 
 
@@ -162,7 +162,7 @@ class Listed:
 
 def test_one_listing_serves_all_who_wait() -> None:
     vault = Listed()
-    claims = Claims(lambda: cast(Vault, vault))
+    claims = TokenIndex(lambda: cast(Vault, vault))
 
     async def go() -> None:
         for _ in range(2):
@@ -204,7 +204,7 @@ def test_what_is_no_token_is_refused_without_a_look(cluster: Running, node: Addr
 
 
 def test_addresses_are_counted_apart_and_forgotten() -> None:
-    guesses = Guesses()
+    guesses = GuessRateLimit()
     assert sum(guesses.take("a", 0.0) for _ in range(1000)) == BURST
     assert guesses.take("b", 0.0)
     assert not guesses.take("a", 0.5 / RATE)

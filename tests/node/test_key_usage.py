@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from safelight.node.state.data_directory import create_cluster
-from safelight.node.state.key_usage import BLOCK, LIMIT, Usage, Uses
+from safelight.node.state.key_usage import BLOCK, LIMIT, KeyUsage, Uses
 from tests.cli.commandline import safelight
 from tests.mission.support import seal, status_of
 from tests.running import eventually, running_as
@@ -29,7 +29,7 @@ KEY, OTHER = "0" * 16, "1" * 16
 )
 def test_what_is_written_is_never_less_than_what_was_done(uses: list[tuple[bool, str]], begin: int, ahead: int) -> None:
     written = [msgspec.json.encode({KEY: Uses(begin, ahead)})]
-    usage = Usage(msgspec.json.decode(written[0], type=dict[str, Uses]), 3, written.append)
+    usage = KeyUsage(msgspec.json.decode(written[0], type=dict[str, Uses]), 3, written.append)
     done = {KEY: [begin, ahead], OTHER: [0, 0]}
     for record, key in uses:
         (usage.record if record else usage.wrap)(key)
@@ -45,7 +45,7 @@ def test_what_is_written_is_never_less_than_what_was_done(uses: list[tuple[bool,
 
 def test_it_is_written_once_in_a_block() -> None:
     written: list[bytes] = []
-    usage = Usage({}, 1, written.append)
+    usage = KeyUsage({}, 1, written.append)
     for _ in range(2 * BLOCK):
         usage.record(KEY)
         usage.wrap(KEY)
@@ -56,7 +56,7 @@ def test_it_is_written_once_in_a_block() -> None:
 def test_it_advises_at_half_of_a_nodes_share_and_again_near_its_end_and_says_each_once(nodes: int) -> None:
     share = LIMIT // nodes
     for use in ("records", "wraps"):
-        usage = Usage({KEY: Uses(**{use: share // 2 - 1})}, nodes, lambda _: None)
+        usage = KeyUsage({KEY: Uses(**{use: share // 2 - 1})}, nodes, lambda _: None)
         assert usage.advice(KEY) == usage.due(KEY) == ""
         for _ in range(2):
             usage.record(KEY)
@@ -64,7 +64,7 @@ def test_it_advises_at_half_of_a_nodes_share_and_again_near_its_end_and_says_eac
         assert "run `safelight keys rotate` soon" in usage.due(KEY)
         assert usage.due(KEY) == ""
         assert usage.advice(OTHER) == ""
-        late = Usage({KEY: Uses(**{use: share})}, nodes, lambda _: None)
+        late = KeyUsage({KEY: Uses(**{use: share})}, nodes, lambda _: None)
         assert "run `safelight keys rotate` now" in late.due(KEY)
 
 
@@ -72,7 +72,7 @@ def test_it_advises_at_half_of_a_nodes_share_and_again_near_its_end_and_says_eac
 def test_a_node_near_its_bound_says_so_in_its_log_and_in_status_until_the_key_is_rotated(
     tmp_path: Path, photograph: Path
 ) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     key = create_cluster(config.data_dir).current_id
     file = config.data_dir / "usage-1.json"
     file.write_text(json.dumps({key: {"records": LIMIT // 2, "wraps": 3}}))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from safelight.node.state.outage_log import CALM, MOST, Outages
+from safelight.node.state.outage_log import CALM, MOST, OutageLog
 from safelight.vault.stores.base import BadObject, StoreError
-from tests.node.rude import ask, enrolled, token
+from tests.node.raw_http import ask, enrolled, token
 from tests.running import SETTLED, running
 
 AGAIN = "the vault can be used again"
@@ -20,7 +20,7 @@ class Log:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.now = 1000.0
-        self.outages = Outages(self.lines.append, clock=lambda: self.now)
+        self.outages = OutageLog(self.lines.append, clock=lambda: self.now)
 
     def fail(self, message: str = "no", *, changes: bool = True) -> None:
         self.outages.failed(StoreError(message), changes=changes)

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from safelight.encryption.keys import Keyring
-from safelight.local.cluster import throwaway
+from safelight.local.cluster import ephemeral_config
 from safelight.node.state import vault_handle
 from safelight.node.state.data_directory import load_keyring
-from safelight.node.state.vault_handle import Keeper
+from safelight.node.state.vault_handle import VaultHandle
 from tests.running import GENEROUS
 
 
 def test_a_look_at_the_vault_that_ends_in_anything_unexpected_is_trouble_until_one_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = throwaway(tmp_path, 1)
+    config = ephemeral_config(tmp_path, 1)
     keyring = load_keyring(config.data_dir, create=True)
     monkeypatch.setattr(vault_handle, "LOOK", 0.05)
 
@@ -27,7 +27,7 @@ def test_a_look_at_the_vault_that_ends_in_anything_unexpected_is_trouble_until_o
 
     async def go() -> None:
         reasons = asyncio.Queue[str]()
-        it = Keeper(
+        it = VaultHandle(
             config,
             1,
             lambda: keyring,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.files.atomic_output import CannotWrite, DiskFull, NameTaken, reserve, sweep
+from safelight.client.files.atomic_output import CannotWrite, DiskFull, OutputExists, reserve, sweep
 from safelight.names import counted, encrypted_name
 from tests.accounts import ordinary_account
 
@@ -103,7 +103,7 @@ def test_a_file_that_another_program_made_meanwhile_stays_as_it_is(
         monkeypatch.setattr(os, "link", refuse_to_link)
     with reserve(tmp_path, seconds_from_now()) as reservation:
         (tmp_path / NAME).write_bytes(b"theirs")
-        with pytest.raises(NameTaken, match="another program made"):
+        with pytest.raises(OutputExists, match="another program made"):
             reservation.commit()
     assert (tmp_path / NAME).read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == [NAME]

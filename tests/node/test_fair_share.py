@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safelight.node.work.fair_share import WAITING, WINDOW, Place, Shares
+from safelight.node.work.fair_share import WAITING, WINDOW, FairShares, Slot
 from safelight.wire.messages import Problem, Refusal
 
 MOST, HARD, RATE = 8, 16, 1000.0
@@ -19,19 +19,19 @@ class Desk:
 
     def __init__(self, stack: ExitStack) -> None:
         self.now = 0.0
-        self.it = Shares(MOST, HARD, RATE, clock=lambda: self.now)
+        self.it = FairShares(MOST, HARD, RATE, clock=lambda: self.now)
         self._stack = stack
 
-    def take(self, user: str, *, active: bool = True) -> Place:
+    def take(self, user: str, *, active: bool = True) -> Slot:
         return self._stack.enter_context(self.it.place(user, active=active))
 
-    def ask(self, user: str) -> Place | None:
+    def ask(self, user: str) -> Slot | None:
         if self.it.takes(user):
             return self.take(user)
         self.it.refused(user)
         return None
 
-    def many(self, user: str) -> list[Place]:
+    def many(self, user: str) -> list[Slot]:
         """As many as the user gets."""
         places = []
         while place := self.ask(user):
@@ -39,7 +39,7 @@ class Desk:
         return places
 
 
-def closed(place: Place) -> bool:
+def closed(place: Slot) -> bool:
     try:
         place.moved(0.0, 0)
     except Refusal as refusal:
@@ -149,7 +149,7 @@ def test_who_was_refused_has_a_share_kept_for_a_while() -> None:
 def test_whatever_happens_the_utmost_holds_and_a_user_without_a_place_gets_one(steps: list[tuple[str, str]]) -> None:
     with ExitStack() as everything:
         desk = Desk(everything)
-        held: list[tuple[Place, ExitStack]] = []
+        held: list[tuple[Slot, ExitStack]] = []
         for user, step in steps:
             own = [each for each in held if each[0].user == user]
             match step:

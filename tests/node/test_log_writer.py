@@ -16,11 +16,11 @@ from typing import TextIO
 import pytest
 
 from safelight.config import Config
-from safelight.local.cluster import environment, throwaway
+from safelight.local.cluster import environment, ephemeral_config
 from safelight.node.state import log_writer
-from safelight.node.state.log_writer import Journal
+from safelight.node.state.log_writer import LogWriter
 from tests.mission.support import status_of, wait_until_all_follow
-from tests.node.rude import ask, enrolled, image, new_image
+from tests.node.raw_http import ask, enrolled, image, new_image
 from tests.running import GENEROUS, eventually
 
 
@@ -34,7 +34,7 @@ def pipe() -> Iterator[tuple[TextIO, TextIO]]:
 
 def test_all_lines_come_in_order(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
-    book = Journal(writer, "Node 1: ")
+    book = LogWriter(writer, "Node 1: ")
     book.say("first")
     assert reader.readline() == "Node 1: first\n"  # at once, although nothing follows
     for number in range(log_writer.CAPACITY // 2):
@@ -45,7 +45,7 @@ def test_all_lines_come_in_order(pipe: tuple[TextIO, TextIO]) -> None:
 
 def test_lines_that_nobody_reads_hold_nobody_up_and_are_counted(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
-    book = Journal(writer)
+    book = LogWriter(writer)
     said = 3 * log_writer.CAPACITY
     for number in range(said):
         book.say(f"line {number}")
@@ -63,7 +63,7 @@ def test_lines_that_nobody_reads_hold_nobody_up_and_are_counted(pipe: tuple[Text
 
 def test_the_last_lines_are_still_written(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
-    book = Journal(writer)
+    book = LogWriter(writer)
     for number in range(100):
         book.say(f"line {number}")
     book.close(GENEROUS)
@@ -74,7 +74,7 @@ def test_the_last_lines_are_still_written(pipe: tuple[TextIO, TextIO]) -> None:
 def test_a_reader_that_has_gone_away_is_no_error(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
     reader.close()
-    book = Journal(writer)
+    book = LogWriter(writer)
     for number in range(2 * log_writer.CAPACITY):
         book.say(f"line {number}")
     book.close(GENEROUS)
@@ -83,7 +83,7 @@ def test_a_reader_that_has_gone_away_is_no_error(pipe: tuple[TextIO, TextIO]) ->
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
 def test_a_full_disk_is_no_error() -> None:
     with open("/dev/full", "w", encoding="utf-8", buffering=1) as full:
-        book = Journal(full)
+        book = LogWriter(full)
         book.say("nobody will read this")
         book.close(GENEROUS)
 
@@ -91,7 +91,7 @@ def test_a_full_disk_is_no_error() -> None:
 def test_a_terminal_that_must_not_be_waited_for_gets_all_lines(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
     os.set_blocking(writer.fileno(), False)
-    book = Journal(writer)
+    book = LogWriter(writer)
     for number in range(log_writer.CAPACITY):
         book.say(f"line {number}")
     assert [reader.readline() for _ in range(log_writer.CAPACITY)] == [
@@ -100,7 +100,7 @@ def test_a_terminal_that_must_not_be_waited_for_gets_all_lines(pipe: tuple[TextI
 
 
 def test_a_process_without_standard_output_says_nothing() -> None:
-    book = Journal(None)
+    book = LogWriter(None)
     book.say("nobody will read this")
     book.close(GENEROUS)
 
@@ -108,7 +108,7 @@ def test_a_process_without_standard_output_says_nothing() -> None:
 def test_errors_are_logged_through_it(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
     logger = logging.Logger("of this test")
-    logger.addHandler(Journal(writer).handler())
+    logger.addHandler(LogWriter(writer).handler())
     logger.error("it failed: %s", "badly")
     assert reader.readline() == "it failed: badly\n"
 
@@ -119,7 +119,7 @@ def test_errors_are_logged_through_it(pipe: tuple[TextIO, TextIO]) -> None:
 @contextmanager
 def two_nodes(directory: Path) -> Iterator[tuple[Config, dict[int, subprocess.Popen[bytes]]]]:
     """Two nodes whose output is in pipes that nobody reads yet; node 2 leads."""
-    config = throwaway(directory, 2, heartbeat=0.5)
+    config = ephemeral_config(directory, 2, heartbeat=0.5)
     nodes = {
         node: subprocess.Popen(
             [sys.executable, "-m", "safelight", "server", str(node)],

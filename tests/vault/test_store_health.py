@@ -14,23 +14,25 @@ from typing import Any
 
 import pytest
 
-from safelight.runtime.sendfile import pour
-from safelight.vault.monitored_store import Monitored
+from safelight.runtime.sendfile import sendfile
+from safelight.vault.monitored_store import MonitoredStore
 from safelight.vault.records import IDENTITY, PROBES
-from safelight.vault.store_health import FAILING, HANG, RECENT, SUSPICIOUS, Health, Kind
+from safelight.vault.store_health import FAILING, HANG, RECENT, SUSPICIOUS, CallKind, StoreHealth
 from safelight.vault.stores.base import Missing, StoreError, StoreFull
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.directory import DirectoryStore
 from tests.running import GENEROUS
 
 
-def call(health: Health, now: float, why: str = "", *, kind: Kind = Kind.READ, probe: bool = False) -> None:
+def call(
+    health: StoreHealth, now: float, why: str = "", *, kind: CallKind = CallKind.READ, probe: bool = False
+) -> None:
     """A call that is answered at once."""
     health.begun(kind, now)
     health.answered(kind, now, why, probe=probe)
 
 
 def test_one_failure_is_a_suspicion_and_a_row_of_them_a_reason_until_a_success() -> None:
-    health = Health()
+    health = StoreHealth()
     call(health, 0.0, "EIO")
     assert (health.reason(100.0), health.suspicion(100.0)) == ("", "EIO")
     call(health, FAILING / 2, "EIO")
@@ -41,18 +43,18 @@ def test_one_failure_is_a_suspicion_and_a_row_of_them_a_reason_until_a_success()
     assert (health.reason(FAILING + 1), health.suspicion(FAILING + 1)) == ("", "")
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_success_of_another_kind_proves_nothing(kind: Kind) -> None:
-    health = Health()
+@pytest.mark.parametrize("kind", list(CallKind))
+def test_success_of_another_kind_proves_nothing(kind: CallKind) -> None:
+    health = StoreHealth()
     for tenth in range(20):
-        for each in Kind:
+        for each in CallKind:
             call(health, tenth / 10, "EIO" if each is kind else "", kind=each)
     assert health.reason(2.0) == "EIO"
-    assert (health.suspicion(2.0), Health().suspicion(2.0)) == ("EIO", "")
+    assert (health.suspicion(2.0), StoreHealth().suspicion(2.0)) == ("EIO", "")
 
 
 def test_a_probes_success_does_not_outweigh_real_calls_that_fail_at_the_same_time() -> None:
-    health = Health()
+    health = StoreHealth()
     for second in range(3):
         call(health, second, "EIO")
         call(health, second + 0.5, probe=True)
@@ -62,29 +64,29 @@ def test_a_probes_success_does_not_outweigh_real_calls_that_fail_at_the_same_tim
 
 
 def test_a_call_that_waits_while_none_is_answered_is_a_hang_also_if_its_caller_has_gone() -> None:
-    health = Health()
-    health.begun(Kind.COMMIT, 0.0)
+    health = StoreHealth()
+    health.begun(CallKind.COMMIT, 0.0)
     assert health.suspicion(SUSPICIOUS) != ""
     assert health.reason(HANG - 0.1) == ""
-    health.dropped(Kind.COMMIT, 0.5)
+    health.dropped(CallKind.COMMIT, 0.5)
     for tenth in range(31):  # what is read in between tells nothing of what is written
         call(health, tenth / 10)
     assert "answered nothing for 3 s" in health.reason(HANG)
-    call(health, HANG, kind=Kind.COMMIT, probe=True)
+    call(health, HANG, kind=CallKind.COMMIT, probe=True)
     assert (health.reason(HANG), health.suspicion(HANG)) == ("", "")
 
 
 def test_one_slow_call_is_no_hang_as_long_as_others_are_answered() -> None:
-    health = Health()
-    health.begun(Kind.COMMIT, 0.0)  # a gigabyte is synced
+    health = StoreHealth()
+    health.begun(CallKind.COMMIT, 0.0)  # a gigabyte is synced
     for second in range(60):
-        call(health, second, kind=Kind.COMMIT, probe=True)
+        call(health, second, kind=CallKind.COMMIT, probe=True)
         assert health.reason(second + 0.9) == ""
 
 
-@pytest.mark.parametrize("kind", [Kind.READ, Kind.BODY])
-def test_a_probe_that_may_read_from_memory_does_not_end_a_real_reads_wait(kind: Kind) -> None:
-    health = Health()
+@pytest.mark.parametrize("kind", [CallKind.READ, CallKind.BODY])
+def test_a_probe_that_may_read_from_memory_does_not_end_a_real_reads_wait(kind: CallKind) -> None:
+    health = StoreHealth()
     health.begun(kind, 0.0)
     for tenth in range(10, 30):
         call(health, tenth / 10, kind=kind, probe=True)
@@ -93,9 +95,9 @@ def test_a_probe_that_may_read_from_memory_does_not_end_a_real_reads_wait(kind: 
     assert (health.reason(HANG), health.suspicion(HANG)) == ("", "")
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_a_caller_that_goes_early_leaves_a_question_for_a_probe_and_no_trouble(kind: Kind) -> None:
-    health = Health()
+@pytest.mark.parametrize("kind", list(CallKind))
+def test_a_caller_that_goes_early_leaves_a_question_for_a_probe_and_no_trouble(kind: CallKind) -> None:
+    health = StoreHealth()
     health.begun(kind, 0.0)
     assert not health.unknown
     health.dropped(kind, 0.1)
@@ -106,21 +108,21 @@ def test_a_caller_that_goes_early_leaves_a_question_for_a_probe_and_no_trouble(k
 
 
 def test_callers_that_give_up_bodies_one_after_the_other_are_a_row_of_failures_though_the_probes_succeed() -> None:
-    health = Health()
+    health = StoreHealth()
     for start in (0.0, 3.0):
-        health.begun(Kind.BODY, start)
-        health.dropped(Kind.BODY, start + 2)
+        health.begun(CallKind.BODY, start)
+        health.dropped(CallKind.BODY, start + 2)
         for tenth in (21, 26):
-            call(health, start + tenth / 10, kind=Kind.BODY, probe=True)
+            call(health, start + tenth / 10, kind=CallKind.BODY, probe=True)
     assert "slow to answer" in health.reason(5.6)
-    call(health, 5.0 + RECENT, kind=Kind.BODY, probe=True)
+    call(health, 5.0 + RECENT, kind=CallKind.BODY, probe=True)
     assert (health.reason(1e9), health.suspicion(1e9)) == ("", "")
 
 
 # -- a store that is monitored --
 
 
-class Broken(Directory):
+class Broken(DirectoryStore):
     """Raises what it was given, or hangs, in `create`."""
 
     raises: Exception | None = None
@@ -134,13 +136,13 @@ class Broken(Directory):
         return await super().create(key, data, reserve=reserve)
 
 
-def in_store(path: Path, test: Callable[[Broken, Health, Monitored], Coroutine[Any, Any, None]]) -> None:
-    store, health = Broken(path), Health()
-    asyncio.run(test(store, health, Monitored(store, health)))
+def in_store(path: Path, test: Callable[[Broken, StoreHealth, MonitoredStore], Coroutine[Any, Any, None]]) -> None:
+    store, health = Broken(path), StoreHealth()
+    asyncio.run(test(store, health, MonitoredStore(store, health)))
 
 
 def test_errors_of_the_store_count_and_what_else_is_raised_does_not(tmp_path: Path) -> None:
-    async def test(store: Broken, health: Health, monitored: Monitored) -> None:
+    async def test(store: Broken, health: StoreHealth, monitored: MonitoredStore) -> None:
         with pytest.raises(Missing):
             await monitored.get("records/a/b.1")
         store.raises = StoreFull("no room")
@@ -164,7 +166,7 @@ def test_errors_of_the_store_count_and_what_else_is_raised_does_not(tmp_path: Pa
 
 
 def test_a_probe_finds_out_and_leaves_nothing(tmp_path: Path) -> None:
-    async def test(store: Broken, health: Health, monitored: Monitored) -> None:
+    async def test(store: Broken, health: StoreHealth, monitored: MonitoredStore) -> None:
         await store.create(IDENTITY, b"{}")
         await store.create(f"{PROBES}3", b"left by a crash")
         store.raises = StoreError("EIO")
@@ -191,7 +193,7 @@ def fails_with(number: int) -> Callable[..., int]:
     return sendfile
 
 
-async def poured(monitored: Monitored) -> None:
+async def poured(monitored: MonitoredStore) -> None:
     """Pour a body into a connection from which nobody reads; what goes wrong is for its other side to see."""
     here, there = socket.socketpair()
     here.setblocking(False)
@@ -201,7 +203,7 @@ async def poured(monitored: Monitored) -> None:
     try:
         await file.open()
         assert (await file.beginning(10))[0] == 1 << 20
-        await pour(transport, file, 10, 1 << 20, patience=0.1)
+        await sendfile(transport, file, 10, 1 << 20, patience=0.1)
     except (OSError, StoreError):
         pass
     finally:
@@ -214,7 +216,7 @@ async def poured(monitored: Monitored) -> None:
 def test_the_disks_errors_in_a_pour_count_and_the_connections_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, suspected: bool
 ) -> None:
-    async def test(store: Broken, health: Health, monitored: Monitored) -> None:
+    async def test(store: Broken, health: StoreHealth, monitored: MonitoredStore) -> None:
         body = await monitored.body("bodies/a/b")
         await body.write([bytes(1 << 20)])
         await body.publish("records/a/b.1", b"")
@@ -232,7 +234,7 @@ def test_the_disks_errors_in_a_pour_count_and_the_connections_do_not(
 
 
 def test_a_client_that_does_not_read_is_no_trouble_of_the_store(tmp_path: Path) -> None:
-    async def test(store: Broken, health: Health, monitored: Monitored) -> None:
+    async def test(store: Broken, health: StoreHealth, monitored: MonitoredStore) -> None:
         body = await monitored.body("bodies/a/b")
         await body.write([bytes(1 << 20)])
         await body.publish("records/a/b.1", b"")
@@ -255,7 +257,7 @@ def test_a_step_of_a_pour_that_hangs_is_a_hang_whatever_else_is_answered(
         assert end.wait(GENEROUS)
         return sendfile(connection, file, offset, count)
 
-    async def test(store: Broken, health: Health, monitored: Monitored) -> None:
+    async def test(store: Broken, health: StoreHealth, monitored: MonitoredStore) -> None:
         body = await monitored.body("bodies/a/b")
         await body.write([bytes(1 << 20)])
         await body.publish("records/a/b.1", b"")
