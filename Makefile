@@ -48,8 +48,8 @@ docs: .venv/installed-docs ## build the documentation into site/; a broken link 
 
 lock: .venv/installed-dev ## resolve requirements*.lock again from pyproject.toml
 	$(PIP) -r requirements-lock.lock
-	$(RESOLVE) pyproject.toml -o requirements.lock
-	$(RESOLVE) pyproject.toml --group dev -o requirements-dev.lock
+	$(RESOLVE) pyproject.toml --all-extras -o requirements.lock
+	$(RESOLVE) pyproject.toml --all-extras --group dev -o requirements-dev.lock
 	$(RESOLVE) --group build -o requirements-build.lock
 	$(RESOLVE) --group lock -o requirements-lock.lock
 	$(RESOLVE) --group docs --constraint requirements-dev.lock -o requirements-docs.lock

@@ -61,10 +61,13 @@ def test_every_line_of_a_lock_has_a_version_and_hashes(lock: str) -> None:
 def test_each_lock_has_what_pyproject_asks_for_and_all_have_the_same_versions() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = project["dependency-groups"]
+    extras = project["project"]["optional-dependencies"]
+    assert {*extras} == {"bucket", "page"}
+    needed = [*project["project"]["dependencies"], *(each for extra in extras.values() for each in extra)]
     assert {*GROUPS} == LOCKS
     every: dict[str, str] = {}
     for lock, group in GROUPS.items():
-        wanted = groups[group] if group else project["project"]["dependencies"]
+        wanted = groups[group] if group else needed
         names = {re.split(r"[\[>=<; ]", each)[0].lower().replace("_", "-") for each in wanted if isinstance(each, str)}
         found = locked(lock)
         assert names <= {*found}, lock

@@ -12,3 +12,8 @@ class SafelightError(Exception):
 def reason(error: OSError) -> str:
     """What the operating system says, for the middle of a line."""
     return (error.strerror or str(error)).lower()
+
+
+def missing_extra(extra: str, purpose: str) -> str:
+    """The message of an error: `purpose` needs an extra of this package that is not installed."""
+    return f"{purpose} needs a package that is not installed: run pip install 'safelight[{extra}]'"

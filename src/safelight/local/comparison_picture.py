@@ -1,7 +1,8 @@
 """One picture of one image's way: original, ciphertext and decrypted side by side, a histogram under each.
 
 Pure: bytes in, a Pillow image out. Nothing in it is decoration that poses as data. Each pixel of the ciphertext's
-panel is three bytes of the sealed file, and all histograms have one scale.
+panel is three bytes of the sealed file, and all histograms have one scale. Importing this module raises
+`SafelightError` where Pillow is not installed.
 """
 
 import hashlib
@@ -9,9 +10,14 @@ import io
 import math
 from collections.abc import Sequence
 
-from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+from safelight.errors import SafelightError, missing_extra
 
-from safelight.errors import SafelightError
+try:
+    from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+except ModuleNotFoundError as error:
+    if error.name != "PIL":
+        raise
+    raise SafelightError(missing_extra("page", "drawing the picture")) from None
 
 WIDTH, MARGIN, GAP = 1500, 44, 28  # pixels, as all sizes here
 PANEL = (WIDTH - 2 * MARGIN - 2 * GAP) // 3

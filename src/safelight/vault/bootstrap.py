@@ -19,7 +19,7 @@ import msgspec
 from safelight.config import Config
 from safelight.decoding import Malformed, decode
 from safelight.encryption.keys import Keyring
-from safelight.errors import SafelightError, reason
+from safelight.errors import SafelightError, missing_extra, reason
 from safelight.runtime import atomic_file
 from safelight.vault.chain import Chains, key_of
 from safelight.vault.records import BODIES, RECORDS, TOKENS, USERS
@@ -168,8 +168,12 @@ async def _store_of(config: Config, *, begin: bool) -> Store:
     """The store at the vault's address. With `begin` it may be new."""
     url, directory = url_of(config), directory_of(config)
     if directory is None:
-        from safelight.vault.stores.bucket import BucketStore  # a large library, for those who have a bucket
-
+        try:
+            from safelight.vault.stores.bucket import BucketStore  # its library is large, and an extra
+        except ModuleNotFoundError as error:
+            if error.name != "obstore":
+                raise
+            raise CannotUseVault(missing_extra("bucket", f"the vault {url}")) from None
         return BucketStore.open(url)
     if begin:
         if not directory.parent.is_dir():
