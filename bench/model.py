@@ -2,7 +2,7 @@
 
 A discrete-event model of 3 to 100 nodes under three ways to share work: the leader does all; the leader assigns each
 image to the node with the least to do, by the very rule that nodes run (`safelight.node.work.balance`); clients choose
-a node by chance and ask nobody. It is fed with costs measured by `bench.costs`, and seeded: it says the same each time.
+a node at random. It is fed with costs measured by `bench.costs`, and seeded: its result is the same each time.
 
 What it assumes: each node has one core of its own, and nothing else limits anybody, neither network nor disk. A message
 takes `LATENCY`. Small messages (offers, grants, reports) go before images, and images of one node are worked on one
@@ -239,7 +239,7 @@ def row(mix: str, nodes: int, found: dict[str, Result]) -> str:
 
 HEAD = (
     "| images | nodes | leader: images/s | p99 wait | least-loaded: images/s | p99 wait | leader's core, on messages "
-    "| by chance: images/s | p99 wait |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+    "| random node: images/s | p99 wait |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
 )
 
 
