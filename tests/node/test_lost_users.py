@@ -100,7 +100,7 @@ def test_images_and_users_from_before_enrolment_ids_stay_readable_and_are_nobody
         opened = await open_vault(config, lambda: ring)
         assert opened is not None
         for chain in (opened.records.user("alice"), opened.records.chain("alice", "a.png")):
-            record, number = await opened.look(chain)
+            record, number = await opened.latest(chain)
             assert number == 1
             assert record is not None
             field = "owner" if isinstance(record, Image) else "id"

@@ -39,7 +39,7 @@ def test_a_look_at_the_vault_that_ends_in_anything_unexpected_is_trouble_until_o
         async with asyncio.timeout(GENEROUS):
             await it.start()
             with monkeypatch.context() as patch:
-                patch.setattr(vault_handle, "trouble_with", fails)
+                patch.setattr(vault_handle, "fault_in", fails)
                 while "can't start new thread" not in await reasons.get():
                     pass
             while await reasons.get():

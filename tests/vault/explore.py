@@ -230,19 +230,19 @@ class Actor(NamedTuple):
     content: bytes = b""
 
 
-async def _write(vault: Vault, actor: Actor, *, blindly: bool = False) -> str:
+async def _write(vault: Vault, actor: Actor, *, skip_lookup: bool = False) -> str:
     """As a node does: what `begin` finds is compared with what comes in; who is overtaken begins again, once."""
     for _ in range(2):
         try:
-            draft = await vault.begin(USER, NAME, actor.upload, blindly=blindly)
+            draft = await vault.begin(USER, NAME, actor.upload, skip_lookup=skip_lookup)
             if isinstance(draft, Image):
                 same = await vault.digest(draft) == hashlib.sha256(actor.content).digest()
                 return "image" if same else "taken"
             random = _Random(draft.key)
             sealer = FileSealer(USER, vault.keyring(), random=random)
             await draft.write([*sealer.update(actor.content), sealer.finish()])
-            details = ImageMetadata(len(actor.content), "image/png", NAME, None)
-            await draft.commit(sealer.header.encode(), details)
+            metadata = ImageMetadata(len(actor.content), "image/png", NAME, None)
+            await draft.commit(sealer.header.encode(), metadata)
             return "image"
         except NameTaken:
             return "taken"
@@ -254,9 +254,9 @@ async def _write(vault: Vault, actor: Actor, *, blindly: bool = False) -> str:
     return "overtaken"
 
 
-async def _write_blindly(vault: Vault, actor: Actor) -> str:
+async def _write_without_lookup(vault: Vault, actor: Actor) -> str:
     """As a node does with what is small."""
-    return await _write(vault, actor, blindly=True)
+    return await _write(vault, actor, skip_lookup=True)
 
 
 async def _remove(vault: Vault, actor: Actor) -> str:
@@ -324,7 +324,7 @@ class Cast(NamedTuple):
 
 def blind(cast: Cast) -> Cast:
     """The same, but that whoever writes does not look first."""
-    blinded = (each._replace(play=_write_blindly) if each.play is _write else each for each in cast.actors)
+    blinded = (each._replace(play=_write_without_lookup) if each.play is _write else each for each in cast.actors)
     return cast._replace(actors=tuple(blinded))
 
 
@@ -635,7 +635,9 @@ def _again(actor: Actor) -> Actor:
 
 def main() -> None:
     print(f"{'who meets':55}{'states':>10}{'longest':>9}  interleavings")
-    for name, cast in (CASTS | {f"{name} (blindly)": blind(cast) for name, cast in CASTS.items()} | LARGE).items():
+    for name, cast in (
+        CASTS | {f"{name} (without lookup)": blind(cast) for name, cast in CASTS.items()} | LARGE
+    ).items():
         states, interleavings, steps = Explorer(cast).explore()
         print(f"{name:55}{states:>10,}{steps:>9}  {interleavings:,}", flush=True)
 

@@ -654,7 +654,7 @@ def test_a_taken_key_is_durable_when_that_is_said(root: Path) -> None:
 def test_what_was_found_is_durable_when_it_is_settled(root: Path) -> None:
     (root / "records" / "u").mkdir(parents=True)
     (root / "records" / "u" / "a").write_bytes(b"by another process, which has not synced the directory yet")
-    calls = disk_work(root, "await store.settle('records/u/a')")
+    calls = disk_work(root, "await store.ensure_durable('records/u/a')")
     assert calls == ["fsync .", "fsync records", "fsync records/u", "returned"]
 
 

@@ -60,7 +60,7 @@ class Bug(NamedTuple):
 async def sweeps_without_aborted(vault: Vault, body: str) -> bool:
     aim = target_generation(body)
     assert aim
-    record, _ = await vault.look(aim[0])
+    record, _ = await vault.latest(aim[0])
     if not isinstance(record, Image) or record.body != body:
         await vault.store.delete(body)
     return True
@@ -69,7 +69,7 @@ async def sweeps_without_aborted(vault: Vault, body: str) -> bool:
 async def sweeps_whatever_lost(vault: Vault, body: str) -> bool:
     aim = target_generation(body)
     assert aim
-    record, latest = await vault.look(aim[0])
+    record, latest = await vault.latest(aim[0])
     if isinstance(record, Image) and record.body == body:
         return False
     if latest < aim[1]:
@@ -81,7 +81,7 @@ async def sweeps_whatever_lost(vault: Vault, body: str) -> bool:
 async def sweeps_images(vault: Vault, body: str) -> bool:
     aim = target_generation(body)
     assert aim
-    _, latest = await vault.look(aim[0])
+    _, latest = await vault.latest(aim[0])
     if latest < aim[1]:
         await vault.append(aim[0], aim[1], Aborted(0.0))
     await vault.store.delete(body)
@@ -108,7 +108,7 @@ async def appends_to_what_is_not_durable(
 
 async def removes_body_first(vault: Vault, user: str, name: str) -> None:
     chain = vault.records.chain(user, name)
-    record, number = await vault.look(chain)
+    record, number = await vault.latest(chain)
     if isinstance(record, Image):
         await vault._drop(record.body)
         await vault.append(chain, number + 1, Removed(user, name, record.upload, 0.0))
@@ -144,32 +144,32 @@ async def rewrap_tries_once(vault: Vault, generation: Generation) -> str:
     return ""
 
 
-async def settles_nothing(vault: Vault, chain: str, number: int) -> None:
+async def ensures_nothing(vault: Vault, chain: str, number: int) -> None:
     pass
 
 
-def _image(draft: Draft, header: bytes, details: ImageMetadata) -> Image:
-    return Image(draft.user, draft.name, draft.upload, draft.key, header, details.size, 0.0, details.type)
+def _image(draft: Draft, header: bytes, metadata: ImageMetadata) -> Image:
+    return Image(draft.user, draft.name, draft.upload, draft.key, header, metadata.size, 0.0, metadata.type)
 
 
-async def commits_before_body(vault: Vault, draft: Draft, header: bytes, details: ImageMetadata) -> Image:
-    image = _image(draft, header, details)
+async def commits_before_body(vault: Vault, draft: Draft, header: bytes, metadata: ImageMetadata) -> Image:
+    image = _image(draft, header, metadata)
     await vault.append(draft.chain, draft.number, image)
     await draft.body.finish()
     return image
 
 
-async def believes_it_won(vault: Vault, draft: Draft, header: bytes, details: ImageMetadata) -> Image:
+async def believes_it_won(vault: Vault, draft: Draft, header: bytes, metadata: ImageMetadata) -> Image:
     await draft.body.finish()
-    image = _image(draft, header, details)
+    image = _image(draft, header, metadata)
     await vault.append(draft.chain, draft.number, image)
     return image
 
 
-async def takes_what_it_finds(vault: Vault, draft: Draft, header: bytes, details: ImageMetadata) -> Image:
+async def takes_what_it_finds(vault: Vault, draft: Draft, header: bytes, metadata: ImageMetadata) -> Image:
     """Who loses compares neither bodies' names, which may be one, nor what is in them."""
     await draft.body.finish()
-    image = _image(draft, header, details)
+    image = _image(draft, header, metadata)
     if await vault.append(draft.chain, draft.number, image):
         return image
     await vault._drop(draft.key)
@@ -180,9 +180,9 @@ async def takes_what_it_finds(vault: Vault, draft: Draft, header: bytes, details
 
 
 async def ignores_upload_ids(
-    vault: Vault, user: str, name: str, upload: str, *, blindly: bool = False
+    vault: Vault, user: str, name: str, upload: str, *, skip_lookup: bool = False
 ) -> Draft | Image:
-    record, _ = await vault.look(vault.records.chain(user, name))
+    record, _ = await vault.latest(vault.records.chain(user, name))
     return record if isinstance(record, Image) else await _begin(vault, user, name, upload)
 
 
@@ -197,9 +197,9 @@ BUGS = [
     Bug(maintenance, "_rewrap", rewrap_leaves_a_gap, Cast((REWRAPPER,), KEPT), "gap"),
     Bug(maintenance, "_rewrap", rewrap_revives, Cast((REMOVER, REWRAPPER), KEPT), "the chain says"),
     Bug(maintenance, "_rewrap", rewrap_tries_once, Cast((REWRAPPER, SECOND_REWRAPPER), KEPT), "needs the old key"),
-    Bug(Vault, "ensure_durable", settles_nothing, Cast((FIRST, LEADER)), "an acknowledged image is lost"),
-    Bug(Vault, "ensure_durable", settles_nothing, Cast((REMOVER, SWEEPER), KEPT), "body was deleted"),
-    Bug(Vault, "ensure_durable", settles_nothing, Cast((REWRAPPER, SECOND_REWRAPPER), KEPT), "needs the old key"),
+    Bug(Vault, "ensure_durable", ensures_nothing, Cast((FIRST, LEADER)), "an acknowledged image is lost"),
+    Bug(Vault, "ensure_durable", ensures_nothing, Cast((REMOVER, SWEEPER), KEPT), "body was deleted"),
+    Bug(Vault, "ensure_durable", ensures_nothing, Cast((REWRAPPER, SECOND_REWRAPPER), KEPT), "needs the old key"),
     Bug(Vault, "commit", commits_before_body, Cast((FIRST,)), "body was deleted"),
     Bug(Vault, "commit", believes_it_won, Cast((FIRST, OTHER)), "an acknowledged image is lost"),
     Bug(Vault, "commit", takes_what_it_finds, Cast((FIRST,), faults=1), "body was deleted"),

@@ -10,7 +10,7 @@ import pytest
 
 from safelight.encryption.keys import Keyring
 from safelight.local.cluster import ephemeral_config
-from safelight.vault.bootstrap import open_vault, trouble_with
+from safelight.vault.bootstrap import fault_in, open_vault
 from safelight.vault.chain import Chains
 from safelight.vault.stores import bucket
 from safelight.vault.stores.base import Missing, Store, StoreError
@@ -100,11 +100,11 @@ def test_a_node_sees_that_what_is_there_is_not_the_clusters_vault(tmp_path: Path
     config.data_dir.mkdir()
     ring, vault = Keyring.new(), config.data_dir / "vault"
     assert asyncio.run(open_vault(config, lambda: ring))
-    assert trouble_with(vault, ring) == ""
-    assert "belongs to another cluster" in trouble_with(vault, Keyring.new())
+    assert fault_in(vault, ring) == ""
+    assert "belongs to another cluster" in fault_in(vault, Keyring.new())
     (vault / "vault").rename(tmp_path / "aside")
-    assert "no object 'vault'" in trouble_with(vault, ring)
+    assert "no object 'vault'" in fault_in(vault, ring)
     (vault / "vault").symlink_to(tmp_path / "aside")
-    assert "a symbolic link" in trouble_with(vault, ring)
+    assert "a symbolic link" in fault_in(vault, ring)
     vault.rename(tmp_path / "moved")
-    assert "missing" in trouble_with(vault, ring)
+    assert "missing" in fault_in(vault, ring)

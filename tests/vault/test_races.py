@@ -37,12 +37,12 @@ async def written(vault: Vault) -> tuple[Draft, bytes]:
 def test_the_second_of_two_learns_that_its_image_was_removed(tmp_path: Path) -> None:
     async def go() -> None:
         DirectoryStore.make(tmp_path / "vault")
-        keyring, details = Keyring.new(), ImageMetadata(len(CONTENT), "image/png", "a.png", None)
+        keyring, metadata = Keyring.new(), ImageMetadata(len(CONTENT), "image/png", "a.png", None)
         vault = RemovesInBetween(DirectoryStore(tmp_path / "vault"), lambda: keyring)
         (first, header), (second, second_header) = await written(vault), await written(vault)
-        await first.commit(header, details)
+        await first.commit(header, metadata)
         with pytest.raises(AlreadyRemoved):
-            await second.commit(second_header, details)
+            await second.commit(second_header, metadata)
         assert not [path for path in (tmp_path / "vault" / "bodies").rglob("*") if path.is_file()]
 
     asyncio.run(go())

@@ -145,7 +145,7 @@ def directory_of(config: Config) -> Path | None:
     )
 
 
-def trouble_with(directory: Path, ring: Keyring) -> str:
+def fault_in(directory: Path, ring: Keyring) -> str:
     """What keeps a node from working with the cluster's vault in this directory, in words; empty if nothing does.
 
     A file system that is not mounted, an empty directory and another cluster's vault do. Blocks.

@@ -47,7 +47,7 @@ class Chains:
         self._identity = store.identity
 
     async def latest(self, name: str) -> Generation | None:
-        """The highest generation; None if there is none. It may not be durable yet: see `Store.settle`."""
+        """The highest generation; None if there is none. It may not be durable yet: see `Store.ensure_durable`."""
         latest, identity = self._recall(name), self._identity
         while True:
             number = latest.number + 1 if latest else 1

@@ -43,12 +43,12 @@ async def _sweep(vault: Vault, body: str) -> bool:
     if aim is None:
         return False
     chain, number = aim
-    record, latest = await vault.look(chain)
+    record, latest = await vault.latest(chain)
     if latest < number:
         if latest < number - 1 or isinstance(record, Image | Removed):
             return False  # no upload aims there: this is not ours to judge
         if not await vault.append(chain, number, Aborted(vault.clock())):
-            record, latest = await vault.look(chain)
+            record, latest = await vault.latest(chain)
     if isinstance(record, Image) and record.body == body:
         return False
     await vault.ensure_durable(chain, latest)

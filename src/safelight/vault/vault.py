@@ -1,8 +1,8 @@
 """The vault: which images there are, whose they are, and their bytes. The arbiter between nodes that know nothing.
 
 An image is a body, durable before anything names it, and a chain of records (`chain`, `records`), of which the highest
-decides. So an upload, a removal, a rewrap and a sweep (`upkeep`) may meet, or die, at any point: each is a body written
-aside and one generation that exactly one of them creates. docs/vault.md has the argument in full.
+decides. So an upload, a removal, a rewrap and a sweep (`maintenance`) may meet, or die, at any point: each is a body
+written aside and one generation that exactly one of them creates. docs/vault.md has the argument in full.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Vault:
         `enrolment`, here and elsewhere: the user's enrolment id (see `User`). An image of another enrolment is not the
         user's: BadRecord. None, for who looks after the vault: whichever it is.
         """
-        record = _owned((await self.look(self.records.chain(user, name)))[0], enrolment)
+        record = _owned((await self.latest(self.records.chain(user, name)))[0], enrolment)
         if not isinstance(record, Image):
             raise UnknownImage(f"{user} has no image of this name")
         return record
@@ -108,7 +108,7 @@ class Vault:
         """
         chain = self.records.chain(user, name)
         while True:
-            record, number = await self.look(chain)
+            record, number = await self.latest(chain)
             if not isinstance(record, Image):
                 await self.ensure_durable(chain, number)
                 raise UnknownImage(f"{user} has no image of this name")
@@ -197,44 +197,44 @@ class Vault:
 
     async def _gone(self, image: Image) -> SafelightError:
         """What it means that the body is missing: its image was removed meanwhile, or the store has lost it."""
-        record, _ = await self.look(self.records.chain(image.user, image.name))
+        record, _ = await self.latest(self.records.chain(image.user, image.name))
         there = isinstance(record, Image) and record.body == image.body
         return Damaged() if there else UnknownImage("the image was removed meanwhile")
 
     # -- an upload -----------------------------------------------------------------------------------
 
     async def begin(
-        self, user: str, name: str, upload: str, *, blindly: bool = False, enrolment: str | None = None
+        self, user: str, name: str, upload: str, *, skip_lookup: bool = False, enrolment: str | None = None
     ) -> Draft | Image:
         """A draft to write the sealed file to; or the image, if this very upload has succeeded before.
 
-        `blindly`: where nothing is known here of the name, do not look, and take it for free: `commit` will see. Good
-        for what is small, and so is not lost if it was not.
+        `skip_lookup`: if nothing of the name is cached here, assume that it is free; `commit` finds out. Use it for
+        small images, which cost little if the name is taken.
 
         Raises NameTaken and AlreadyRemoved.
         """
         chain, number = self.records.chain(user, name), 0
-        if not blindly or self.chains.knows(chain):
-            record, number = await self.look(chain)
+        if not skip_lookup or self.chains.knows(chain):
+            record, number = await self.latest(chain)
             await self.ensure_durable(chain, number)
             if isinstance(record, Image | Removed):
                 return _found(_owned(record, enrolment), upload)
         body = new_body(chain, number + 1)
         return Draft(self, user, name, upload, chain, number + 1, body, await self.store.body(body), enrolment)
 
-    async def commit(self, draft: Draft, header: bytes, details: ImageMetadata) -> Image:
+    async def commit(self, draft: Draft, header: bytes, metadata: ImageMetadata) -> Image:
         """Make a draft, which is complete, an image. Raises NameTaken, AlreadyRemoved and Overtaken."""
         keyring = self.keyring()
         if read_header(header).key_id != keyring.current_id:  # a rotation came while it was sealed
             header = rewrapped(read_header(header), keyring).encode()
         image = Image(
-            draft.user, draft.name, draft.upload, draft.key, header, details.size, self.clock(),
-            details.type, details.original, details.modified,
+            draft.user, draft.name, draft.upload, draft.key, header, metadata.size, self.clock(),
+            metadata.type, metadata.original, metadata.modified,
             owner=draft.enrolment or "",
         )  # fmt: skip
         if await self.append(draft.chain, draft.number, image, after=draft.body):
             return image
-        record, number = await self.look(draft.chain)
+        record, number = await self.latest(draft.chain)
         await self.ensure_durable(draft.chain, number)
         if isinstance(record, Image) and record.body == draft.key:  # we made it, and the answer got lost on its way
             return record
@@ -246,7 +246,7 @@ class Vault:
                 raise NameTaken("this upload id has been used for another image: use a new one")
             return there
         except UnknownImage:  # one of the two was deleted while it was read
-            record, number = await self.look(draft.chain)
+            record, number = await self.latest(draft.chain)
             await self.ensure_durable(draft.chain, number)
             if isinstance(record, Removed):
                 _found(record, draft.upload)
@@ -300,7 +300,7 @@ class Vault:
 
     # -- chains of records ---------------------------------------------------------------------------
 
-    async def look(self, chain: str) -> tuple[Record | None, int]:
+    async def latest(self, chain: str) -> tuple[Record | None, int]:
         """What the chain says now, and the number of that generation; (None, 0) for no chain."""
         latest = await self.chains.latest(chain)
         try:
@@ -351,9 +351,9 @@ class Draft:
         """The sealed file, piece after piece."""
         await self.body.write(pieces)
 
-    async def commit(self, header: bytes, details: ImageMetadata) -> Image:
+    async def commit(self, header: bytes, metadata: ImageMetadata) -> Image:
         """Durable when it returns. `header` is the sealed file's. Raises as `Vault.commit`."""
-        return await self.vault.commit(self, header, details)
+        return await self.vault.commit(self, header, metadata)
 
     async def abandon(self) -> None:
         await self.body.abandon()

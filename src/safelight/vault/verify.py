@@ -119,7 +119,7 @@ async def _record(vault: Vault, key: str) -> tuple[Checked, Record | None]:
 async def _enrolment(vault: Vault, chain: str) -> str | None:
     """The enrolment id of the user that a chain is of now; None for no chain, empty for one that cannot be read."""
     try:
-        record, _ = await vault.look(chain)
+        record, _ = await vault.latest(chain)
     except BadObject:
         return ""
     return None if record is None else record.id if isinstance(record, User | Revoked) else ""
@@ -210,7 +210,7 @@ async def _other(vault: Vault, entry: Entry, users: Set[str], with_bodies: Set[s
     if aim is None:
         return Checked(entry.key, entry.size, "foreign", "Safelight makes no such object")
     try:
-        record, _ = await vault.look(aim[0])
+        record, _ = await vault.latest(aim[0])
     except BadObject:
         return Checked(entry.key, entry.size)  # of which the record was told already
     if isinstance(record, Image) and record.body == entry.key:

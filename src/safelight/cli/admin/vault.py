@@ -100,7 +100,7 @@ async def _open(config: Config) -> Vault:
 
 
 async def _chains(vault: Vault) -> int:
-    """How many there are, of images and of users: about what `upkeep.rewrap` will count."""
+    """How many there are, of images and of users: about what `maintenance.rewrap` will count."""
     count = 0
     for prefix in (RECORDS, USERS):
         async for entry in vault.store.list(prefix):

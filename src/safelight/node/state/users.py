@@ -304,7 +304,7 @@ async def _claimed(vault: Vault, mine: str) -> str | None:
 async def _look(vault: Vault, chain: str) -> tuple[User | Revoked | None, int]:
     """What a user's chain says now, and the number of that generation; (None, 0) for no chain."""
     try:
-        record, number = await vault.look(chain)
+        record, number = await vault.latest(chain)
         return (None if record is None else _users(record, chain)), number
     except BadObject as error:
         raise _damaged(error) from None

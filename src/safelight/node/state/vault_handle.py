@@ -18,7 +18,7 @@ from pathlib import Path
 from safelight.config import Config
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
-from safelight.vault.bootstrap import NONE, directory_of, open_vault, trouble_with
+from safelight.vault.bootstrap import NONE, directory_of, fault_in, open_vault
 from safelight.vault.maintenance import sweep
 from safelight.vault.monitored_store import MonitoredStore
 from safelight.vault.store_health import CallKind, StoreHealth
@@ -135,7 +135,7 @@ class VaultHandle:
         self._health.begun(CallKind.LOOK, time.monotonic())
 
         def look() -> tuple[str, tuple[int, int] | None]:
-            if trouble := trouble_with(directory, self._keyring()):
+            if trouble := fault_in(directory, self._keyring()):
                 return trouble, self._place
             state = os.stat(directory)
             return "", (state.st_dev, state.st_ino)

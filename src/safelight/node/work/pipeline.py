@@ -184,8 +184,8 @@ class Pipeline:
 
         Raises Refusal, and as `Vault.begin`, `Vault.commit` and `Vault.digest`.
         """
-        blindly = job.size is not None and job.size <= SMALL
-        draft = await vault.begin(job.user, job.name, job.upload, blindly=blindly, enrolment=job.enrolment)
+        skip_lookup = job.size is not None and job.size <= SMALL
+        draft = await vault.begin(job.user, job.name, job.upload, skip_lookup=skip_lookup, enrolment=job.enrolment)
         if isinstance(draft, Image):
             await self._compare(job, body, vault, draft)
             return draft, b""
@@ -195,7 +195,7 @@ class Pipeline:
             try:
                 image = await draft.commit(header, details)
             except UploadConflict:  # a small one, which did not look, meets the traces of a sweep
-                if not (blindly and small.whole()):
+                if not (skip_lookup and small.whole()):
                     raise
                 again = await vault.begin(job.user, job.name, job.upload, enrolment=job.enrolment)
                 if not isinstance(again, Draft):

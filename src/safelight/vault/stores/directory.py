@@ -1,22 +1,21 @@
 """A store in a directory: every object is a file, and its key is the file's path below the root.
 
-A file is written under a hidden name (`.<random>.part`, which is no key) in the directory that it is for, synced,
-and then *linked* to its own name: a link, unlike a rename, fails if the name is taken, and that is the arbiter of
-`create`. After the directory is synced, too, the object is durable. So whatever has a name is whole and on the
-disk; only the name itself may not be durable yet (`ensure_durable`). A crash leaves a hidden file at most, which
-`tidy` removes.
+A file is written under a hidden name (`.<random>.part`, which is not a key) in its own directory, synced, and then
+*linked* to its name: a link, unlike a rename, fails if the name is taken, which makes it the arbiter of `create`. After
+the directory is synced, too, the object is durable. So a file with a name is whole and on the disk; only the name
+itself may not be durable yet (`ensure_durable`). A crash leaves at most a hidden file, which `tidy` removes.
 
-A file system without hard links (FAT, some network shares) is refused. The substitute in `durable.link_if_absent`,
-an empty file that takes the name first, would be an object that is not whole, for ever after a crash in that moment.
+A file system without hard links (FAT, some network shares) is refused. The substitute in `atomic_file.link_if_absent`,
+an empty file that takes the name first, would leave an incomplete object permanently after a crash in that moment.
 
-A full disk is to be emptied: a removal is an object, too. So nodes keep some files in reserve (`.spare-N` below the
-root), each with an inode and a block: where there is no room, a tombstone is written into one of them, which is then
-linked as any other. What is in use already cannot be taken by another that waits for room.
+Removals must work on a full disk, and a removal is an object, too. So nodes keep some files in reserve (`.spare-N`
+below the root), each with an inode and a block. If there is no space, a tombstone is written into one of them, which is
+then linked like any other file. No other writer that waits for space can take what is already in use.
 
-How a path is resolved, and how the store knows that the root is still the vault, is in `beneath`.
+`beneath` resolves paths, and checks that the root is still the vault.
 
-Every system call that looks at the disk is made in a thread, even the quick ones: on a network file system or a
-failing disk there are no quick ones. The threads are the store's own, so a disk that hangs holds up nobody else's.
+Every system call that touches the disk runs in a thread, even the quick ones: on a network file system or a failing
+disk none is quick. The threads belong to the store, so a disk that hangs blocks no other work.
 """
 
 from __future__ import annotations
