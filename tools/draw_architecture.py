@@ -80,11 +80,11 @@ def _vault() -> list[str]:
 def _arrows() -> list[str]:
     parts: list[str] = []
     for x in (48, 216, 392):
-        parts += [path(f"M{x} 120 V246", arrow=True), *_step(x + 8, 176, 1, "offer")]
+        parts += [path(f"M{x} 120 V246", arrow=True), *_step(x + 8, 168, 1, "offer")]
     for way in ("M496 120 V245", "M600 247 V123", "M456 393 V565"):
         parts.append(path(way, stroke=RED, thick=3, arrow=True))
-    parts += _step(504, 176, 3, "image,", "once", colour=RED)
-    parts += _step(608, 176, 6, "sealed", "file", colour=RED)
+    parts += _step(504, 168, 3, "image,", "once", colour=RED)
+    parts += _step(608, 168, 6, "sealed", "file or", "receipt", colour=RED)
     parts += _step(464, 504, 5, "body, then record:", "both durable", colour=RED)
     parts += [path("M48 568 V466", arrow=True), text(64, 504, "any node serves", size=16)]
     return [*parts, text(64, 528, "the vault's images", size=16)]
