@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import pytest
 from safelight.config import Address
 from safelight.local.cluster import environment, ephemeral_config
 from safelight.node.connections.eviction import CALM, FIRST_HEAD, MOST, ConnectionTable, TrackedConnection, most_of
+from safelight.runtime.tls import client_tls
 from tests.mission.support import seal
 from tests.node.raw_http import Line, ask, enrolled, line
 from tests.node.test_tls import papers
@@ -205,10 +205,9 @@ def test_connections_that_never_shake_hands_for_tls_lock_nobody_out(
 ) -> None:
     files = papers(tmp_path / "papers")
     tls: dict[str, Any] = {"tls_certificate": files.certificate, "tls_key": files.key, "tls_ca": files.authority}
-    trusting = ssl.create_default_context(cafile=files.authority)
     with few_descriptors(tmp_path, monkeypatch), running(tmp_path / "cluster", 1, **tls) as it:
         address = it.config.addresses[1]
-        with crowd(address), line(address, trusting) as other:
+        with crowd(address), line(address, client_tls(it.config)) as other:
             other.request("GET /v1/status")
             assert other.answer().status == 200
             assert complaints(it, 1) == 1
