@@ -4,70 +4,111 @@ ifneq ($(origin AS),command line)
 # Make has a variable of this name by itself, the assembler: only `make run AS=bob` counts.
 AS := alice
 endif
-BIN := .venv/bin
+# `make test-all` has a virtual environment for each Python.
+VENV ?= .venv
+BIN := $(VENV)/bin
 # Nothing is executed whose hash is not in a lock: packages come built, as what would build one is in no lock.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+BUILD := $(BIN)/python -m hatchling build --directory
+VERSION = $(shell $(BIN)/python -m hatchling version)
+PYTHONS ?= 3.11 3.12 3.13 3.14
 SEEDS ?= 10000
 FROM ?= 0
 
-.PHONY: help install run test test-slow check simulate bench pictures docs lock
+.PHONY: help install run test test-slow test-all test-ends check release simulate bench pictures docs lock
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
 
-install: .venv/installed ## make .venv with Safelight in it
+install: $(VENV)/installed ## make .venv with Safelight in it
 
-run: .venv/installed ## start three nodes and open alice's REPL (AS=bob for another user)
+run: $(VENV)/installed ## start three nodes and open alice's REPL (AS=bob for another user)
 	@$(BIN)/safelight run --user "$(AS)"
 
-test: .venv/installed-dev ## run the tests, but for those that take long (under six minutes on two cores)
+test: $(VENV)/installed-dev ## run the tests, but for those that take long (under six minutes on two cores)
 	$(BIN)/python -m pytest -n 3 -m "not slow"
 
-test-slow: .venv/installed-dev ## run the others: random kills, awkward file systems, overload
+test-slow: $(VENV)/installed-dev ## run the others: random kills, awkward file systems, overload
 	$(BIN)/python -m pytest -n 3 -m slow
 
-check: .venv/installed-dev ## format check, lint and types
+test-all: $(VENV)/installed-lock ## run the tests on each of PYTHONS that this machine has or can download
+	$(BIN)/python -m tools.test_all $(PYTHONS)
+
+test-ends: $(VENV)/installed-lock ## run the tests on the oldest and the newest of them
+	$(BIN)/python -m tools.test_all --ends $(PYTHONS)
+
+check: $(VENV)/installed-dev ## format check, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-simulate: .venv/installed-dev ## run SEEDS elections through a simulated, hostile network (FROM=K: from seed K)
+release: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
+release: check $(VENV)/installed-release ## build sdist, wheel and SBOM in dist/, check them, and print the version's changes
+	@git diff --quiet HEAD || { echo "commit first: a release is built from a commit"; exit 1; }
+	@rm -rf dist
+	$(BUILD) dist
+	$(BUILD) dist/check/again
+	cmp dist/*.tar.gz dist/check/again/*.tar.gz
+	cmp dist/*.whl dist/check/again/*.whl
+	$(BIN)/python -m venv --without-pip dist/check/venv
+	PIP_PYTHON=dist/check/venv/bin/python $(PIP) -r requirements.lock
+	PIP_PYTHON=dist/check/venv/bin/python $(BIN)/pip install --quiet --no-index --no-deps dist/*.whl
+	PIP_PYTHON=dist/check/venv/bin/python $(BIN)/pip check
+	dist/check/venv/bin/safelight --version
+	@sed 's/^dynamic = .*/version = "$(VERSION)"/' pyproject.toml > dist/check/pyproject.toml
+	$(BIN)/cyclonedx-py environment dist/check/venv/bin/python --pyproject dist/check/pyproject.toml \
+		--output-reproducible --output-file dist/safelight-$(VERSION).cdx.json
+	@rm -rf dist/check
+	@ls -l dist
+	@$(BIN)/python -m tools.release_notes $(VERSION)
+
+simulate: $(VENV)/installed-dev ## run SEEDS elections through a simulated, hostile network (FROM=K: from seed K)
 	$(BIN)/python -m tests.election.simulate --seeds $(SEEDS) --from $(FROM)
 
-bench: .venv/installed-dev ## measure speed beside peers, balance and a crowd, into bench/RESULTS.md (some ten minutes)
+bench: $(VENV)/installed-dev ## measure speed beside peers, balance and a crowd, into bench/RESULTS.md (some ten minutes)
 	$(BIN)/python -m bench $(OPTIONS)
 	$(BIN)/python -m bench.balance
 	$(BIN)/python -m bench.overload
 
-pictures: .venv/installed-dev ## draw the pictures in docs/ and bench/ again (they need no measurement)
+pictures: $(VENV)/installed-dev ## draw the pictures in docs/ and bench/ again (they need no measurement)
 	$(BIN)/python -m tools.draw_pictures
 
-docs: .venv/installed-docs ## build the documentation into site/; a broken link is an error
+docs: $(VENV)/installed-docs ## build the documentation into site/; a broken link is an error
 	$(BIN)/mkdocs build --strict --quiet
 
-lock: .venv/installed-dev ## resolve requirements*.lock again from pyproject.toml
-	$(PIP) -r requirements-lock.lock
+lock: $(VENV)/installed-lock ## resolve requirements*.lock again from pyproject.toml
 	$(RESOLVE) pyproject.toml --all-extras -o requirements.lock
 	$(RESOLVE) pyproject.toml --all-extras --group dev -o requirements-dev.lock
 	$(RESOLVE) --group build -o requirements-build.lock
 	$(RESOLVE) --group lock -o requirements-lock.lock
 	$(RESOLVE) --group docs --constraint requirements-dev.lock -o requirements-docs.lock
+	$(RESOLVE) --group release --constraint requirements-dev.lock -o requirements-release.lock
 
-.venv/installed: pyproject.toml requirements.lock requirements-build.lock
+$(VENV)/installed: pyproject.toml requirements.lock requirements-build.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Safelight needs Python 3.11 or newer: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
-	@echo "Installing Safelight into .venv: once, for about a minute ..."
-	@$(PYTHON) -m venv .venv
+	@echo "Installing Safelight into $(VENV): once, for about a minute ..."
+	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) -r requirements.lock -r requirements-build.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-index --no-build-isolation --no-deps --editable .
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.lock
-	@echo "Installing the test tools into .venv (once) ..."
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.lock
+	@echo "Installing the test tools into $(VENV) (once) ..."
 	@$(PIP) -r requirements-dev.lock
 	@touch $@
 
-.venv/installed-docs: .venv/installed requirements-docs.lock
-	@echo "Installing the documentation tools into .venv (once) ..."
+$(VENV)/installed-docs: $(VENV)/installed requirements-docs.lock
+	@echo "Installing the documentation tools into $(VENV) (once) ..."
 	@$(PIP) -r requirements-docs.lock
+	@touch $@
+
+$(VENV)/installed-lock: $(VENV)/installed requirements-lock.lock
+	@echo "Installing uv into $(VENV) (once) ..."
+	@$(PIP) -r requirements-lock.lock
+	@touch $@
+
+$(VENV)/installed-release: $(VENV)/installed requirements-release.lock
+	@echo "Installing the release tools into $(VENV) (once) ..."
+	@$(PIP) -r requirements-release.lock
 	@touch $@

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 LOCKS = {path.name for path in ROOT.glob("requirements*.lock")}
 GROUPS = {"requirements.lock": None, "requirements-dev.lock": "dev", "requirements-build.lock": "build"}
 GROUPS |= {"requirements-lock.lock": "lock", "requirements-docs.lock": "docs"}
+GROUPS |= {"requirements-release.lock": "release"}
 
 
 def recipes() -> list[str]:
@@ -34,6 +35,8 @@ def test_every_installation_is_from_a_lock_or_of_what_is_here() -> None:
     for line in installations:
         if "--editable ." in line:
             assert {"--no-index", "--no-build-isolation", "--no-deps"} <= {*line.split()}, line
+        elif "dist/*.whl" in line:
+            assert {"--no-index", "--no-deps"} <= {*line.split()}, line
         else:
             named = set(re.findall(r"-r (\S+)", line))
             assert named, line
