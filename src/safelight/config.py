@@ -123,7 +123,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Seconds that a body may stand still before its request is given up."""
 
     drain_timeout: Positive = 30.0
-    """Seconds that a node which was told to stop goes on with what it granted."""
+    """Seconds that a stopping node may take to finish what it granted."""
 
     max_image_size: Annotated[int, msgspec.Meta(gt=0, le=1 << 60)] = 16 << 30
     """Bytes; larger images are refused. The file may also say "16 GiB"."""

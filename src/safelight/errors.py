@@ -1,7 +1,7 @@
 """The one kind of error that a user is meant to read.
 
-Every message is one line that says what was wrong and what to do about it. Whoever catches a
-`SafelightError` prints it and goes on, or exits with status 1; anything else is a bug.
+Every message is one line that says what was wrong and what to do about it. A caller that catches a
+`SafelightError` prints it and continues, or exits with status 1; anything else is a bug.
 """
 
 

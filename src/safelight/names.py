@@ -5,8 +5,8 @@ Unicode, spaces and several dots are kept as they are. It is never normalised: '
 in two are two names to Linux's file systems, and so they are here. A backslash is an ordinary character:
 clients and nodes run on POSIX, where only '/' and NUL are special.
 
-What is refused is what harms whoever handles the name next: a path separator, a control character (a terminal
-obeys it, a log breaks on it), bytes that are not UTF-8, and more bytes than a file's name may have.
+A name is refused if it could harm the next program that handles it: a path separator, a control character (a
+terminal interprets it, a log breaks on it), bytes that are not UTF-8, and more bytes than a file's name may have.
 Names that come over HTTP are refused; names of local files, which exist already, are repaired.
 """
 
@@ -94,8 +94,8 @@ def decrypted_name(sealed: str) -> str:
 def restored_name(original: str, otherwise: str) -> str:
     """What to call the file of an image whose original's name was `original`, as somebody else says.
 
-    It is repaired, as a local name is, and a leading dot gives way too: nobody but its owner puts a file into a
-    directory that a shell or a program obeys by its name, or that no listing shows. `otherwise`, repaired too, where
+    It is repaired, as a local name is, and a leading dot gives way too: only its owner puts a file into a
+    directory that a shell or a program reads by its name, or that no listing shows. `otherwise`, repaired too, where
     nothing is left of it.
     """
     for name in (original, otherwise):

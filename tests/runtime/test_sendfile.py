@@ -39,7 +39,7 @@ def test_a_step_that_fails_when_nobody_waits_for_it_any_more_is_not_reported(tmp
         here, there = socket.socketpair()
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=here)
         file = Hanging()
-        pouring = asyncio.create_task(sendfile(transport, file, 0, 1000, patience=GENEROUS))
+        pouring = asyncio.create_task(sendfile(transport, file, 0, 1000, stall_timeout=GENEROUS))
         assert await asyncio.to_thread(file.stepping.wait, GENEROUS)
         pouring.cancel()
         await asyncio.wait([pouring])
@@ -72,7 +72,7 @@ def test_how_fast_the_other_side_takes_it_is_told_and_may_end_it(tmp_path: Path)
         path.write_bytes(bytes(4 << 20))
         file = FileBody(lambda: os.open(path, os.O_RDONLY))
         await file.open()
-        pouring = asyncio.create_task(sendfile(transport, file, 0, 4 << 20, patience=GENEROUS, taken=taken))
+        pouring = asyncio.create_task(sendfile(transport, file, 0, 4 << 20, stall_timeout=GENEROUS, taken=taken))
         for _ in range(1000):
             await asyncio.sleep(0.01)
             if pouring.done():

@@ -203,7 +203,7 @@ async def poured(monitored: MonitoredStore) -> None:
     try:
         await file.open()
         assert (await file.beginning(10))[0] == 1 << 20
-        await sendfile(transport, file, 10, 1 << 20, patience=0.1)
+        await sendfile(transport, file, 10, 1 << 20, stall_timeout=0.1)
     except (OSError, StoreError):
         pass
     finally:

@@ -40,7 +40,7 @@ class Opener(Protocol):
     """A complete file in, the image out. Each method raises a CannotOpen that says what is wrong.
 
     What `update` returns is verified (in a sealed file), yet only when `finish` returns is it known to be
-    all: whoever passes it on before must be able to take it back or to break off visibly.
+    complete: a caller that passes it on before must be able to revoke it or to abort visibly.
     """
 
     def update(self, chunk: Bytes, /) -> list[Bytes]: ...

@@ -52,7 +52,7 @@ def user_bytes(user: str) -> bytes:
 
 
 def classic_key(user: str) -> bytes:
-    """The AES-128 key of a classic file: SHA-256(username)[:16]. Whoever knows the name knows the key."""
+    """The AES-128 key of a classic file: SHA-256(username)[:16]. Anyone who knows the name knows the key."""
     return hashlib.sha256(user_bytes(user)).digest()[:16]
 
 
@@ -156,7 +156,7 @@ class Keyring:
         if not self.belongs_with(other):
             raise KeyringError("These keyrings are of two clusters: restore the right one from a backup.")
         all_keys = {key.id: key for key in (*self.keys, *other.keys)}.values()
-        # Equal times are told apart by the id, so that all nodes have one order; before there were times, by place.
+        # Equal times are ordered by id, so that all nodes have one order; before there were times, by place.
         keys = tuple(sorted(all_keys, key=lambda key: (key.created, key.id) if key.created is not None else (-1, "")))
         ids = [key.id for key in keys]
         return replace(self, keys=keys, current_id=max(self.current_id, other.current_id, key=ids.index))

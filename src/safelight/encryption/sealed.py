@@ -5,7 +5,7 @@
     header check   4: the beginning of SHA-256 over all before it
     payload        stream.py, under the data key, with the fixed header as associated data
 
-The header check is no security: whoever changes a header can change it too, and then the wrapped key or the
+The header check is no security: an attacker who changes a header can change it too, and then the wrapped key or the
 payload does not verify. It tells a damaged header from an intact one of another user or cluster, which makes
 errors exact. `docs/format.md` specifies the format; later versions may hold more slots, to share an image.
 """

@@ -25,7 +25,7 @@ from safelight.config import Config, local_servers
 from safelight.errors import SafelightError
 
 START = 30.0  # seconds that a node has until it listens
-GRACE = 2.0  # seconds beyond `drain_timeout` until a node that was told to stop is killed
+GRACE = 2.0  # seconds beyond `drain_timeout` until a stopping node is killed
 _PREFIX = "SAFELIGHT_"
 _PASSED_ON = {"SAFELIGHT_KEYRING_SECRET"}  # no setting: a `Config` may be shown, a secret not
 _LISTENING = "listening on "  # how a node's first line begins, if it could start,
@@ -49,8 +49,8 @@ class _Child:
 class LocalCluster:
     """The nodes of a configuration, or some of them. Leaving the `with` block stops them all, without a word.
 
-    `on_line(node, line)` gets every line that a node prints; `on_end(node, how)`, or `on_line` if there is none, is
-    told how a node ended that nobody told to. Both are called from a thread of each node.
+    `on_line(node, line)` gets every line that a node prints; `on_end(node, how)`, or `on_line` if there is none, gets
+    the way in which a node ended that was not stopped. Both are called from a thread of each node.
     """
 
     def __init__(

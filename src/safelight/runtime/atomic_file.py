@@ -15,7 +15,7 @@ _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, er
 def create_once(path: Path, data: bytes) -> bool:
     """Make `path` (mode 0600) with `data`, unless it exists: then leave it and return False.
 
-    Durable either way: whoever made it before may not have come so far.
+    Durable either way: the process that created it may have died before it synced the directory.
     """
     part = _written_beside(path, data)
     try:

@@ -1,8 +1,8 @@
 """aiohttp, imported at half the price, for all who use it.
 
-On import it reads the system's certificate authorities, for a default context: some 55 ms, a sixth of a node's start.
-Nothing here calls anyone with that context: `tls.client_tls` makes one where there is TLS, and where there is not none
-is needed. So aiohttp's own knows no authority; whoever forgets to bring a context is refused.
+On import it reads the system's certificate authorities for a default context: some 55 ms, a sixth of a node's start.
+No request uses that context: `tls.client_tls` makes one where there is TLS. So aiohttp's own gets no authorities, and a
+request without a context of its own is refused.
 """
 
 import ssl

@@ -1,8 +1,8 @@
 """A file's bytes into a connection without passing through this process: sendfile(2), a step at a time.
 
 A step is made in a thread, as the file may be on a slow disk, and takes as much as the socket takes at once; then the
-event loop waits until the socket takes more. Whether the other side still reads is told by the bytes that it has yet
-to take (TIOCOUTQ, tcp(7)): a socket that holds megabytes may be full for long although its reader is only slow.
+event loop waits until the socket takes more. The bytes that the other side has yet to take (TIOCOUTQ, tcp(7)) show
+whether it still reads: a socket that holds megabytes may be full for long although its reader is only slow.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ async def sendfile(
     start: int,
     end: int,
     *,
-    patience: float,
+    stall_timeout: float,
     moved: Callable[[int], None] = lambda done: None,
     taken: Callable[[float, int], None] = lambda waited, count: None,
 ) -> None:
@@ -144,14 +144,14 @@ async def sendfile(
     `moved` is called with the position whenever bytes have moved, by us or out of the socket. `taken` hears, every
     `LOOK` while the socket is full, for how many seconds that was so, and how many bytes the other side took in them;
     it may raise.
-    Raises TimeoutError if none move for `patience` seconds, EOFError if the file is shorter, OSError, and what
+    Raises TimeoutError if none move for `stall_timeout` seconds, EOFError if the file is shorter, OSError, and what
     `file.watched` raises. Nobody else may write meanwhile.
     """
     loop = asyncio.get_running_loop()
     connection = _Socket(os.dup(transport.get_extra_info("socket").fileno()))
 
     async def room() -> None:
-        await connection.takes_more(patience, lambda: moved(start), taken)
+        await connection.takes_more(stall_timeout, lambda: moved(start), taken)
 
     try:
         while transport.get_write_buffer_size():
@@ -175,7 +175,7 @@ async def sendfile(
 
 
 def _look_at(done: asyncio.Future[int]) -> None:
-    """At its error: whoever waited for it may have gone, and then asyncio would report it as forgotten."""
+    """Retrieve its exception: asyncio reports one that is never retrieved, and the waiting task may be gone."""
     if not done.cancelled():
         done.exception()
 
@@ -191,8 +191,10 @@ class _Socket:
         with self._lock:
             return file.step(self._descriptor, offset, count)
 
-    async def takes_more(self, patience: float, moved: Callable[[], None], taken: Callable[[float, int], None]) -> None:
-        """Return when there is room. Raises TimeoutError if the other side takes nothing for `patience` seconds."""
+    async def takes_more(
+        self, stall_timeout: float, moved: Callable[[], None], taken: Callable[[float, int], None]
+    ) -> None:
+        """Return when there is room. Raises TimeoutError if nothing is taken for `stall_timeout` seconds."""
         loop, room = asyncio.get_running_loop(), asyncio.Event()
         left, last = _queued(self._descriptor), time.monotonic()
         looked = last
@@ -200,7 +202,7 @@ class _Socket:
         try:
             while not room.is_set():
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(min(LOOK, patience)):
+                    async with asyncio.timeout(min(LOOK, stall_timeout)):
                         await room.wait()
                 before, left = left, _queued(self._descriptor)
                 since, looked = looked, time.monotonic()
@@ -208,7 +210,7 @@ class _Socket:
                 if left != before:
                     last = looked
                     moved()
-                elif not room.is_set() and looked - last >= patience:
+                elif not room.is_set() and looked - last >= stall_timeout:
                     raise TimeoutError
         finally:
             loop.remove_writer(self._descriptor)

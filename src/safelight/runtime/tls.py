@@ -1,4 +1,4 @@
-"""TLS: the certificate that a node shows, how whoever calls it checks that, and where plain HTTP will do."""
+"""TLS: the certificate that a node shows, how clients verify it, and when plain HTTP is allowed."""
 
 import errno
 import os

@@ -3,8 +3,8 @@
     text = base64url(JSON of the structure) "." base64url(HMAC-SHA256 of that text)      RFC 4648 §5, RFC 2104
 
 Each kind of structure is signed with a key of its own (`Keyring.derive`), so none can be taken for another.
-What is signed for one use carries a nonce and a time of expiry, so that those which were used need not be remembered
-for ever.
+What is signed for one use carries a nonce and a time of expiry, so a node need not remember used ones
+permanently.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A ticket says who may send which body to which node for what. curl, browsers and HTTP libraries drop
 `Authorization` when they are redirected to another port; a ticket travels in the address instead, and is
-worth little to whoever reads it there: it holds for one request, to one life of one node, for a minute.
+worth little to anyone who reads it there: it is valid for one request, to one incarnation of one node, for a minute.
 """
 
 from __future__ import annotations

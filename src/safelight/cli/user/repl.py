@@ -1,7 +1,7 @@
 """The conversation: a line is read, done, answered. An error is an answer, too; only `quit` and Ctrl-D end it.
 
 On a terminal lines come from prompt_toolkit, with completion and a history. Otherwise they come from standard input,
-each is shown as if it had been typed, and whoever started us learns whether all of them succeeded.
+each is shown as if it had been typed, and the exit code says whether all of them succeeded.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ class Repl:
         self._commands = Commands(session, transcript)
 
     async def execute(self, line: str) -> bool:
-        """Do what one line says. Whatever fails is told, and False."""
+        """Run one line. False if it failed; the error has been reported."""
         with self._transcript.answer():
             return await self._execute(line)
 
@@ -376,8 +376,8 @@ async def _on_terminal(repl: Repl, config: Config, user: str, transcript: Consol
         complete_style=CompleteStyle.READLINE_LIKE,
         enable_suspend=True,
     )
-    # Between two prompts, too, Ctrl-C is to be a key and no signal: that would reach whoever started us as well,
-    # and `make` dies of it, however well we end.
+    # Between two prompts, too, Ctrl-C must be a key and not a signal: a signal would also end the parent process,
+    # such as `make`.
     with prompt.input.raw_mode():
         while not repl.done:
             try:

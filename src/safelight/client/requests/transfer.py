@@ -121,7 +121,7 @@ class _Body(aiohttp.Payload):
             file = source.file()
             try:
                 await file.open()
-                await sendfile(transport, file, CHUNK, last, patience=FOREVER, moved=self._advance)
+                await sendfile(transport, file, CHUNK, last, stall_timeout=FOREVER, moved=self._advance)
             except EOFError:
                 source.check(there=False)
             except OSError as error:

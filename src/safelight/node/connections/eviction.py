@@ -37,7 +37,7 @@ ITSELF = 64
 """File descriptors that a node has open when it does nothing."""
 
 CALM = 30.0
-"""Seconds without an eviction after which the trouble counts as over."""
+"""Seconds without an eviction after which the crowd counts as gone."""
 
 
 def most_of(descriptors: int) -> int:

@@ -173,7 +173,7 @@ class Routes:
                         self._say(f"new images are sealed with the key {key}")
         except BadCommand as error:
             raise Refusal(Problem.BAD_ORDER, str(error)) from None
-        except SafelightError as error:  # whoever gave the order has the keyring, and may know
+        except SafelightError as error:  # the operator has the keyring, and may see the reason
             self._say(str(error))
             raise Refusal(Problem.INTERNAL, str(error)) from None
         return _json(self._gate.obeyed(order, self._keys.ring.current_id))
@@ -243,7 +243,7 @@ class Routes:
                 self._outages.damaged(error)
             if isinstance(error, OtherKey) and self._sharing.may_lack(error.key_id):
                 return self._problem(self._sharing.refusal(error.key_id))
-            if self._config.vault == NONE and not isinstance(error, StoreFull):  # it is the data directory's trouble
+            if self._config.vault == NONE and not isinstance(error, StoreFull):  # the data directory failed
                 return self._problem(Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log"))
             return self._problem(_vaults_refusal(error))
         except (UnknownImage, NameTaken, AlreadyRemoved, UploadConflict) as error:
@@ -320,7 +320,7 @@ def _asked_of_the_vault(request: web.Request, response: web.StreamResponse) -> b
 
 
 def _vaults_refusal(error: SafelightError) -> Refusal:
-    """What a client is told of a store's troubles: no paths, and nothing of other users' images."""
+    """What a client learns about an error of the store: no paths, and nothing about other users' images."""
     match error:
         case StoreFull():
             missing = f" ({error.missing})" if error.missing else ""

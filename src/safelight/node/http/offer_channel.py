@@ -26,15 +26,15 @@ Answer = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
 class OfferChannels:
     """One node's lines to its clients."""
 
-    def __init__(self, answer: Answer, patience: float) -> None:
-        """`patience`: seconds that a client may leave a ping unanswered."""
-        self._answer, self._patience = answer, patience
+    def __init__(self, answer: Answer, ping_timeout: float) -> None:
+        """`ping_timeout`: seconds that a client may leave a ping unanswered."""
+        self._answer, self._ping_timeout = answer, ping_timeout
         self._open: set[web.WebSocketResponse] = set()
         self._free: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by user, who has a line
 
     async def accept(self, request: web.Request, user: str) -> web.StreamResponse:
         """Take a user's offers until the client goes, or sends what is none."""
-        socket = web.WebSocketResponse(heartbeat=self._patience, max_msg_size=MAX_JSON, compress=False)
+        socket = web.WebSocketResponse(heartbeat=self._ping_timeout, max_msg_size=MAX_JSON, compress=False)
         await socket.prepare(request)
         self._open.add(socket)
         free = self._free.setdefault(user, asyncio.Semaphore(AT_ONCE))

@@ -1,6 +1,6 @@
 """What a request's head may say, whatever it asks for: checked before anything of its body is read.
 
-A header that changes what the body means is obeyed or refused, never ignored: otherwise a part of an image, or an
+A header that changes what the body means is applied or refused, never ignored: otherwise a part of an image, or an
 image in a wrapping, would be kept as the image. And an address that cannot be decoded names nothing: a name is never
 guessed.
 """

@@ -47,12 +47,12 @@ async def send(
     request: web.Request,
     response: web.StreamResponse,
     chunks: AsyncGenerator[Bytes],
-    patience: float,
+    stall_timeout: float,
     place: Slot,
 ) -> web.StreamResponse:
     """Send the response with `chunks` as its body. Closes `chunks`.
 
-    `patience`: seconds within which the client must take something. `place` hears how fast it takes it.
+    `stall_timeout`: seconds within which the client must take something. `place` measures how fast it does.
 
     Raises Interrupted, and before anything was sent whatever the first chunk raises. HEAD asks for no chunk.
     """
@@ -61,9 +61,9 @@ async def send(
         await response.prepare(request)
         try:
             if request.method != "HEAD":
-                await _write(request, response, first, patience, place)
+                await _write(request, response, first, stall_timeout, place)
                 async for chunk in chunks:
-                    await _write(request, response, chunk, patience, place)
+                    await _write(request, response, chunk, stall_timeout, place)
         except (SafelightError, TimeoutError, OSError) as error:
             raise _broken_off(request, response, error) from None
         await response.write_eof()
@@ -76,7 +76,7 @@ async def _send_file(
     beginning: bytes,
     file: FileBody,
     end: int,
-    patience: float,
+    stall_timeout: float,
     place: Slot,
 ) -> web.StreamResponse:
     """Send the response: `beginning`, and the file's bytes from there up to `end`. Closes the file.
@@ -89,7 +89,7 @@ async def _send_file(
             await response.write(beginning)
             if request.transport is None:
                 raise ConnectionResetError("the client went away")
-            await sendfile(request.transport, file, len(beginning), end, patience=patience, taken=place.moved)
+            await sendfile(request.transport, file, len(beginning), end, stall_timeout=stall_timeout, taken=place.moved)
         except (SafelightError, EOFError, TimeoutError, OSError) as error:
             raise _broken_off(request, response, error) from None
         await response.write_eof()
@@ -99,13 +99,13 @@ async def _send_file(
 
 
 async def send_whole(
-    request: web.Request, response: web.StreamResponse, body: bytes, patience: float, place: Slot | None = None
+    request: web.Request, response: web.StreamResponse, body: bytes, stall_timeout: float, place: Slot | None = None
 ) -> web.StreamResponse:
-    """Send the response with all of its body at once: for small ones. `patience`, `place`, Interrupted: as `send`."""
+    """Send the response with all of its body at once, for small ones. Arguments and Interrupted: as `send`."""
     await response.prepare(request)
     try:
         if request.method != "HEAD":
-            await _write(request, response, body, patience, place)
+            await _write(request, response, body, stall_timeout, place)
         await response.write_eof()
     except (SafelightError, TimeoutError, OSError) as error:
         raise _broken_off(request, response, error) from None
@@ -113,33 +113,33 @@ async def send_whole(
 
 
 async def send_sealed(
-    request: web.Request, response: web.StreamResponse, vault: Vault, image: Image, patience: float, place: Slot
+    request: web.Request, response: web.StreamResponse, vault: Vault, image: Image, stall_timeout: float, place: Slot
 ) -> web.StreamResponse:
     """Send the response with the sealed file of an image as its body. Raises as `send`."""
     pours = request.method != "HEAD" and can_sendfile(request.transport)
     file = await vault.sealed_file(image) if pours else None
     if file is None:
-        return await send(request, response, vault.sealed(image), patience, place)
-    return await _send_file(request, response, image.header, file, sealed_size_of(image), patience, place)
+        return await send(request, response, vault.sealed(image), stall_timeout, place)
+    return await _send_file(request, response, image.header, file, sealed_size_of(image), stall_timeout, place)
 
 
 async def _write(
-    request: web.Request, response: web.StreamResponse, chunk: Bytes, patience: float, place: Slot | None = None
+    request: web.Request, response: web.StreamResponse, chunk: Bytes, stall_timeout: float, place: Slot | None = None
 ) -> None:
-    """Raises TimeoutError if the client takes nothing for `patience` seconds, and as `Place.moved`."""
+    """Raises TimeoutError if the client takes nothing for `stall_timeout` seconds, and as `Place.moved`."""
     left, moved = unacknowledged_bytes(request.transport) + len(chunk), time.monotonic()
     writing, looked = asyncio.ensure_future(response.write(chunk)), moved
     try:
         done: set[asyncio.Future[None]] = set()
         while not done:
-            done, _ = await asyncio.wait([writing], timeout=min(LOOK, patience))
+            done, _ = await asyncio.wait([writing], timeout=min(LOOK, stall_timeout))
             before, left = left, unacknowledged_bytes(request.transport)
             since, looked = looked, time.monotonic()
             if left < before:
                 moved = looked
             if place is not None:
                 place.moved(looked - since, max(0, before - left))
-            if not done and looked - moved >= patience:
+            if not done and looked - moved >= stall_timeout:
                 raise TimeoutError("the client takes nothing more")
         writing.result()
     finally:

@@ -23,8 +23,8 @@ CHECK = 0.2
 AT_ONCE = 32
 """Users that are looked up at the same time."""
 
-PATIENCE = 10.0
-"""Seconds that one look may take; the others go on meanwhile."""
+LOOKUP_TIMEOUT = 10.0
+"""Seconds that one lookup may take; the others continue meanwhile."""
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class ActiveRequests:
     async def _check(self, user: str, token: str | None) -> None:
         """End what the user has running, if it is to end. An error here leaves the checks of the others alone."""
         try:
-            async with self._free, asyncio.timeout(PATIENCE):
+            async with self._free, asyncio.timeout(LOOKUP_TIMEOUT):
                 active = await self._users.active(user, token, within=FRESH - CHECK)
             if not active:
                 self._end(user, token)

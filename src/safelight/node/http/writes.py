@@ -95,7 +95,7 @@ class WriteHandlers:
                 return await self._send(request, job, place, size, self._workshop.opened(job, spool), status=200)
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
-        """DELETE /v1/images/NAME: an image out of the vault, for ever."""
+        """DELETE /v1/images/NAME: remove an image from the vault permanently."""
         job = await self._gate.admit(request, Action.REMOVE)
         vault = self._keeper.vault
         if vault is None:
@@ -117,7 +117,7 @@ class WriteHandlers:
             request.content,
             announced=job.size,
             limit=largest_body(self._config, job),
-            patience=self._config.body_timeout,
+            stall_timeout=self._config.body_timeout,
             place=place,
         )
 

@@ -1,7 +1,7 @@
 """The keyring on the disk: made once, read, changed under a lock; wrapped, where a secret is configured.
 
 keyring.json        the keyring, or the keyring wrapped (`safelight keys wrap`)
-keyring.lock        held (flock) by whoever changes it: the nodes of a machine share the file
+keyring.lock        held (flock) by the process that changes it: the nodes of a machine share the file
 keyring.json.part   what is being written; it replaces the other in one step
 
 A node that runs holds it as `Keys`, which only ever learns: what another node of the machine has written, what an
@@ -100,7 +100,7 @@ class KeyFile:
                     part = self.path.with_name(f"{self.path.name}.part")
                     part.unlink(missing_ok=True)  # of a process that was killed in mid-write
                     atomic_file.replace(self.path, self._text(keyring, wrapped=be), part=part)
-                else:  # whoever wrote it may not have come so far
+                else:  # the process that wrote it may have died before this
                     atomic_file.sync_directory(self.path.parent)
             except OSError as error:
                 raise DataError(f"cannot write {self.path}: {error.strerror}") from None
@@ -200,7 +200,7 @@ class Keys:
         except DataError as error:
             return str(error)
         if not found.belongs_with(self.ring) or found.find(self.ring.current_id) is None:
-            return f"{self._file.path} is not the keyring that this node works with: restore it, or start the node anew"
+            return f"{self._file.path} is not the keyring that this node works with: restore it, or restart the node"
         self.ring = self.ring.merged(found)
         return ""
 

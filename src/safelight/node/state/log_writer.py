@@ -1,5 +1,6 @@
-"""What a node says, written by a thread of its own: whoever reads it slowly, not at all, or no longer must not hold
-up the node. Lines wait in a queue until they can be written; those that find it full are counted instead.
+"""A node's log, written by a thread of its own, so that a slow or stopped reader cannot delay the node.
+
+Lines wait in a queue until they can be written; those that find it full are counted instead.
 
 The thread writes to the descriptor, past Python's buffers: the interpreter would wait for them when it ends.
 """
@@ -51,13 +52,13 @@ class LogWriter:
             self._lines.append(self._encoded(line))
             self._news.notify()
 
-    def close(self, patience: float) -> OSError | None:
-        """Write what still waits, for `patience` seconds at most. Why that failed, unless its reader has gone."""
+    def close(self, timeout: float) -> OSError | None:
+        """Write what is in the queue, for at most `timeout` seconds. The error, unless the reader closed the log."""
         with self._news:
             self._closing = True
             self._news.notify()
         if self._writer.is_alive():
-            self._writer.join(patience)
+            self._writer.join(timeout)
         return None if isinstance(self._error, BrokenPipeError) else self._error
 
     def handler(self) -> logging.Handler:
@@ -70,7 +71,7 @@ class LogWriter:
             try:
                 data = data[os.write(self._descriptor, data) :]
                 self._error = None
-            except BlockingIOError:  # whoever shares the terminal may have made it so
+            except BlockingIOError:  # another process that shares the terminal can have set this
                 select.select([], [self._descriptor], [])
             except OSError as error:
                 if error.errno == errno.EBADF:

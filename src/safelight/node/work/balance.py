@@ -5,7 +5,7 @@ begun since. Both are weighed by their bytes, and each image by a fixed part on 
 node, whose work piles up, is given less; and many images that are granted within one report's time do not all go to
 the node that was idle in the last one.
 
-Without a clock: whoever calls says what time it is, in seconds.
+Without a clock: the caller passes the time, in seconds.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Balancer:
     def assign(self, upload: str, size: int | None, in_hand: Mapping[int, int], now: float, user: str = "") -> int:
         """The node for a user's upload, out of those whose work `in_hand` is given: the sum of their images' weights.
 
-        Of equals, the one that has waited longest. An upload that is assigned anew counts once.
+        Of equals, the one that has waited longest. An upload that is assigned again counts once.
         """
         self.begun([upload])
         self.forget(now)

@@ -16,7 +16,7 @@ def check_size(config: Config, job: Scope) -> None:
     """Raises Refusal (TOO_LARGE, BAD_REQUEST) for a size that no body of this job may have."""
     if job.action is Action.REMOVE:
         if job.size:
-            raise Refusal(Problem.BAD_REQUEST, "whoever removes an image sends no body: say size 0")
+            raise Refusal(Problem.BAD_REQUEST, "a removal has no body: set size to 0")
         return
     if job.size is not None and job.size > (limit := largest_body(config, job)):
         raise Refusal(

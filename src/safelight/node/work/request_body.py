@@ -1,8 +1,8 @@
-"""A request's body, as its client sends it: no longer than announced, and not for ever.
+"""A request's body, as its client sends it: no longer than announced, and within a time limit.
 
-A client that sends nothing for `body_timeout`, or in that time less than a phone with one bar would, is given up. Until
-then a crawling body takes no place: it costs a little memory, and no work. While others wait, a body has to come
-faster, or is closed for them: see `shares`.
+A body without a byte for `body_timeout`, or slower than `PACE` for that long, is stalled: the request is refused. A
+slow body occupies no slot; it costs a little memory. While other users wait, a body must reach `min_rate`, or it is
+closed: see `fair_share`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from safelight.runtime.http import StreamReader
 from safelight.wire.messages import Problem, Refusal
 
 PACE = 1024
-"""Bytes a second; who sends less than that while we wait is given up."""
+"""Bytes per second below which a body counts as stalled."""
 
 SLOW = 1.0
-"""Seconds of waiting after which a body counts as crawling."""
+"""Seconds of waiting after which a body counts as slow."""
 
 
 class RequestBody:
@@ -31,12 +31,12 @@ class RequestBody:
         *,
         announced: int | None,
         limit: int,
-        patience: float,
+        stall_timeout: float,
         place: Slot,
     ) -> None:
         """`announced` and `limit` in bytes. `place` hears how fast it comes."""
         self._reader, self._announced, self._limit = reader, announced, limit
-        self._patience, self._place = patience, place
+        self._stall_timeout, self._place = stall_timeout, place
         self._waited, self._came = 0.0, 0  # seconds and bytes since the pace was last looked at
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -71,12 +71,12 @@ class RequestBody:
         started = looked = time.monotonic()
         while True:
             try:
-                chunk = await self._within(min(SLOW, started + self._patience - looked))
+                chunk = await self._within(min(SLOW, started + self._stall_timeout - looked))
             except TimeoutError:
                 now = time.monotonic()
-                if now - started >= self._patience:
+                if now - started >= self._stall_timeout:
                     raise Refusal(
-                        Problem.STALLED, f"no byte came for {self._patience:g} s: send the image again"
+                        Problem.STALLED, f"no byte came for {self._stall_timeout:g} s: send the image again"
                     ) from None
                 self._keep_pace(now - looked, 0)
                 self._place.crawls(True)
@@ -95,7 +95,7 @@ class RequestBody:
         self._place.moved(waited, came)
         slow = self._came < PACE * self._waited
         self._place.crawls(slow and self._waited >= SLOW)
-        if self._waited < self._patience:
+        if self._waited < self._stall_timeout:
             return
         if slow:
             raise Refusal(

@@ -35,8 +35,8 @@ from safelight.vault.stores.base import KEY, MAX_SMALL, BadObject, Entry, Missin
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
-PATIENCE = 10.0
-"""Seconds for what moves little. A store that takes longer is away."""
+REQUEST_TIMEOUT = 10.0
+"""Seconds for what moves little. A store that takes longer is unavailable."""
 TRANSFER = 60
 """Seconds for one part or one range. Two parts at a time are on their way, so an uplink needs 2.2 Mbit/s."""
 PART = 8 << 20
@@ -55,7 +55,7 @@ RANGE = 4 << 20
 
 _RETRY: RetryConfig = {
     "max_retries": 10,
-    "retry_timeout": timedelta(seconds=4),  # a create tries, and then reads what became of it: twice, within PATIENCE
+    "retry_timeout": timedelta(seconds=4),  # a create tries, and then reads what became of it: twice, in time
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=1), "base": 2},
 }
 
@@ -268,7 +268,7 @@ class BucketStore:
         mark = secrets.token_hex(8)
         failure: BaseError | OSError | None = None
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(REQUEST_TIMEOUT):
                 while True:
                     try:
                         await obstore.put_async(self._store, key, data, mode="create", attributes={_MARK: mark})
@@ -305,7 +305,7 @@ class BucketStore:
     async def _asking(self) -> AsyncIterator[None]:
         """For a request that moves little: bounded in time, its errors in our words."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(REQUEST_TIMEOUT):
                 yield
         except (BaseError, OSError) as error:
             raise self._error(error) from None
@@ -410,7 +410,7 @@ class BucketBody:
 
     async def _remove(self) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(REQUEST_TIMEOUT):
                 if self._running is not None:
                     await asyncio.wait([self._running])
                 if self._closing:  # the library gives an upload up by itself if it cannot complete it
