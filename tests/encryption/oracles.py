@@ -1,4 +1,4 @@
-"""Other people's implementations, to which ours is compared: Tink and the `openssl` command."""
+"""Other implementations that ours is compared with: Tink and the `openssl` command."""
 
 import io
 import subprocess

@@ -1,4 +1,4 @@
-"""Pushing whole byte strings through sealers and openers."""
+"""Pass whole byte strings through sealers and openers."""
 
 from collections.abc import Iterable
 from itertools import pairwise

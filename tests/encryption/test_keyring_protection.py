@@ -1,4 +1,4 @@
-"""A wrapped keyring: opens with its secret alone, as specified, and no file can make us work without bounds."""
+"""A wrapped keyring opens only with its secret, follows its specification, and bounds the work of its reader."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_hostile_or_damaged_file_is_refused_in_one_line(text: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_who_reads_a_wrapped_keyring_without_a_secret_learns_the_cluster_id_alone() -> None:
+def test_a_wrapped_keyring_reveals_only_the_cluster_id_without_its_secret() -> None:
     for secret in (KEYRING.node_secret, KEYRING.current.secret):
         assert base64.b64encode(secret)[:12] not in TEXT
         assert base64.b64encode(base64.b64encode(secret))[:12] not in TEXT

@@ -1,4 +1,4 @@
-"""What a stream held is free at once when it has finished, failed or been dropped, not when a collector looks."""
+"""The buffers of a stream are free as soon as it has finished, failed or been dropped, without a garbage collection."""
 
 from __future__ import annotations
 

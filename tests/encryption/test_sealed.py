@@ -1,4 +1,4 @@
-"""Sealed files: they open for their user in their cluster, and otherwise the error says exactly why not."""
+"""Sealed files open for their user in their cluster; any other error names its exact reason."""
 
 import hashlib
 import os
@@ -126,7 +126,7 @@ def test_the_image_size_is_known_once_the_header_is_in() -> None:
         opener.plain_size(opener.header.length if opener.header else 0)
 
 
-def test_another_user_is_told_whose_it_is() -> None:
+def test_the_error_for_another_user_names_the_owner() -> None:
     error = opening(sealed(user="bob"))
     assert isinstance(error, WrongUser)
     assert "'bob'" in str(error)
@@ -137,7 +137,7 @@ def test_a_name_from_a_file_reaches_no_terminal_with_control_characters() -> Non
     assert str(opening(sealed(user="\x1b[2J\u202ebob"))).isprintable()
 
 
-def test_another_cluster_is_told_which_key_is_missing() -> None:
+def test_the_error_in_another_cluster_names_the_missing_key() -> None:
     error = opening(sealed(keyring=Keyring.new()), keyring=KEYRING)
     assert isinstance(error, OtherCluster)
     other = sealed(keyring=Keyring.new())
@@ -213,7 +213,7 @@ def test_a_slot_of_another_file_does_not_fit() -> None:
     assert isinstance(opening(with_true_check(one[:slot] + other[slot:end]) + one[end + 4 :]), Damaged)
 
 
-def test_a_file_cannot_be_made_over_to_another_user() -> None:
+def test_a_file_cannot_be_reassigned_to_another_user() -> None:
     file = sealed(user="bobby")
     length = read_header(file).length
     forged = with_true_check(file[: length - 4].replace(b"bobby", b"alice")) + file[length:]

@@ -1,4 +1,4 @@
-"""The payload: the same as Tink's, whatever the chunks, and nothing unverified ever comes out."""
+"""The payload equals that of Tink for any chunks, and no unverified byte is ever released."""
 
 import hashlib
 import tracemalloc

@@ -1,6 +1,6 @@
 """Keys, the sealed format and the classic format: no network, no clock, no disk.
 
-Both formats are pushed through in chunks of any size, in constant memory:
+Sealers and openers take chunks of any size and use constant memory:
 
     sealer = seal(Scheme.SEALED, "alice", keyring)
     for chunk in image:
@@ -8,8 +8,8 @@ Both formats are pushed through in chunks of any size, in constant memory:
             file.write(piece)
     file.write(sealer.finish())
 
-and `open_` likewise. What comes out is bytes of their own: keep them, or hand them to a transport, freely.
-A sealer or opener serves one file; after `finish`, or after an error, make another.
+`open_` works in the same way. The returned buffers belong to the caller: nothing writes to them again. A sealer or
+opener serves one file; after `finish`, or after an error, create another. docs/format.md specifies both formats.
 """
 
 import os
@@ -22,14 +22,14 @@ from safelight.encryption.stream import Bytes
 
 
 class Scheme(StrEnum):
-    """How an image is encrypted. Always said, never detected."""
+    """How an image is encrypted. The caller always states it; it is never detected."""
 
     SEALED = "sealed"
     CLASSIC = "classic"
 
 
 class Sealer(Protocol):
-    """An image in, a complete file out: join what `update` and `finish` return."""
+    """Encrypts an image into a complete file: the concatenation of what `update` and `finish` return."""
 
     def update(self, chunk: Bytes, /) -> list[Bytes]: ...
 
@@ -37,10 +37,10 @@ class Sealer(Protocol):
 
 
 class Opener(Protocol):
-    """A complete file in, the image out. Each method raises a CannotOpen that says what is wrong.
+    """Decrypts a complete file into the image. Each method raises CannotOpen with the reason.
 
-    What `update` returns is verified (in a sealed file), yet only when `finish` returns is it known to be
-    complete: a caller that passes it on before must be able to revoke it or to abort visibly.
+    What `update` returns from a sealed file is verified, but only `finish` proves that it is complete: a caller that
+    passes data on before must be able to take it back or to break off visibly.
     """
 
     def update(self, chunk: Bytes, /) -> list[Bytes]: ...
@@ -48,25 +48,25 @@ class Opener(Protocol):
     def finish(self) -> Bytes: ...
 
     def plain_size(self, file_size: int, /) -> int | None:
-        """The size of the image in a file of so many bytes; None while too little was pushed in to tell."""
+        """The image's size in bytes in a file of `file_size` bytes; None until enough was passed in to know it."""
 
 
 def seal(scheme: Scheme, user: str, keyring: Keyring, *, random: Random = os.urandom) -> Sealer:
-    """Begin a file for the user. Raises ValueError for a name that no file can hold (1 to 255 bytes)."""
+    """Start a file for a user. Raises ValueError for a user name that is not 1 to 255 bytes long."""
     if scheme is Scheme.CLASSIC:
         return classic.ClassicSealer(user, random=random)
     return sealed.FileSealer(user, keyring, random=random)
 
 
 def open_(scheme: Scheme, user: str, keyring: Keyring) -> Opener:
-    """Begin to open a file as the user."""
+    """Start to open a file as a user."""
     if scheme is Scheme.CLASSIC:
         return classic.ClassicOpener(user)
     return sealed.FileOpener(user, keyring)
 
 
 def sealed_size(scheme: Scheme, plain_size: int, user: str) -> int:
-    """The exact size of the complete file for an image of `plain_size` bytes. Raises TooLarge."""
+    """The exact size in bytes of the complete file for an image of `plain_size` bytes. Raises TooLarge."""
     if scheme is Scheme.CLASSIC:
         return classic.sealed_size(plain_size)
     return sealed.sealed_size(plain_size, user)

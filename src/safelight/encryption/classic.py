@@ -1,8 +1,8 @@
 """The classic file: 16 random bytes, then AES-128 in counter mode under SHA-256(username)[:16].
 
-The 16 bytes are the initial counter block of NIST SP 800-38A, section 6.5, so `openssl enc -d -aes-128-ctr`
-opens the rest of the file. Anyone who knows the username can open it, and nothing is authenticated: a changed
-byte, a missing end or another user's name give another image and no error. It is for learning.
+The 16 bytes are the initial counter block of NIST SP 800-38A, section 6.5, so `openssl enc -d -aes-128-ctr` opens the
+rest of the file. Anyone who knows the username can open it, and nothing is authenticated: a changed byte, a missing end
+or another user's name gives another image and no error. The format is for learning; docs/format.md specifies it.
 """
 
 import os
@@ -20,12 +20,12 @@ COUNTER_SIZE = 16
 
 
 def sealed_size(plain_size: int) -> int:
-    """The size of the classic file for an image of `plain_size` bytes."""
+    """The size in bytes of the classic file for an image of `plain_size` bytes."""
     return COUNTER_SIZE + plain_size
 
 
 class ClassicSealer:
-    """An image in, a classic file out: join what `update` and `finish` return."""
+    """Encrypts an image into a classic file: the concatenation of what `update` and `finish` return."""
 
     def __init__(self, user: str, *, random: Random = os.urandom) -> None:
         self._counter = random(COUNTER_SIZE)  # until it is released
@@ -41,7 +41,7 @@ class ClassicSealer:
 
 
 class ClassicOpener:
-    """A classic file in, bytes out: the image if this is the user's intact file, else anything.
+    """Decrypts a classic file: into the image if the file is intact and the user's, else into noise.
 
     `update` and `finish` raise ClassicIsSealed for a sealed file; `finish` raises ClassicTooShort.
     """
@@ -52,7 +52,7 @@ class ClassicOpener:
         self._cipher: CipherContext | None = None
 
     def plain_size(self, file_size: int) -> int:
-        """The size of the image in a file of so many bytes. Raises ClassicTooShort."""
+        """The image's size in bytes in a file of `file_size` bytes. Raises ClassicTooShort."""
         if file_size < COUNTER_SIZE:
             raise ClassicTooShort
         return file_size - COUNTER_SIZE

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a keyring, a sealed file or a classic file, one class for each answer."""
+"""Errors of keyrings, sealed files and classic files: one class for each reason. A message states the remedy, too."""
 
 from safelight.errors import SafelightError
 
@@ -8,7 +8,7 @@ class KeyringError(SafelightError):
 
 
 class CannotOpen(SafelightError):
-    """A file does not open. Each subclass is one reason, and its message says what to do."""
+    """A file does not open. Each subclass is one reason; its message states what to do."""
 
 
 class NotSealed(CannotOpen):
@@ -16,12 +16,12 @@ class NotSealed(CannotOpen):
 
     def __init__(self) -> None:
         super().__init__(
-            "This is not a sealed file, or its beginning is damaged; if it is a classic file, say --scheme classic."
+            "This is not a sealed file, or its beginning is damaged; if it is a classic file, use --scheme classic."
         )
 
 
 class UnsupportedVersion(CannotOpen):
-    """The file is sealed in a version of the format that this Safelight does not know."""
+    """The file is sealed in a version of the format that this version of Safelight does not support."""
 
     def __init__(self, version: int) -> None:
         super().__init__(
@@ -31,10 +31,10 @@ class UnsupportedVersion(CannotOpen):
 
 
 class WrongUser(CannotOpen):
-    """The file is intact, and sealed for someone else."""
+    """The file is intact, and sealed for another user."""
 
     def __init__(self, sealed_for: str, user: str) -> None:
-        # repr() because the name comes out of a file: it must not reach a terminal with control characters.
+        # repr(), because the name comes from a file: control characters must not reach a terminal.
         super().__init__(f"This file is sealed for {sealed_for!r}, not {user!r}: open it as {sealed_for!r}.")
 
 
@@ -50,7 +50,7 @@ class OtherCluster(CannotOpen):
 
 
 class Damaged(CannotOpen):
-    """Some byte of the file is not what was sealed, or is missing, or was added."""
+    """A byte of the file was changed, removed or added after it was sealed."""
 
     def __init__(self) -> None:
         super().__init__("The file is damaged or not this user's: fetch it again, or open another copy.")
@@ -64,14 +64,14 @@ class ClassicIsSealed(CannotOpen):
 
 
 class ClassicTooShort(CannotOpen):
-    """Fewer than the 16 bytes that every classic file begins with."""
+    """The file is shorter than the 16 bytes with which every classic file begins."""
 
     def __init__(self) -> None:
         super().__init__("This is not a classic file: it is shorter than 16 bytes. Fetch it again.")
 
 
 class TooLarge(SafelightError):
-    """More plaintext than the format can count segments for (about 4 PiB)."""
+    """The plaintext needs more segments than the format can number (about 4 PiB)."""
 
     def __init__(self) -> None:
         super().__init__("The image is larger than a sealed file can be (4 PiB): split it.")

@@ -1,9 +1,9 @@
-"""A keyring wrapped by a secret: version 2 of its file, for backups and disks that others may come to see.
+"""The keyring file wrapped by a secret (version 2), for backups and disks that others may read.
 
     secret ──scrypt──> key (32 bytes) ──AES-256-GCM──> the whole version 1 text
 
-scrypt is RFC 7914; its cost is in the file, within bounds, so that no file can make us use more memory than we
-would ourselves. `docs/format.md` specifies it.
+scrypt is RFC 7914. The file contains its cost, within bounds, so that no file can make the reader use more memory than
+Safelight itself uses. docs/format.md specifies the file.
 """
 
 import os
@@ -19,8 +19,8 @@ from safelight.encryption.errors import KeyringError
 from safelight.encryption.keys import ClusterId, Keyring, Random, decode, version_of
 
 N, R, P = 1 << 16, 8, 2
-"""64 MiB and some 0.4 s, once for each start of a node; one of the settings that OWASP's Password Storage Cheat
-Sheet names as equally strong."""
+"""64 MiB and about 0.4 s, once at each start of a node; one of the settings that OWASP's Password Storage Cheat Sheet
+lists as equally strong."""
 
 MAX_N = 1 << 17
 """With r = 8: 128 MiB."""
@@ -37,10 +37,10 @@ class _Cost:
 
 
 class Wrapper:
-    """Wraps keyrings and unwraps them, with one secret (any bytes, not none). Not shared between threads at once.
+    """Wraps and unwraps keyrings with one secret, of at least one byte. Not for several threads at the same time.
 
-    It keeps the salt that it met, as deriving is expensive on purpose: a node that writes its keyring twice amid a
-    rotation derives once, at its start. Each text has a nonce of its own.
+    It keeps the salt of the first text, because key derivation is expensive on purpose: a node that writes its keyring
+    twice during a rotation derives once, at its start. Each text has its own nonce.
     """
 
     def __init__(self, secret: bytes) -> None:
@@ -50,11 +50,11 @@ class Wrapper:
 
     @property
     def length(self) -> int:
-        """Of the secret, in bytes."""
+        """Length of the secret in bytes."""
         return len(self._secret)
 
     def wrap(self, keyring: Keyring, *, random: Random = os.urandom) -> bytes:
-        """The keyring as text that says which cluster it is of, and else nothing without the secret."""
+        """The keyring as text. Without the secret it reveals only the cluster id."""
         cost = self._cost or _Cost(N, R, P, random(SALT_SIZE))
         nonce = random(NONCE_SIZE)
         wrapped = AESGCM(self._derive(cost)).encrypt(nonce, keyring.to_json(), _bound_to(keyring.cluster_id))
@@ -68,11 +68,11 @@ class Wrapper:
         return msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n"
 
     def unwrap(self, text: bytes) -> Keyring:
-        """The keyring that `wrap` wrapped. Raises KeyringError: for another secret, and for anything else."""
+        """The keyring from a text that `wrap` made. Raises KeyringError for another secret, and for any other text."""
         read = decode(text, _WrappedText)
         said = read.scrypt
         if said.n & (said.n - 1):
-            raise KeyringError("The keyring is malformed (scrypt's n is no power of two): restore it from a backup.")
+            raise KeyringError("The keyring is malformed (scrypt's n is not a power of two): restore it from a backup.")
         key = self._derive(_Cost(said.n, said.r, said.p, said.salt))
         try:
             plain = AESGCM(key).decrypt(read.nonce, read.wrapped, _bound_to(read.cluster))
@@ -94,7 +94,7 @@ class Wrapper:
 
 
 def is_wrapped(text: bytes) -> bool:
-    """Whether a keyring's text is a wrapped one. Raises KeyringError where it is none at all."""
+    """Whether a keyring's text is wrapped. Raises KeyringError for a text that is not a keyring."""
     return version_of(text) == 2
 
 

@@ -1,14 +1,14 @@
-"""Keys: which there are, how each is derived, and the keyring that holds the secret ones.
+"""The keys, how each is derived, and the keyring, which contains the secret ones.
 
     cluster key (random, 32 bytes) ──HKDF──> key id     (8 bytes, public: names the cluster key)
                                    ──HKDF──> user key   (16 bytes: wraps the data keys of one user)
-                                   ──HKDF──> record key (16 bytes: seals what the vault says of images)
+                                   ──HKDF──> record key (16 bytes: seals the vault's records)
     node secret (random, 32 bytes) ──HKDF──> subkeys    (32 bytes each: tickets, peers, …)
                                    ──HKDF──> check      (8 bytes, public: are two nodes of the same cluster?)
-    username                       ──SHA-256─> classic key (16 bytes, no secret at all)
+    username                       ──SHA-256─> classic key (16 bytes, not secret)
 
-HKDF is RFC 5869 with SHA-256 and no salt. Every `info` begins with a label of its own, none of which is the
-beginning of another, so no two derivations can meet. `docs/format.md` specifies all of it.
+HKDF is RFC 5869 with SHA-256 and no salt. Every `info` begins with its own label. No label is a prefix of another, so
+no two derivations can collide. docs/format.md specifies all of it.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from safelight import decoding
 from safelight.encryption.errors import KeyringError
 
 Random = Callable[[int], bytes]
-"""A source of randomness: a number of bytes in, so many bytes out. `os.urandom`, but for test vectors."""
+"""A source of random bytes: takes a number, returns so many bytes. `os.urandom`, except in test vectors."""
 
 SECRET_SIZE = 32
 USER_KEY_SIZE = 16
@@ -37,13 +37,13 @@ KEY_ID_SIZE = 8
 CLUSTER_ID_SIZE = 16
 MAX_USER_BYTES = 255
 MAX_KEYS = 1000
-"""Cluster keys in one keyring: a new one every day for almost three years."""
+"""Cluster keys in one keyring: enough for a rotation every day for almost three years."""
 
 
 def user_bytes(user: str) -> bytes:
-    """The user's name as the formats hold it: 1 to 255 bytes of UTF-8.
+    """A user's name as in the formats: 1 to 255 bytes of UTF-8. Raises ValueError for any other length.
 
-    Raises ValueError for any other. The rules for names that people may choose are narrower, and not here.
+    `safelight.names` has the narrower rules for names that users may choose.
     """
     name = user.encode()
     if not 1 <= len(name) <= MAX_USER_BYTES:
@@ -58,7 +58,7 @@ def classic_key(user: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ClusterKey:
-    """One cluster key (32 bytes), when it was made (Unix seconds, if known) and its key id (16 hex digits).
+    """One cluster key (32 bytes), its creation time (Unix seconds, if known) and its key id (16 hex digits).
 
     Raises KeyringError for a secret of another length.
     """
@@ -83,17 +83,17 @@ class ClusterKey:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """All secrets of a cluster. Immutable; the same on every node, but for a moment amid a rotation.
+    """All secrets of a cluster. Immutable; the same on every node, except for a moment during a rotation.
 
     cluster_id   32 hex digits, public
-    node_secret  32 bytes by which nodes prove themselves to each other; never used to encrypt images
+    node_secret  32 bytes with which nodes authenticate each other; never encrypts images
     keys         the cluster keys, oldest first
-    current_id   the key id of the one that seals new images; all of them open
+    current_id   the key id of the cluster key that seals new images; all of them open images
 
-    A rotation only ever adds: a key, and that a later one is current. So keyrings that went different ways can be
-    `merged` in any order, any number of times, and end the same (they form a join-semilattice).
+    A rotation only adds a key, and makes a later key current. So different keyrings of a cluster can be `merged` in any
+    order, any number of times, with the same result (they form a join-semilattice).
 
-    Raises KeyringError if its parts do not fit each other.
+    Raises KeyringError if its parts contradict each other.
     """
 
     cluster_id: str
@@ -115,7 +115,7 @@ class Keyring:
 
     @classmethod
     def new(cls, random: Random = os.urandom, *, created: int | None = None) -> "Keyring":
-        """The keyring of a new cluster, with one cluster key, made at `created` (Unix seconds)."""
+        """The keyring of a new cluster, with one cluster key, created at `created` (Unix seconds)."""
         cluster_id, node_secret, key = (
             random(CLUSTER_ID_SIZE).hex(),
             random(SECRET_SIZE),
@@ -136,7 +136,7 @@ class Keyring:
 
     @property
     def waiting(self) -> ClusterKey | None:
-        """The newest key, if it is not yet current: a rotation has begun and is not finished."""
+        """The newest key, if it is not current yet: a rotation is not finished."""
         return None if self.keys[-1].id == self.current_id else self.keys[-1]
 
     def added(self, key: ClusterKey) -> "Keyring":
@@ -144,19 +144,20 @@ class Keyring:
         return self.merged(replace(self, keys=(*self.keys, key))) if self.find(key.id) is None else self
 
     def using(self, key_id: str) -> "Keyring":
-        """This keyring with this key as the current one, or a later one that is so already. Raises KeyringError."""
+        """This keyring with this key as the current one, unless a later one is current already. Raises KeyringError."""
         return self.merged(replace(self, current_id=key_id))
 
     def belongs_with(self, other: "Keyring") -> bool:
-        """Whether both are of one cluster, at whatever point of its rotations."""
+        """Whether both belong to one cluster, before or after any of its rotations."""
         return self.cluster_id == other.cluster_id and hmac.compare_digest(self.node_secret, other.node_secret)
 
     def merged(self, other: "Keyring") -> "Keyring":
-        """All keys of both; of the two current ones the later. Raises KeyringError if they do not belong together."""
+        """The keys of both, and the later one of the two current keys. Raises KeyringError if they do not belong
+        together."""
         if not self.belongs_with(other):
             raise KeyringError("These keyrings are of two clusters: restore the right one from a backup.")
         all_keys = {key.id: key for key in (*self.keys, *other.keys)}.values()
-        # Equal times are ordered by id, so that all nodes have one order; before there were times, by place.
+        # Equal times are ordered by the id, so that all nodes have one order; keys without a time keep their place.
         keys = tuple(sorted(all_keys, key=lambda key: (key.created, key.id) if key.created is not None else (-1, "")))
         ids = [key.id for key in keys]
         return replace(self, keys=keys, current_id=max(self.current_id, other.current_id, key=ids.index))
@@ -167,15 +168,15 @@ class Keyring:
 
     @property
     def check(self) -> str:
-        """16 hex digits that peers compare to learn whether they are of one cluster, and that reveal nothing.
+        """16 hex digits by which peers check that they belong to one cluster, and that reveal nothing else.
 
-        Covers the cluster id and the node secret. Not the cluster keys: nodes that differ in these must go on
-        working together, as a rotation reaches one after the other.
+        It covers the cluster id and the node secret, not the cluster keys: nodes with different cluster keys must
+        continue to work together, because a rotation reaches one node at a time.
         """
         return _hkdf(self.node_secret, b"safelight/1/check/" + bytes.fromhex(self.cluster_id), 8).hex()
 
     def to_json(self) -> bytes:
-        """The keyring as text, secrets and all, for a file that only its owner can read."""
+        """The keyring as text with all secrets, for a file that only its owner can read."""
         text = _KeyringText(
             version=1,
             cluster=self.cluster_id,
@@ -187,11 +188,12 @@ class Keyring:
 
     @classmethod
     def from_json(cls, text: bytes) -> "Keyring":
-        """The keyring that `to_json` wrote. Raises KeyringError for anything else."""
+        """The keyring from a text that `to_json` made. Raises KeyringError for any other text."""
         version = version_of(text)
         if version != 1:
             raise KeyringError(
-                f"The keyring has version {version}, and this Safelight knows versions 1 and 2: use a newer one."
+                f"The keyring has version {version}, and this version of Safelight supports versions 1 and 2: "
+                "use a newer one."
             )
         read = decode(text, _KeyringText)
         keys = tuple(ClusterKey(key.secret, key.created) for key in read.keys)
@@ -230,12 +232,12 @@ class _KeyringText(msgspec.Struct):
 
 
 def version_of(text: bytes) -> int:
-    """The version of a keyring's file: 1, or 2 where it is wrapped. Raises KeyringError."""
+    """The version of a keyring's file: 1, or 2 if it is wrapped. Raises KeyringError."""
     return decode(text, _Version).version
 
 
 def decode(text: bytes, kind: type[_T]) -> _T:
-    """What is in a keyring's file. Raises KeyringError, without a word of it."""
+    """The content of a keyring's file. Raises KeyringError with a message that quotes nothing from the file."""
     try:
         return decoding.decode(text, kind)
     except decoding.Malformed as error:  # it names the field and what was expected, never the value

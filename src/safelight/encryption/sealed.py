@@ -1,13 +1,13 @@
-"""The sealed file, version 1: a header that says whose it is and holds the wrapped data key; the payload.
+"""The sealed file, version 1: a header with the user and the wrapped data key, then the payload.
 
     fixed header   magic 8 | version 1 | file id 16 | user length 1 | user
     slots          count 1 | key id 8 | nonce 12 | wrapped data key 32
-    header check   4: the beginning of SHA-256 over all before it
+    header check   4: the first bytes of SHA-256 over everything before it
     payload        stream.py, under the data key, with the fixed header as associated data
 
-The header check is no security: an attacker who changes a header can change it too, and then the wrapped key or the
-payload does not verify. It tells a damaged header from an intact one of another user or cluster, which makes
-errors exact. `docs/format.md` specifies the format; later versions may hold more slots, to share an image.
+The header check is not a security measure: anyone who changes a header can recompute it, and then the wrapped key or
+the payload does not verify. It distinguishes a damaged header from an intact one of another user or cluster, which
+makes errors exact. docs/format.md specifies the format. Later versions may have more slots, to share an image.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from safelight.encryption.errors import Damaged, NotSealed, OtherCluster, Unsupp
 from safelight.encryption.keys import KEY_ID_SIZE, MAX_USER_BYTES, Keyring, Random, user_bytes
 from safelight.encryption.stream import Bytes
 
-# As in PNG: a byte beyond ASCII, a name, then line ends and a control-Z that a transfer as text would change.
+# As in PNG: a non-ASCII byte, a name, then line ends and a control-Z that a transfer as text would change.
 MAGIC = b"\x89SLT\r\n\x1a\n"
 VERSION = 1
 
@@ -37,12 +37,12 @@ _SLOTS_SIZE = 1 + KEY_ID_SIZE + _NONCE_SIZE + _WRAPPED_SIZE
 _CHECK_SIZE = 4
 
 MAX_HEADER_SIZE = _USER_AT + MAX_USER_BYTES + _SLOTS_SIZE + _CHECK_SIZE
-"""No header of a sealed file is longer: so many bytes are always enough for `read_header`."""
+"""Bytes of the longest header: always enough for `read_header`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a sealed file says of itself without a key.
+    """What a sealed file reveals without a key.
 
     file_id  32 hex digits, random for each sealing
     key_id   16 hex digits: the cluster key under which the data key is wrapped
@@ -65,7 +65,7 @@ class Header:
 
     @property
     def fixed(self) -> bytes:
-        """The part that never changes while the image exists; the wrap and the payload are bound to it."""
+        """The part that never changes while the image exists. The wrapped key and the payload are bound to it."""
         return _fixed_header(bytes.fromhex(self.file_id), user_bytes(self.user))
 
     def encode(self) -> bytes:
@@ -73,14 +73,14 @@ class Header:
         return header + _check(header)
 
     def plain_size(self, file_size: int) -> int:
-        """The size of the image in a file of so many bytes with this header. Raises Damaged."""
+        """The image's size in bytes in a file of `file_size` bytes with this header. Raises Damaged."""
         return stream.LAYOUT.plain_size(file_size - self.length)
 
 
 def read_header(beginning: Bytes) -> Header:
-    """The header from the beginning of a sealed file; `MAX_HEADER_SIZE` bytes of it are enough.
+    """The header at the beginning of a sealed file; its first `MAX_HEADER_SIZE` bytes are enough.
 
-    Raises NotSealed, UnsupportedVersion, or Damaged (also when the header is not all there).
+    Raises NotSealed, UnsupportedVersion, and Damaged (also if the header is incomplete).
     """
     header = _parse(bytes(beginning[:MAX_HEADER_SIZE]))
     if header is None:
@@ -89,12 +89,12 @@ def read_header(beginning: Bytes) -> Header:
 
 
 def sealed_size(plain_size: int, user: str) -> int:
-    """The size of the complete sealed file for an image of `plain_size` bytes. Raises TooLarge."""
+    """The size in bytes of the complete sealed file for an image of `plain_size` bytes. Raises TooLarge."""
     return _header_size(len(user_bytes(user))) + stream.LAYOUT.payload_size(plain_size)
 
 
 class FileSealer:
-    """An image in, a sealed file out: join what `update` and `finish` return. `header` is known at once."""
+    """Encrypts an image into a sealed file, which `update` and `finish` return in pieces. `header` is known at once."""
 
     def __init__(self, user: str, keyring: Keyring, *, random: Random = os.urandom) -> None:
         key = keyring.current
@@ -106,7 +106,7 @@ class FileSealer:
         self._beginning = self.header.encode() + self._stream.header  # until it is released
 
     def update(self, chunk: Bytes) -> list[Bytes]:
-        """Push in some of the image; get out what is ready of the file, in order. Raises TooLarge."""
+        """Take a chunk of the image; return the completed pieces of the file, in order. Raises TooLarge."""
         pieces = self._stream.update(chunk)
         if self._beginning:
             pieces.insert(0, self._beginning)
@@ -114,15 +114,14 @@ class FileSealer:
         return pieces
 
     def finish(self) -> Bytes:
-        """Say that the image is complete; get the rest of the file."""
+        """End the image; return the rest of the file."""
         return self._beginning + self._stream.finish()
 
 
 class FileOpener:
-    """A sealed file in, the image out. No byte is released before its segment is verified.
+    """Decrypts a sealed file into the image. Releases no byte before its segment is verified.
 
-    That the file is complete is known only when `finish` returns: until then, what was released is a true
-    beginning of the image, and no more than that.
+    Only `finish` proves that the file is complete: until then, what was released is a verified prefix of the image.
 
     `update` and `finish` raise NotSealed, UnsupportedVersion, WrongUser, OtherCluster or Damaged.
     """
@@ -135,11 +134,11 @@ class FileOpener:
         self.header: Header | None = None
 
     def plain_size(self, file_size: int) -> int | None:
-        """The size of the image in a file of so many bytes; None before the header is in. Raises Damaged."""
+        """The image's size in a file of `file_size` bytes; None before the header is complete. Raises Damaged."""
         return self.header.plain_size(file_size) if self.header else None
 
     def update(self, chunk: Bytes) -> list[Bytes]:
-        """Push in some of the file; get out what is verified of the image, in order."""
+        """Take a chunk of the file; return the verified pieces of the image, in order."""
         if self._stream:
             return self._stream.update(chunk)
         taken = MAX_HEADER_SIZE + stream.HEADER_SIZE - len(self._beginning)
@@ -154,7 +153,7 @@ class FileOpener:
         return self._stream.update(beginning[segments:]) + self._stream.update(memoryview(chunk)[taken:])
 
     def finish(self) -> Bytes:
-        """Say that the file is complete; get the rest of the image, or an error if the file is not whole."""
+        """End the file; return the rest of the image. Raises Damaged if the file is incomplete."""
         if self._stream:
             return self._stream.finish()
         read_header(self._beginning)
@@ -167,7 +166,7 @@ class FileOpener:
 
 
 class PartOpener:
-    """Any part of a sealed file, read from where it lies: the file in parts that it asks for, the image out.
+    """Decrypts any part of an image: `segments` names the parts of the sealed file to read, `open` decrypts each.
 
     Raises OtherCluster and Damaged, also from the constructor.
     """
@@ -180,14 +179,14 @@ class PartOpener:
         self._opener = stream.SegmentDecryptor(key, header.fixed, payload_header, self._payload_size)
 
     def segments(self, start: int, end: int) -> list[tuple[int, int, int]]:
-        """For the image's bytes from `start` up to `end`: (number, where it begins in the file, its bytes) each."""
+        """The segments with the image's bytes from `start` up to `end`: (number, offset in the file, size) of each."""
         places = [
             (number, stream.LAYOUT.segment(number, self._payload_size)) for number in stream.LAYOUT.segments(start, end)
         ]
         return [(number, self._header.length + place.offset, place.size) for number, place in places]
 
     def open(self, number: int, segment: Bytes, start: int, end: int) -> memoryview:
-        """What the segment holds of the image's bytes from `start` up to `end`."""
+        """The segment's share of the image's bytes from `start` up to `end`."""
         plain = self._opener.open(number, segment)
         offset = stream.LAYOUT.segment(number, self._payload_size).plain_offset
         return memoryview(plain)[max(0, start - offset) : max(0, end - offset)]
@@ -214,7 +213,7 @@ def _unwrap(header: Header, keyring: Keyring) -> bytes:
 
 
 def _parse(beginning: bytes) -> Header | None:
-    """The header at the beginning of these bytes, or None if it is not all there. Raises as `read_header`."""
+    """The header at the beginning of these bytes, or None if it is incomplete. Raises as `read_header`."""
     if beginning[: len(MAGIC)] != MAGIC[: len(beginning)]:
         raise NotSealed
     if len(beginning) <= _VERSION_AT:

@@ -1,4 +1,4 @@
-"""The payload of a sealed file: authenticated encryption in segments, pushed through in any chunks.
+"""The payload of a sealed file: authenticated encryption in segments, from chunks of any size.
 
 The wire format is that of Tink's AES-GCM-HKDF streaming AEAD with derived keys of 16 bytes and HKDF-SHA256
 (https://developers.google.com/tink/streaming-aead/aes_gcm_hkdf_streaming), an instance of the STREAM
@@ -9,14 +9,14 @@ Misuse-Resistance, CRYPTO 2015):
     segment = AES-128-GCM(HKDF(key, salt, info = associated data), nonce, plaintext), tag included
     nonce   = nonce prefix || segment number (u32, big-endian) || 1 in the last segment, else 0
 
-Cut the payload at every multiple of the segment size and you have the segments; the header takes its 24 bytes
-from the first. Because the nonce tells the last segment, a full segment waits until it is known whether more
-follows, on both sides. It waits in the pieces in which it came, which are not copied into one, but go through the
-cipher one after the other into the segment's output; that, and the pieces, is all the memory there is.
+Cut the payload at every multiple of the segment size to get the segments; the header takes its 24 bytes from the first.
+The nonce marks the last segment, so both sides hold a full segment until they know whether more follows. They hold the
+pieces in which it arrived, without a copy: each piece passes through the cipher into the segment's output. These
+buffers are all the memory that a stream uses.
 
-What `update` and `finish` return are fresh buffers that nobody writes to again. Views into one reused buffer
-measured 10 % faster, but event loops keep what they are given until the socket takes it, beyond `drain()`: a
-reused buffer would corrupt what is still on its way.
+`update` and `finish` return new buffers that nothing writes to again. Views into one reused buffer measured 10 %
+faster, but event loops keep a buffer until the socket takes it, beyond `drain()`: reuse would corrupt data that is
+still to be sent.
 """
 
 import os
@@ -42,12 +42,13 @@ SALT_SIZE = 16
 NONCE_PREFIX_SIZE = 7
 HEADER_SIZE = 1 + SALT_SIZE + NONCE_PREFIX_SIZE
 MAX_SEGMENTS = 1 << 32  # the nonce's counter has 32 bits
-MOST_PIECES = 64  # of one segment; then they are joined: who sends byte by byte is not to cost a view for each
+MOST_PIECES = 64
+"""Pieces of one segment; more are joined, so that a client that sends single bytes does not cost a view for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Where one segment lies, in bytes; `offset` counts from the beginning of the payload."""
+    """The position of one segment, in bytes; `offset` counts from the beginning of the payload."""
 
     offset: int
     size: int
@@ -66,7 +67,7 @@ class Layout:
     segment_size: int
 
     def payload_size(self, plain_size: int) -> int:
-        """The size of the payload of so many bytes of plaintext. Raises TooLarge."""
+        """The size in bytes of the payload for `plain_size` bytes of plaintext. Raises TooLarge."""
         segments = max(1, _ceil(plain_size + HEADER_SIZE, self.segment_size - TAG_SIZE))
         if segments > MAX_SEGMENTS:
             raise TooLarge
@@ -81,7 +82,7 @@ class Layout:
         return plain_size
 
     def segment(self, number: int, payload_size: int) -> Segment:
-        """Where segment `number` of a payload lies, for reading it alone. Raises IndexError past the last."""
+        """The position of segment `number` of a payload, to read it alone. Raises IndexError past the last."""
         count = _ceil(payload_size, self.segment_size)
         if not 0 <= number < count:
             raise IndexError(f"segment {number} of {count}")
@@ -91,7 +92,7 @@ class Layout:
         return Segment(offset, end - offset, plain_offset, last=number == count - 1)
 
     def segments(self, start: int, end: int) -> range:
-        """The numbers of the segments that hold the plaintext from `start` up to `end` (not included)."""
+        """The numbers of the segments that contain the plaintext from `start` up to `end` (exclusive)."""
         plain = self.segment_size - TAG_SIZE
         return range((start + HEADER_SIZE) // plain, _ceil(end + HEADER_SIZE, plain)) if start < end else range(0)
 
@@ -105,23 +106,23 @@ def segment_nonce(prefix: bytes, number: int, last: bool) -> bytes:
 
 
 class _Stream:
-    """Cuts what is pushed into segments and transforms each, holding one back until its place is known.
+    """Cuts its input into segments and transforms each; holds one back until it is known whether it is the last.
 
-    Nothing here refers to itself, and what was held is dropped at the end: a node has thousands of streams, and
-    the garbage collector would let their buffers pile up before it looks.
+    No reference cycles, and the end drops what was held: a node has thousands of streams, and their buffers would
+    accumulate until the garbage collector runs.
     """
 
     def __init__(self, prefix: bytes, first: int, rest: int) -> None:
         self._prefix = prefix
         self._number = 0
         self._size = first  # of the segment that is being filled
-        self._rest = rest  # the size of all segments but the first
+        self._rest = rest  # size of all segments but the first
         self._held: list[memoryview] = []
         self._filled = 0
         self._open = True
 
     def update(self, chunk: Bytes) -> list[Bytes]:
-        """Push bytes in; get out what became complete, in order, often nothing."""
+        """Take a chunk; return the segments that it completed, in order, often none."""
         self._check_open()
         data = memoryview(chunk)
         released: list[Bytes] = []
@@ -133,7 +134,7 @@ class _Stream:
         return released
 
     def finish(self) -> Bytes:
-        """Say that nothing more follows; get the last segment."""
+        """End the input; return the last segment."""
         self._check_open()
         return self._next(self._held, last=True)
 
@@ -142,7 +143,7 @@ class _Stream:
             raise ValueError("this stream has finished or failed")
 
     def _next(self, pieces: Sequence[memoryview], last: bool) -> Bytes:
-        self._open, self._held = False, []  # and so it stays if this raises: nothing is released after a failure
+        self._open, self._held = False, []  # it stays closed if this raises: nothing is released after a failure
         if self._number >= MAX_SEGMENTS:
             raise TooLarge
         out = self._transform(segment_nonce(self._prefix, self._number, last), pieces)
@@ -156,14 +157,14 @@ class _Stream:
 
     def _hold(self, data: memoryview) -> None:
         if data:
-            self._held.append(data if data.readonly else memoryview(bytes(data)))  # its owner may write to it again
+            self._held.append(data if data.readonly else memoryview(bytes(data)))  # the caller may write to it again
             self._filled += len(data)
         if len(self._held) > MOST_PIECES:
             self._held = [memoryview(b"".join(self._held))]
 
 
 class StreamEncryptor(_Stream):
-    """Plaintext in, sealed segments out. `header` goes before them.
+    """Encrypts plaintext into segments. `header` comes before them.
 
     `update` and `finish` raise TooLarge after 2^32 segments.
     """
@@ -187,13 +188,13 @@ class StreamEncryptor(_Stream):
 
 
 class StreamDecryptor(_Stream):
-    """The payload's segments in (after its 24-byte header), plaintext out.
+    """Decrypts the payload's segments, which follow its 24-byte header, into plaintext.
 
-    A byte is released only when its whole segment is verified. Whether the payload is complete is known only
-    when `finish` returns: until then what was released is a verified beginning.
+    Releases a byte only after its whole segment is verified. Only `finish` proves that the payload is complete: until
+    then what was released is a verified prefix.
 
-    Raises Damaged (from the constructor too) for a payload that is not exactly what was sealed under this key
-    and associated data. After that nothing more comes out.
+    Raises Damaged, also from the constructor, for a payload that differs from what was sealed under this key and
+    associated data. After that it releases nothing.
     """
 
     def __init__(self, key: bytes, associated_data: bytes, header: bytes, *, layout: Layout = LAYOUT) -> None:
@@ -217,9 +218,10 @@ class StreamDecryptor(_Stream):
 
 
 class SegmentDecryptor:
-    """Single segments of a payload in, in any order, their plaintext out: for reading a part of an image.
+    """Decrypts single segments of a payload, in any order, to read a part of an image.
 
-    Raises Damaged (from the constructor too), as `Opener` does. Only who opens all segments knows that all are there.
+    Raises Damaged (from the constructor too), as `StreamDecryptor` does. Only a caller that opens all segments knows
+    that the payload is complete.
     """
 
     def __init__(
@@ -243,13 +245,13 @@ class SegmentDecryptor:
 
 
 def _check_size(plain_size: int, number: int) -> None:
-    """Only an empty plaintext has an empty segment: one plaintext, one layout. Raises Damaged."""
+    """Only an empty plaintext has an empty segment, so each plaintext has one layout. Raises Damaged."""
     if plain_size < (number > 0):
         raise Damaged
 
 
 def _pass(pieces: Sequence[memoryview], cipher: AEADEncryptionContext | AEADDecryptionContext, out: bytearray) -> None:
-    """Pass the pieces through the cipher into `out`, which is longer by TAG_SIZE: the cipher wants room for a block."""
+    """Pass the pieces through the cipher into `out`, which is longer by TAG_SIZE (the cipher needs a spare block)."""
     with memoryview(out) as view:
         at = 0
         for piece in pieces:
@@ -257,7 +259,7 @@ def _pass(pieces: Sequence[memoryview], cipher: AEADEncryptionContext | AEADDecr
 
 
 def _cut_off(pieces: Sequence[memoryview], size: int) -> tuple[Sequence[memoryview], bytes]:
-    """The pieces without their last `size` bytes, and these."""
+    """The pieces without their last `size` bytes, and those bytes."""
     rest, end = list(pieces), b""
     while len(end) < size:
         piece = rest.pop()
