@@ -1,1 +1,1 @@
-"""Where sealed images are kept: a store of immutable objects, and chains of records above it. See docs/vault.md."""
+"""The vault keeps sealed images: a store of immutable objects, and chains of records on top. See docs/vault.md."""

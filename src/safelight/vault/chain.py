@@ -1,8 +1,8 @@
-"""Chains of generations: compare-and-swap out of nothing but create-if-absent.
+"""Chains of generations: compare-and-swap, built on create-if-absent alone.
 
-A chain is a name under which there are objects NAME.1, NAME.2, …, each immutable; the highest decides. Whoever wants
-to change what a name says reads the highest generation n and creates n + 1; of all who do so at the same time exactly
-one succeeds, and the others read again. So there is no gap in a chain, and no change is lost or made twice.
+A chain is a name with immutable objects NAME.1, NAME.2, …; the highest generation decides. To change a name, a process
+reads the highest generation n and creates n + 1. Of several that do so at the same time exactly one succeeds; the
+others read again. So a chain has no gap, and no change is lost or made twice.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import NamedTuple
 from safelight.vault.stores.base import BadObject, Body, Missing, Store
 
 BATCH = 500
-"""Generations that are read at a time."""
+"""Generations read at a time."""
 
 REMEMBERED = 20_000
-"""Generations that are kept in memory, a kilobyte each at most."""
+"""Generations cached in memory, at most a kilobyte each."""
 
 
 class Generation(NamedTuple):
-    """One generation of one chain: its number, from 1, and what it says."""
+    """One generation of one chain: its number, from 1, and its content."""
 
     name: str
     number: int
@@ -34,12 +34,13 @@ class Generation(NamedTuple):
 
 
 def key_of(name: str, number: int) -> str:
-    """The object that holds a generation."""
+    """The key of a generation's object."""
     return f"{name}.{number}"
 
 
 class Chains:
-    """The chains in a store. What was read once is remembered, as it cannot change; only what came after is asked."""
+    """The chains in a store. Generations that were read are cached, because they never change; only later ones are
+    read."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -60,17 +61,20 @@ class Chains:
                 return self._remembered(latest) if latest else None
 
     def knows(self, name: str) -> bool:
-        """Whether anything of a chain is remembered here."""
+        """Whether any generation of a chain is cached here."""
         return self._recall(name) is not None
 
     async def append(
         self, name: str, number: int, data: bytes, *, after: Body | None = None, reserve: bool = False
     ) -> bool:
-        """Make generation `number`, durably, the one after the highest that the caller saw. False if another did.
+        """Create generation `number`, durably, the one after the highest that the caller read. False if another process
+        did.
 
-        `after`: a body that it names, and that is to be finished first. `reserve`: as with `Store.create`.
+        `after`: a body that it names, to be finished first. `reserve`: as in `Store.create`.
         """
-        if number > 1:  # or a power failure could take what was only seen, and leave what we make behind a gap
+        if (
+            number > 1
+        ):  # or a power failure could remove the generation that was read, and leave a gap before the new one
             await self.ensure_durable(name, number - 1)
         key = key_of(name, number)
         if after is None:
@@ -91,21 +95,21 @@ class Chains:
             raise
 
     def forget(self, name: str) -> None:
-        """Read a chain again next time: what was read was damaged, and may be restored."""
+        """Read a chain again next time: what was read is damaged, and may be restored."""
         self._known.pop(name, None)
 
     async def all(self, prefix: str) -> AsyncIterator[Generation]:
         """The highest generation of every chain whose name begins with `prefix`, a folder; in no order.
 
-        A chain that is made or grows meanwhile may come as it was. Raises BadObject when all others have come, if there
-        is something that cannot be read.
+        A chain that is created or grows meanwhile may come in its earlier state. If objects cannot be read, raises
+        BadObject after all others.
         """
         highest: dict[str, int] = {}
         bad: list[BadObject] = []
         async for entry in self._store.list(prefix):
             name, _, digits = entry.key.rpartition(".")
             if entry.wrong:
-                bad.append(BadObject(f"{entry.key} is no object of the vault: {entry.wrong}"))
+                bad.append(BadObject(f"{entry.key} is not an object of the vault: {entry.wrong}"))
             elif digits.isdecimal():
                 highest[name] = max(highest.get(name, 0), int(digits))
         left = iter(highest.items())
@@ -120,12 +124,12 @@ class Chains:
             raise bad[0]
 
     async def _read(self, generations: list[tuple[str, int]], bad: list[BadObject]) -> list[Generation]:
-        """Read many generations that a listing showed; why those that cannot be read cannot is added to `bad`."""
+        """Read many generations from a listing; add the errors of those that cannot be read to `bad`."""
         keys = [key_of(name, number) for name, number in generations]
         try:
             data = await self._store.get_many(keys)
             return [Generation(*each, data) for each, data in zip(generations, data, strict=True)]
-        except (BadObject, Missing):  # which of them? and what of the others?
+        except (BadObject, Missing):  # find out which of them, and read the others
             read = []
             for each, key in zip(generations, keys, strict=True):
                 try:
@@ -133,11 +137,11 @@ class Chains:
                 except BadObject as error:
                     bad.append(error)
                 except Missing:
-                    bad.append(BadObject(f"{key} was there, and is gone: restore it from a backup"))
+                    bad.append(BadObject(f"{key} existed, and is gone: restore it from a backup"))
             return read
 
     def _recall(self, name: str) -> Generation | None:
-        """What is remembered of a chain: nothing, if the store has another identity since."""
+        """The cached generation of a chain; none if the store's identity has changed since."""
         if self._identity != self._store.identity:
             self._known.clear()
             self._identity = self._store.identity

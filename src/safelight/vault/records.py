@@ -1,17 +1,17 @@
-"""What a generation of a chain says, and how it is sealed: neither keys nor contents of objects tell names.
+"""The records of a chain's generations, and how they are sealed: neither keys nor contents of objects reveal names.
 
     record = version 1 || key id 8 || nonce 12 || AES-128-GCM(JSON)      associated data: version, key id, object key
 
-The key is derived from the cluster key; as its associated data names the object, a record put in another's place does
-not open. Keys of objects hold keyed hashes of names under a secret that no rotation changes:
+The record key derives from the cluster key. The associated data names the object, so a record in another's place does
+not open. Keys of objects contain keyed hashes of names, under a secret that no rotation changes:
 
     records/USER/NAME.N      USER = HMAC-SHA256(secret, "user" 0 user), NAME = HMAC-SHA256(secret, "name" 0 user 0
-    bodies/USER/NAME.N.R     name), 16 bytes of each in hex; N: the generation (aimed at); R: 8 random bytes in hex
-    users/USER.N             whether there is such a user, and with which token
-    tokens/TOKEN             the USER that this token has claimed, made once; TOKEN = HMAC-SHA256(secret, "token" 0
+    bodies/USER/NAME.N.R     name), 16 bytes of each in hex; N: the (target) generation; R: 8 random bytes in hex
+    users/USER.N             the user's record, with the token's fingerprint
+    tokens/TOKEN             the USER that this token has claimed, created once; TOKEN = HMAC-SHA256(secret, "token" 0
                              fingerprint), likewise
 
-What is under `tokens/` is not sealed: it names nobody, and is believed only where the user's record names the token.
+Objects under `tokens/` are not sealed: they reveal no name, and are valid only if the user's record names the token.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from safelight.vault.stores.base import BadObject
 RECORDS, BODIES = "records/", "bodies/"
 USERS, TOKENS = "users/", "tokens/"
 IDENTITY = "vault"
-"""The object that says whose vault it is."""
+"""The object with the vault's identity."""
 CLAIM = re.compile(USERS + "[0-9a-f]{32}")
 """The name of a user's chain, which a token claims."""
 PROBES = "probes/"
-"""What nodes make and remove at once, to see whether they can."""
+"""Objects that nodes create and remove at once, to test the store."""
 _VERSION = b"\x01"
 _NONCE_SIZE = 12
 _KEY_ID_AT, _NONCE_AT, _SEALED_AT = 1, 9, 21
 
 
 class BadRecord(BadObject):
-    """An object that ought to be a record is none that can be read, and why."""
+    """An object in the place of a record cannot be read as one; the message states the reason."""
 
 
 class OtherKey(BadRecord):
-    """The record may be intact, and is sealed with a cluster key that is not in the keyring."""
+    """The record may be intact, but it is sealed with a cluster key that is not in the keyring."""
 
     def __init__(self, message: str, key_id: str) -> None:
         super().__init__(message)
@@ -58,16 +58,16 @@ class OtherKey(BadRecord):
 
 
 class Image(msgspec.Struct, frozen=True, tag_field="kind", tag="image", omit_defaults=True):
-    """There is an image under this name."""
+    """The name has an image."""
 
     user: str
     name: str
     upload: str
-    """The upload id under which it came: 32 hex digits."""
+    """Its upload id: 32 hex digits."""
     body: str
-    """The object with the sealed file; its header there is the one that it was sealed with."""
+    """The object with the sealed file. The header in it is the one from the upload."""
     header: bytes
-    """The sealed file's header as it is now: a rewrap changes it, and nothing else."""
+    """The sealed file's current header. Only a rewrap changes it."""
     size: int
     """Bytes of the image."""
     created: float
@@ -75,15 +75,15 @@ class Image(msgspec.Struct, frozen=True, tag_field="kind", tag="image", omit_def
     type: str = "application/octet-stream"
     """Its media type."""
     original: str = ""
-    """The name of the file that it came from."""
+    """The name of the source file."""
     modified: Decimal | None = None
-    """When that file was last modified: Unix seconds, to the nanosecond."""
+    """When the source file was last modified: Unix seconds, to the nanosecond."""
     owner: str = ""
     """The enrolment id of its user: see `User`."""
 
 
 class Removed(msgspec.Struct, frozen=True, tag_field="kind", tag="removed"):
-    """There was an image, and its user removed it. Kept for ever: retries of its upload must find it."""
+    """The user removed the image. Kept permanently: retries of its upload must find it."""
 
     user: str
     name: str
@@ -92,31 +92,31 @@ class Removed(msgspec.Struct, frozen=True, tag_field="kind", tag="removed"):
 
 
 class Aborted(msgspec.Struct, frozen=True, tag_field="kind", tag="aborted"):
-    """Whoever aimed a body at this generation must begin again: the body is being swept."""
+    """An upload whose body has this target generation must start again: the body is being swept."""
 
     aborted: float
 
 
 class User(msgspec.Struct, frozen=True, tag_field="kind", tag="user"):
-    """There is a user of this name, who has this token."""
+    """The name has a user with this token."""
 
     user: str
     fingerprint: str
     """The token's SHA-256, in 64 hex digits."""
     created: float
-    """Since when the name has been taken, by whichever token: Unix seconds."""
+    """When the name was first enrolled, with any token: Unix seconds."""
     id: str = ""
-    """The enrolment id: 32 random hex digits that the name got with its first token, and keeps. So an enrolment under
-    a name whose record was deleted makes another user. Empty for users from before there were such ids.
+    """The enrolment id: 32 random hex digits that the name gets with its first token, and keeps. So an enrolment under
+    a name whose record was deleted creates another user. Empty for users from before there were such ids.
     """
 
 
 class Revoked(msgspec.Struct, frozen=True, tag_field="kind", tag="revoked"):
-    """There was a user of this name, to whom no token belongs any more. The name is nobody else's, for ever."""
+    """The user's access was revoked: no token is valid. The name is never given to another user."""
 
     user: str
     fingerprint: str
-    """Of the last token."""
+    """The last token's."""
     created: float
     revoked: float
     id: str = ""
@@ -127,16 +127,16 @@ _DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
 class Records:
-    """Reads and writes records with the keyring as it is at that moment, and knows where they are."""
+    """Reads and writes records with the current keyring, and knows their keys."""
 
     def __init__(self, keyring: Callable[[], Keyring], sealed: Callable[[str], object] = str) -> None:
-        """`sealed` gets the key id before each record is sealed."""
+        """`sealed` receives the key id before each record is sealed."""
         self._keyring, self._sealed = keyring, sealed
         self._secret = keyring().derive("vault-names")
         self._ciphers: dict[str, AESGCM] = {}
 
     def folder(self, user: str) -> str:
-        """All records of one user are under this prefix."""
+        """The prefix of all records of one user."""
         return f"{RECORDS}{self._hash('user', user)}/"
 
     def chain(self, user: str, name: str) -> str:
@@ -148,11 +148,11 @@ class Records:
         return USERS + self._hash("user", name)
 
     def token(self, fingerprint: str) -> str:
-        """The object that says which user's chain a token has claimed."""
+        """The object that names the user's chain that a token has claimed."""
         return TOKENS + self._hash("token", fingerprint)
 
     def write(self, record: Record, key: str) -> bytes:
-        """A record as it is kept in the object `key`, sealed under the current cluster key."""
+        """The content of the object `key`: the record, sealed under the current cluster key."""
         current = self._keyring().current_id
         self._sealed(current)
         beginning = _VERSION + bytes.fromhex(current)
@@ -192,12 +192,12 @@ class Records:
 
 
 def new_body(chain: str, number: int) -> str:
-    """A key for a body that aims at generation `number` of an image's chain."""
+    """A key for a body with the target generation `number` of an image's chain."""
     return f"{BODIES}{chain.removeprefix(RECORDS)}.{number}.{secrets.token_hex(8)}"
 
 
 def target_generation(body: str) -> tuple[str, int] | None:
-    """The chain and the generation that a body aims at; None for what is no body's key."""
+    """The chain and the number of a body's target generation; None if the key is not a body's."""
     head, _, _ = body.removeprefix(BODIES).rpartition(".")
     name, _, number = head.rpartition(".")
     if not body.startswith(BODIES) or not name or not number.isdecimal():
@@ -206,10 +206,10 @@ def target_generation(body: str) -> tuple[str, int] | None:
 
 
 def is_token(key: str) -> bool:
-    """Whether this is the key of what a token has claimed."""
+    """Whether this is the key of a token's claim."""
     return re.fullmatch(TOKENS + "[0-9a-f]{32}", key) is not None
 
 
 def key_id(data: bytes) -> str:
-    """The key id of the cluster key that a record is sealed with: 16 hex digits."""
+    """The key id of the cluster key with which a record is sealed: 16 hex digits."""
     return data[_KEY_ID_AT:_NONCE_AT].hex()

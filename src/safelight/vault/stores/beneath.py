@@ -294,7 +294,7 @@ def state_of(descriptor: int) -> os.stat_result:
 
 
 def _bad(path: str, wrong: str) -> BadObject:
-    return BadObject(f"{path} is no object of the vault: it {wrong}")
+    return BadObject(f"{path} is not an object of the vault: it {wrong}")
 
 
 def _wrong_guard(tree: Tree, name: str, data: bytes) -> str:

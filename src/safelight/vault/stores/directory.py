@@ -400,7 +400,7 @@ class _Files:
                 tree.state(key)
             except FileNotFoundError:
                 self.root.check(tree)
-                raise BadObject(f"{key} was there, and is gone: restore it from a backup") from None
+                raise BadObject(f"{key} existed, and is gone: restore it from a backup") from None
             sync_directory(directory)
             self.root.check(tree)
 
