@@ -1,9 +1,9 @@
-"""Which vault there is, and whether it is this cluster's: found by its address, begun once, never silently anew.
+"""Which vault there is, and whether it is this cluster's: found by its address, created once, never silently replaced.
 
     vault (in the store)       whose it is: the cluster's id and a check of its secret; made once, with the store
     vault.json (in data_dir)   that this machine has used a vault, and which: made after the other
 
-With the second, a vault that is missing or empty is known for a loss: a share that is not mounted, a bucket's name
+With the second, a vault that is missing or empty is known to be a loss: a share that is not mounted, a bucket's name
 mistyped. With the first, nobody works in another cluster's vault, and no new keyring is made beside a vault in use.
 """
 

@@ -133,7 +133,7 @@ class MonitoredStore:
 
         async def read_body() -> None:
             with suppress(StoreError, BadObject, Missing), self.call(CallKind.BODY, probe=True):
-                if self._known:  # else there is nothing to learn, and earlier trouble is forgotten
+                if self._known:  # else there is nothing to learn, and earlier errors are forgotten
                     async with aclosing(self._store.read(self._known, 0, _LITTLE)) as chunks:
                         await anext(chunks, None)
 
@@ -152,7 +152,7 @@ class MonitoredStore:
             raise
         except StoreError as error:
             cause = error.__cause__
-            ours = isinstance(cause, OSError) and cause.errno in NONE_LEFT  # this process's trouble, and seen as such
+            ours = isinstance(cause, OSError) and cause.errno in NONE_LEFT  # this process's own error, reported as such
             self._health.answered(kind, time.monotonic(), "" if ours else str(error), probe=probe)
             raise
         except (asyncio.CancelledError, GeneratorExit):

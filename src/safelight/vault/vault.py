@@ -320,7 +320,7 @@ class Vault:
     async def ensure_durable(self, chain: str, number: int) -> None:
         """Make sure that what was found in a chain is durable: its maker may still be about it.
 
-        To be done before anybody is told of it as a fact, and before anything is made or deleted on account of it:
+        Call it before the fact is reported to anyone, and before anything is created or deleted because of it:
         otherwise a power failure could take what was found, and leave what followed from it.
         """
         if number:

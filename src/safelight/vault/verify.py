@@ -66,7 +66,7 @@ async def verify(vault: Vault) -> AsyncIterator[Checked]:
         else:
             others.append(entry)
     enrolments: dict[str, str] = {}  # of users, by their chains
-    lost: set[str] = set()  # chains of users that are missing and were told
+    lost: set[str] = set()  # chains of users that are missing and have been reported
     for chain, there in sorted(numbers.items(), key=lambda each: not each[0].startswith(USERS)):
         for number in sorted(set(range(1, max(there))) - there):
             yield Checked(key_of(chain, number), 0, "missing", "this generation is gone, and later ones are there")
@@ -212,7 +212,7 @@ async def _other(vault: Vault, entry: Entry, users: Set[str], with_bodies: Set[s
     try:
         record, _ = await vault.latest(aim[0])
     except BadObject:
-        return Checked(entry.key, entry.size)  # of which the record was told already
+        return Checked(entry.key, entry.size)  # its record has been reported already
     if isinstance(record, Image) and record.body == entry.key:
         return Checked(entry.key, entry.size)  # it came after we began
     return Checked(entry.key, entry.size, "leftover", "no record names it")

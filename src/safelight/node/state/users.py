@@ -5,10 +5,10 @@ Users are records in the vault, or in the data directory where there is no vault
     users/USER.N    a chain: whose token has the name, or that the user was revoked
     tokens/TOKEN    the user that this token has claimed, once and for all
 
-A token is a user's if the two name each other. The claim is made first. Whatever is cut short between the two leaves
-a claim that waits for its token to come again, and keeps nobody else from the name; if another token gets that in the
-meantime, the claim is void, and its token with it: whoever has it makes another. Who has a name changes by the next
-generation of its chain only, which exactly one creates. There is always a next one: no name ever becomes free.
+A token belongs to a user if the two name each other. The claim comes first. An enrolment that stops between the two
+leaves a claim that its token can complete later, and that does not reserve the name: if another token gets the name in
+the meantime, the claim is void, and the holder of its token makes another token. The owner of a name changes only by
+the next generation of its chain, which exactly one writer creates. No name ever becomes free.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class Users:
             return known.account
         user = None if self._missed.get(mine, now) > now else await self._ask(mine)
         if user is None:
-            raise Refusal(Problem.UNKNOWN_TOKEN, "this token is nobody's here: enrol first, or use the right one")
+            raise Refusal(
+                Problem.UNKNOWN_TOKEN, "this token belongs to no user here: enrol first, or use the right token"
+            )
         return user
 
     def knows(self, mine: str) -> bool:
@@ -141,7 +143,7 @@ class Users:
     def _asked(self, mine: str, task: asyncio.Task[Account | None]) -> None:
         del self._asking[mine]
         if not task.cancelled():
-            task.exception()  # looked at: whoever wanted to know may have gone
+            task.exception()  # retrieved: the request that asked may be gone
 
     async def _find(self, mine: str) -> Account | None:
         """The user whose token has this fingerprint."""

@@ -36,14 +36,14 @@ LOOK = 0.5
 """Seconds between two looks at how the vault does."""
 
 ALARM = 10.0
-"""Seconds for which a node probes after another has begun to tell of some trouble, as it may have the same."""
+"""Seconds for which a node probes after another node has reported a fault, as it may have the same one."""
 
 SWEEP = 3600.0
 """Seconds between two sweeps: a listing of all bodies, and a record read for each of those that are old."""
 
 
 class VaultHandle:
-    """One node's keeper."""
+    """One node's access to its vault, and what it knows about the vault's state."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class VaultHandle:
         say: Callable[[str], None],
         interval: float = SWEEP,
     ) -> None:
-        """`sealed` as for `Vault`. `alarm`: whether another node has some trouble. `observe` gets, twice a second, why
+        """`sealed` as for `Vault`. `alarm`: whether another node reports a fault. `observe` gets, twice a second, why
         the vault cannot be used, and what may become such a reason.
         """
         self._sealed = sealed

@@ -2,7 +2,7 @@
 
 An *object* is immutable bytes under a key. It appears whole or not at all, and it is durable when the call that
 made it returns. The only arbiter is `create`: of all who create the same key, exactly one succeeds. Nothing is
-ever overwritten, renamed or changed, so what was read once may be remembered for ever, but for being deleted.
+ever overwritten, renamed or changed, so what was read once stays valid until it is deleted.
 
 A *body* is an object that is too large to be made in one call. Its key is random, so nobody competes for it.
 
@@ -119,7 +119,7 @@ class Store(Protocol):
         """Make an object of at most `MAX_SMALL` bytes, unless the key is taken: then False. With `reserve`, an object
         of at most `SPARE` bytes may take the room that a full store has in reserve.
 
-        Durable either way: whoever made it before may not have come so far.
+        Durable either way: the process that created it may have died before it was durable.
         """
 
     async def get(self, key: str) -> bytes:

@@ -4,8 +4,8 @@ The arbiter is the conditional put, `If-None-Match: *` (RFC 9110, section 13.1.2
 ignore it and overwrite; so before its first create a bucket proves that it does not (`_prove`).
 
 A create whose answer is lost, or which the library or a proxy sent twice, may be told that the key is taken, by
-itself. So each carries a mark, 16 random hex digits in the object's metadata, and whoever finds a key taken, or hears
-nothing, reads whose mark is there.
+itself. So each create has a mark, 16 random hex digits in the object's metadata; a writer that finds a key taken, or
+gets no answer, reads the mark to see whose object it is.
 
 `obstore` is a large extension module. Only who opens a bucket imports this one.
 """
@@ -416,7 +416,7 @@ class BucketBody:
                 if self._closing:  # the library gives an upload up by itself if it cannot complete it
                     await self._bucket.delete(self._key)
                 else:
-                    await self._writer.__aexit__(StoreError, None, None)  # how the library is told to abort
+                    await self._writer.__aexit__(StoreError, None, None)  # this aborts the library's upload
         except (StoreError, BaseError, OSError):
             pass
 

@@ -45,7 +45,7 @@ from safelight.vault.stores.beneath import Found, Root, Tree, state_of
 
 CHUNK = 1 << 20
 """Bytes that are read at a time, and that a body gathers in memory before it writes them: a body that is smaller
-costs one errand to a thread."""
+costs one call in a thread."""
 
 THREADS = 16
 """More than processors: they wait for the disk, and a journal syncs for all who wait at once."""
@@ -246,7 +246,7 @@ class _DirectoryBody:
             await asyncio.gather(self._writing, return_exceptions=True)
         if self._touched and not self._finished:
             done = self._threads.submit(self._part.take_back)
-            await asyncio.shield(asyncio.wrap_future(done))  # done also if whoever waits for it is cancelled
+            await asyncio.shield(asyncio.wrap_future(done))  # completes even if the waiting task is cancelled
 
     async def _hand_over(self, work: Callable[[Sequence[Bytes]], bool | None]) -> bool | None:
         if not self._whole:
