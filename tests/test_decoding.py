@@ -9,7 +9,7 @@ import pytest
 
 import safelight
 from safelight.decoding import Malformed, decode
-from safelight.node.election.driver import Wire
+from safelight.node.election.driver import ElectionMessage
 from safelight.node.election.handshake import Hello, Proof
 from safelight.wire.admin_commands import AdminCommand
 from safelight.wire.messages import Grant, Listing, NumberedAnswer, NumberedOffer, Offer, ProblemDocument
@@ -24,7 +24,7 @@ KINDS = [
     ProblemDocument,
     Hello,
     Proof,
-    Wire,
+    ElectionMessage,
     AdminCommand,
     Ticket,
 ]

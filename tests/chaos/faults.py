@@ -15,8 +15,8 @@ PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0)
 nothing is expected to happen within them."""
 
 FORGIVEN = 4
-"""At every such start a node has forgotten its crashes: else the highest would soon stand back for a minute, and not
-lead in most of the chaos, nor at its end. With three of them it stands back for four seconds."""
+"""At every such start a node has forgotten its crashes: else the highest would soon be ineligible for a minute, and not
+lead in most of the chaos, nor at its end. With three of them it is ineligible for four seconds."""
 
 
 class Fate(Enum):
@@ -48,7 +48,7 @@ class Chaos:
         self._cluster = cluster
         self._dice = dice
         self._fates = dict.fromkeys(cluster.config.addresses, Fate.UP)
-        self._said = dict.fromkeys(cluster.config.addresses, 0)  # lines, before this life
+        self._said = dict.fromkeys(cluster.config.addresses, 0)  # lines, before this incarnation
         self._starts = dict.fromkeys(cluster.config.addresses, 0)
         self._began = time.monotonic()
 
@@ -110,5 +110,5 @@ class Chaos:
                 self._fates[node] = Fate.DOWN
 
     def _lines(self, node: int) -> list[str]:
-        """What a node has said in this life."""
+        """What a node has said in this incarnation."""
         return self._cluster.said(node)[self._said[node] :]

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from safelight.node.election.handshake import Hello, Party, Proof
+from safelight.node.election.handshake import Hello, PeerIdentity, Proof
 from safelight.node.state import data_directory
 from tests.mission.support import (
     MEBIBYTE,
@@ -71,7 +71,7 @@ def test_a_leader_that_could_not_be_dialed_yet_is_missed_at_once_too(tmp_path: P
     """As when it is killed right after its start: its link to us is all that there is to break."""
 
     async def lead_from_an_unreachable_port(cluster: Running) -> None:
-        party = Party(data_directory.load_keys(cluster.config.data_dir, create=False), 3, "0" * 16)
+        party = PeerIdentity(data_directory.load_keys(cluster.config.data_dir, create=False), 3, "0" * 16)
         async with aiohttp.ClientSession() as session:
             async with session.ws_connect(f"{cluster.config.addresses[2].url}/v1/peer") as link:
                 ours = party.hello()

@@ -41,7 +41,7 @@ class Knowledge:
 
     def hello(self, node: int) -> Hello:
         cluster, check = self._public
-        return Hello(cluster=cluster, keyring=check, node=node, life="f" * 16, nonce="0" * 32)
+        return Hello(cluster=cluster, keyring=check, node=node, incarnation="f" * 16, nonce="0" * 32)
 
     async def dial(self, node: int) -> aiohttp.ClientWebSocketResponse:
         return await self.session.ws_connect(self.running.config.addresses[node].url + PATH)
@@ -175,7 +175,7 @@ def test_what_listens_on_a_dead_nodes_port_is_not_believed(tmp_path: Path, photo
     with running(tmp_path, heartbeat=SETTLED) as cluster:
         asyncio.run(deceive(cluster))
         undisturbed(cluster)
-        reason = "what says that it is node 3 does not have the cluster's secret"
+        reason = "the peer that claims to be node 3 does not have the cluster's secret"
         eventually(lambda: any(reason in line for line in cluster.said(1) + cluster.said(2)), "it is refused")
         cluster.cluster.start(3)
         wait_until_all_follow(cluster.config, 3)
@@ -222,7 +222,7 @@ async def as_an_unknown_node(known: Knowledge, socket: aiohttp.ClientWebSocketRe
 
 
 async def with_a_megabyte(known: Knowledge, socket: aiohttp.ClientWebSocketResponse) -> None:
-    await socket.send_bytes(wire(msgspec.structs.replace(known.hello(3), life="f" * (2 << 20))))
+    await socket.send_bytes(wire(msgspec.structs.replace(known.hello(3), incarnation="f" * (2 << 20))))
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_node_that_missed_a_rotation_gets_the_key_and_leads_and_readers_notice
             reader.join()
         assert failures == []
         said = found[3].said(3)
-        assert any(f"standing back from the election: it lacks the key {new}" in line for line in said)
+        assert any(f"ineligible to lead: it lacks the key {new}" in line for line in said)
         ring = ring_of(found[3].config)
         assert (ring, ring.current_id) == (ring_of(found[1].config), new)
         assert KeyFile(found[3].config.data_dir, wrapper_of(config)).wrapped
@@ -104,7 +104,7 @@ def test_a_node_that_missed_a_rotation_gets_the_key_and_leads_and_readers_notice
 
 def status_of_3(config: Config) -> str:
     try:
-        return status_of(config, 3)[3].stands_back
+        return status_of(config, 3)[3].ineligible
     except OSError:  # it is not up yet
         return ""
 

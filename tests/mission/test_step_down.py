@@ -25,7 +25,7 @@ PATH = "/v1/orders"
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Three nodes, of which 3 leads: refused orders leave it so."""
     with running(tmp_path_factory.mktemp("cluster"), heartbeat=SETTLED) as it:
         yield it
@@ -48,26 +48,26 @@ def key_of(cluster: Running) -> bytes:
 def test_the_leader_steps_down_and_another_takes_uploads(cluster: Running, tmp_path: Path, photograph: Path) -> None:
     done = safelight("step-down", config=cluster.config, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "Node 2 leads; node 3 stands back for 300 s.\n"
+    assert done.stdout == "Node 2 leads; node 3 is ineligible for 300 s.\n"
     assert cluster.leader() == 2
     saved = as_user(cluster.config, "alice", lambda session: session.seal(photograph, to=tmp_path, feedback=Witness()))
     assert saved.node == 2
 
     back = safelight("step-down", "3", "--for", "0", config=cluster.config, cwd=tmp_path)
-    assert (back.returncode, back.stdout) == (0, "Node 3 stands for election again.\n")
+    assert (back.returncode, back.stdout) == (0, "Node 3 is eligible again.\n")
     cluster.wait_until_leader(3)
-    cluster.wait_for_line(3, "standing back from the election: its operator wants another to lead")
+    cluster.wait_for_line(3, "ineligible to lead: its operator wants another to lead")
 
 
 def test_it_leads_again_by_itself_when_the_time_is_over(cluster: Running, tmp_path: Path) -> None:
     done = safelight("step-down", "3", "--for", "2", config=cluster.config, cwd=tmp_path)
-    assert done.stdout == "Node 2 leads; node 3 stands back for 2 s.\n"
+    assert done.stdout == "Node 2 leads; node 3 is ineligible for 2 s.\n"
     cluster.wait_until_leader(3)
 
 
 def test_a_worker_that_steps_down_is_passed_over(cluster: Running, tmp_path: Path) -> None:
     done = safelight("step-down", "2", config=cluster.config, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "Node 3 leads; node 2 stands back for 300 s.\n")
+    assert (done.returncode, done.stdout) == (0, "Node 3 leads; node 2 is ineligible for 300 s.\n")
     assert cluster.leader() == 3
     cluster.cluster.kill(3)
     cluster.wait_until_leader(1)
@@ -78,7 +78,7 @@ def test_where_no_other_can_lead_it_leads_on(tmp_path: Path) -> None:
         done = safelight("step-down", config=cluster.config, cwd=tmp_path)
         assert done.returncode == 1
         assert done.stderr == (
-            "safelight: no other node could lead, so node 1 stands for election: see `safelight status`\n"
+            "safelight: no other node could lead, so node 1 remains eligible: see `safelight status`\n"
         )
         cluster.wait_until_leader(1)
 
@@ -99,7 +99,7 @@ def test_what_the_leader_granted_it_finishes(cluster: Running, tmp_path: Path, p
         told.append(safelight("step-down", config=cluster.config, cwd=tmp_path))
         time.sleep(
             1.5 * QUIET
-        )  # the client stands still all this time, and is not to take that for the leader's silence
+        )  # the client is stopped all this time, and must not take that for a failure of the leader
 
     witness = Witness().at_progress(0.2, step_down)
     saved = seal(cluster.config, image, tmp_path / "out", feedback=witness)
@@ -109,10 +109,10 @@ def test_what_the_leader_granted_it_finishes(cluster: Running, tmp_path: Path, p
     assert opens_to(cluster.config, saved.path, image, tmp_path / "opened")
 
 
-def test_status_says_who_stands_back_and_why(cluster: Running, tmp_path: Path) -> None:
+def test_status_says_who_is_ineligible_and_why(cluster: Running, tmp_path: Path) -> None:
     assert safelight("step-down", "1", config=cluster.config, cwd=tmp_path).returncode == 0
     shown = safelight("status", config=cluster.config, cwd=tmp_path).stdout.splitlines()
-    (line,) = [line for line in shown if "stands back" in line]
+    (line,) = [line for line in shown if "ineligible" in line]
     assert line.startswith("1 ")
     assert "its operator wants another to lead" in line
 
@@ -124,15 +124,15 @@ def test_status_says_who_stands_back_and_why(cluster: Running, tmp_path: Path) -
         (["--for", "-1"], "1 to 604800 seconds"),
         (["--for", "nan"], "1 to 604800 seconds"),
         (["--for", "1e-9"], "1 to 604800 seconds"),
-        (["--for", "0"], "say which node"),
+        (["--for", "0"], "name the node"),
         (["--data-dir", "elsewhere"], "there is no keyring in elsewhere"),
     ],
     ids=str,
 )
 def test_what_cannot_be_is_refused_in_one_line(
-    standing: Running, tmp_path: Path, arguments: list[str], complaint: str
+    steady: Running, tmp_path: Path, arguments: list[str], complaint: str
 ) -> None:
-    done = safelight("step-down", *arguments, config=standing.config, cwd=tmp_path)
+    done = safelight("step-down", *arguments, config=steady.config, cwd=tmp_path)
     assert done.returncode == 1
     assert complaint in done.stderr
     assert done.stderr.count("\n") == 1

@@ -28,7 +28,7 @@ def gate(worker: Load, life: str | None = "a life") -> tuple[Admission, LoadTrac
     book = LoadTracker(LEADER, lambda: ("leader", Epoch(1, LEADER), LEADER), str, 60.0, lambda: None, MOST, 0)
     book.heard(WORKER, [worker])
     config = Config(servers=("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), balance="least-loaded", max_in_flight=MOST)
-    member: Any = SimpleNamespace(life_of=lambda node: life)
+    member: Any = SimpleNamespace(incarnation_of=lambda node: life)
     users: Any = None
     return Admission(config, LEADER, "our life", Keyring.new(), users, member, book, Balancer()), book
 
@@ -46,12 +46,12 @@ def test_a_worker_that_can_is_taken() -> None:
     ("changes", "life"),
     [
         ({"room": 0}, "a life"),
-        ({"stands_back": "its disk is full"}, "a life"),
+        ({"ineligible": "its disk is full"}, "a life"),
         ({"leader": 2}, "a life"),
         ({"leader": None}, "a life"),
         ({}, None),
     ],
-    ids=["full", "stands back", "follows another", "follows nobody", "is not linked"],
+    ids=["full", "ineligible", "follows another", "follows nobody", "is not linked"],
 )
 def test_a_worker_that_cannot_is_spared(changes: dict[str, Any], life: str | None) -> None:
     load = msgspec.structs.replace(FIT, **changes)

@@ -219,10 +219,10 @@ def test_a_node_that_can_open_no_file_says_so_and_lets_another_lead_until_it_can
         assert soft == hard  # as it raised it itself
         resource.prlimit(it.cluster.pid(2), resource.RLIMIT_NOFILE, (3, hard))
         with crowd(it.config.addresses[2], size=20):  # which cannot be accepted
-            it.wait_for_line(2, "standing back from the election: it has no free file descriptors")
+            it.wait_for_line(2, "ineligible to lead: it has no free file descriptors")
             eventually(lambda: any("Node 1: I am the new leader" in said for said in it.said(1)), "another leads")
         resource.prlimit(it.cluster.pid(2), resource.RLIMIT_NOFILE, (soft, hard))
-        it.wait_for_line(2, "standing for election again")
+        it.wait_for_line(2, "eligible to lead again")
         it.wait_until_leader(2)
         assert complaints(it, 2) == 1
         assert not any("disk" in said or "keyring" in said or "Traceback" in said for said in it.said(2))

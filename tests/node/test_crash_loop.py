@@ -1,4 +1,4 @@
-"""A node that crashes again and again lets others lead in peace, but never leaves a cluster without a leader."""
+"""A node that crashes again and again lets others lead, but never leaves a cluster without a leader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.running import GENEROUS, SETTLED, Running, eventually, running
 
 pytestmark = pytest.mark.slow
 
-BACK, AGAIN = "standing back from the election: it has crashed", "standing for election again"
+HELD, AGAIN = "ineligible to lead: it has crashed", "eligible to lead again"
 VICTORY = "I am the new leader!"
 
 
@@ -30,7 +30,7 @@ def crash(cluster: Running, *nodes: int, times: int = 1) -> None:
 
 
 def start(cluster: Running, node: int) -> int:
-    """Start a node; the number of lines that it said in earlier lives."""
+    """Start a node; the number of lines that it said in earlier incarnations."""
     said = len(cluster.said(node))
     cluster.cluster.start(node)
     return said
@@ -42,15 +42,19 @@ def test_a_leader_killed_once_leads_again_at_once_and_killed_twice_only_after_a_
         cluster.wait_until_leader(2)
         start(cluster, 3)
         wait_until_all_follow(cluster.config, 3)
-        assert not [line for line in cluster.said(3) if BACK in line]
+        assert not [line for line in cluster.said(3) if HELD in line]
 
         crash(cluster, 3)
         cluster.wait_until_leader(2)
         said = start(cluster, 3)
-        assert f"{BACK} 2 times lately; {FIRST_HOLD:.0f} s more" in cluster.wait_for_line(3, BACK, after=said)
+        assert f"{HELD} 2 times lately; {FIRST_HOLD:.0f} s more" in cluster.wait_for_line(3, HELD, after=said)
         cluster.wait_for_line(3, VICTORY, after=said)
-        life = cluster.said(3)[said:]
-        assert [word for line in life for word in (BACK, AGAIN, VICTORY) if word in line] == [BACK, AGAIN, VICTORY]
+        lines = cluster.said(3)[said:]
+        assert [word for line in lines for word in (HELD, AGAIN, VICTORY) if word in line] == [
+            HELD,
+            AGAIN,
+            VICTORY,
+        ]
         wait_until_all_follow(cluster.config, 3)
 
         cluster.cluster.kill(3, signal.SIGTERM)  # whoever stops it politely has looked after it
@@ -61,7 +65,7 @@ def test_a_leader_killed_once_leads_again_at_once_and_killed_twice_only_after_a_
         crash(cluster, 3)
         start(cluster, 3)
         wait_until_all_follow(cluster.config, 3)
-        assert not [line for line in cluster.said(3)[said:] if BACK in line]
+        assert not [line for line in cluster.said(3)[said:] if HELD in line]
 
 
 def test_a_node_in_a_crash_loop_gives_way_to_whoever_leads_and_leads_where_nobody_does(tmp_path: Path) -> None:
@@ -70,7 +74,7 @@ def test_a_node_in_a_crash_loop_gives_way_to_whoever_leads_and_leads_where_nobod
         cluster.wait_until_leader(2)
         began = time.monotonic()
         said = start(cluster, 3)
-        cluster.wait_for_line(3, f"{BACK} 100 times lately; {LONGEST_HOLD:.0f} s more", after=said)
+        cluster.wait_for_line(3, f"{HELD} 100 times lately; {LONGEST_HOLD:.0f} s more", after=said)
         wait_until_all_follow(cluster.config, 2)
         crash(cluster, 2)
         cluster.wait_until_leader(1)
@@ -89,7 +93,7 @@ def test_nodes_that_all_crashed_do_not_wait_for_each_other(tmp_path: Path, nodes
         crash(cluster, *said, times=100)
         cluster.cluster.start()
         for node in said:
-            cluster.wait_for_line(node, BACK, after=said[node])
+            cluster.wait_for_line(node, HELD, after=said[node])
         assert GENEROUS < LONGEST_HOLD  # so all that is waited for comes before the hold-down is over
         eventually(
             lambda: any(VICTORY in line for node in said for line in cluster.said(node)[said[node] :]), "one led"

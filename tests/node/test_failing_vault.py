@@ -55,9 +55,9 @@ def test_uploads_go_on_within_seconds_when_the_leaders_own_calls_fail_or_hang(
             upload(it.config, 3, token, "lost.png")
             eventually(lambda: status_of(it.config, 2)[2].leader == 2, "node 2 leads")
             assert upload(it.config, 2, token, "a.png")[0] == 201
-            eventually(lambda: words in status_of(it.config, 2)[3].stands_back, "node 3 says why")
+            eventually(lambda: words in status_of(it.config, 2)[3].ineligible, "node 3 says why")
             shown = safelight("status", config=it.config, cwd=tmp_path).stdout
-            assert any("stands back: " in line and words in line for line in shown.splitlines()), shown
+            assert any("ineligible: " in line and words in line for line in shown.splitlines()), shown
             assert upload(it.config, 2, token, "b.png")[0] == 201
             assert status_of(it.config, 2)[2].leader == 2
         it.wait_until_leader(3)  # without the fault it leads again
@@ -72,7 +72,7 @@ def test_a_leader_that_cannot_read_bodies_lets_another_lead(tmp_path: Path, faul
         with injected(it.cluster.pid(3), fault):
             upload(it.config, 3, token, "lost.png", LARGE)  # and its answer
             eventually(lambda: status_of(it.config, 2)[2].leader == 2, "node 2 leads")
-            eventually(lambda: words in status_of(it.config, 2)[3].stands_back, "node 3 says why")
+            eventually(lambda: words in status_of(it.config, 2)[3].ineligible, "node 3 says why")
             assert upload(it.config, 2, token, "b.png", LARGE)[0] == 201
         it.wait_until_leader(3)
 

@@ -1,4 +1,4 @@
-"""What peers say before they believe each other: newer ones may say more, and nobody in between may change it."""
+"""What peers send before they trust each other: newer ones may send more, and a relay cannot change it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import msgspec
 import pytest
 
 from safelight.encryption.keys import Keyring
-from safelight.node.election.handshake import Hello, Party, Proof, Refused
+from safelight.node.election.handshake import Hello, PeerIdentity, Proof, Refused
 from safelight.node.election.links import _decode
 from safelight.node.state.key_file import KeyFile, Keys
 
-Pair = tuple[Party, Party]
+Pair = tuple[PeerIdentity, PeerIdentity]
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
     file = KeyFile(tmp_path)
     file.create(Keyring.new())
-    return Party(Keys(file), 1, "1" * 16), Party(Keys(file), 2, "2" * 16)
+    return PeerIdentity(Keys(file), 1, "1" * 16), PeerIdentity(Keys(file), 2, "2" * 16)
 
 
 def newer(message: msgspec.Struct) -> bytes:
-    """As a later version might say it."""
+    """As a later version might send it."""
     return json.dumps(msgspec.to_builtins(message) | {"more": {"of": ["it"]}}).encode()
 
 
@@ -51,16 +51,14 @@ def test_what_is_neither_introduction_nor_proof_is_refused(text: bytes) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda hello: {"current": "0" * 16},  # else whoever sits in between could have a key used before its time
+        lambda hello: {"current": "0" * 16},  # else a relay could have a key used before its time
         lambda hello: {"keys": (*hello.keys, "0" * 16)},
         lambda hello: {"keys": ()},
-        lambda hello: {"life": "3" * 16},
+        lambda hello: {"incarnation": "3" * 16},
         lambda hello: {"nonce": "0" * 32},
     ],
 )
-def test_what_a_peer_says_of_itself_cannot_be_changed_on_its_way(
-    pair: Pair, change: Callable[[Hello], dict[str, object]]
-) -> None:
+def test_an_introduction_cannot_be_changed_on_its_way(pair: Pair, change: Callable[[Hello], dict[str, object]]) -> None:
     dialer, acceptor = pair
     hello, answer = dialer.hello(), acceptor.hello()
     changed = msgspec.structs.replace(answer, **change(answer))

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from safelight.config import Address
-from safelight.node.election.handshake import Hello, Party
-from safelight.node.election.links import UNPROVED
+from safelight.node.election.handshake import Hello, PeerIdentity
+from safelight.node.election.links import MAX_UNPROVED
 from safelight.node.state.data_directory import load_keys
 from safelight.wire.messages import Problem
 from tests.node.raw_http import Line, ask, enrolled, image, line, refused
@@ -139,7 +139,7 @@ def test_a_stranger_that_says_what_no_node_says_is_refused(nodes: Running, leade
     [b'{"proof":"' + b"0" * 64 + b'"}', '{"proof":"é"}'.encode(), b'{"refused":"no\\n\\u001b[2J"}', b"{}", b"\xff"],
 )
 def test_whoever_cannot_prove_itself_is_not_believed(nodes: Running, leader: Address, proof: bytes) -> None:
-    identity = Party(load_keys(nodes.config.data_dir, create=False), 1, "another life").hello()
+    identity = PeerIdentity(load_keys(nodes.config.data_dir, create=False), 1, "another life").hello()
     before = len(complaints(nodes))
     for _ in range(3):
         with link(leader) as stranger:
@@ -151,7 +151,7 @@ def test_whoever_cannot_prove_itself_is_not_believed(nodes: Running, leader: Add
 
 
 def test_a_stranger_cannot_return_the_nodes_own_proof(nodes: Running, leader: Address) -> None:
-    ours = Party(load_keys(nodes.config.data_dir, create=False), 1, "another life").hello()
+    ours = PeerIdentity(load_keys(nodes.config.data_dir, create=False), 1, "another life").hello()
     with link(leader) as stranger:
         stranger.send(frame(msgspec.json.encode(ours)))
         header = stranger.exactly(2)
@@ -186,20 +186,20 @@ def peak_memory(nodes: Running) -> int:
 def test_links_of_strangers_are_few_at_a_time_and_cleaned_away(nodes: Running, leader: Address) -> None:
     before = sockets(nodes)
     with ExitStack() as strangers:
-        for _ in range(UNPROVED + 30):
+        for _ in range(MAX_UNPROVED + 30):
             strangers.enter_context(link(leader))
-        assert sockets(nodes) <= before + UNPROVED + 5  # and one or two that are being closed
+        assert sockets(nodes) <= before + MAX_UNPROVED + 5  # and one or two that are being closed
         eventually(lambda: sockets(nodes) < before + 10, "the strangers' connections are closed")
 
 
 def test_a_node_is_linked_however_many_strangers_come(nodes: Running, leader: Address) -> None:
     with ExitStack() as strangers:
-        for _ in range(UNPROVED + 10):
+        for _ in range(MAX_UNPROVED + 10):
             strangers.enter_context(link(leader))
         with link(leader) as peer:
             introduce(nodes, peer)
             assert pong(peer)
-            for _ in range(UNPROVED + 10):  # nor does it give way, once it has proved itself
+            for _ in range(MAX_UNPROVED + 10):  # nor does it give way, once it has proved itself
                 strangers.enter_context(link(leader))
             assert pong(peer)
 
@@ -269,7 +269,7 @@ def test_a_node_may_say_much_at_once_after_its_proof(nodes: Running, leader: Add
 
 def introduce(nodes: Running, peer: Line, more: bytes = b"") -> None:
     """Prove to be node 1, and say more in the same breath."""
-    party = Party(load_keys(nodes.config.data_dir, create=False), 1, "another life")
+    party = PeerIdentity(load_keys(nodes.config.data_dir, create=False), 1, "another life")
     ours = party.hello()
     peer.send(frame(msgspec.json.encode(ours)))
     _, size = peer.exactly(2)

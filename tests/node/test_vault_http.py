@@ -521,7 +521,7 @@ def test_a_node_that_has_lost_sight_of_the_vault_does_not_lead_until_it_sees_it_
         two.cluster.start(2)
         wait_until_all_follow(config, 2)
         mounted.unlink()
-        assert str(mounted) in two.wait_for_line(2, "standing back from the election")
+        assert str(mounted) in two.wait_for_line(2, "ineligible to lead")
         wait_until_all_follow(config, 1)
         mounted.symlink_to(vault)
         wait_until_all_follow(config, 2)

@@ -449,7 +449,7 @@ def wrap(config: Config) -> None:
     """Encrypt the keyring's file with a secret.
 
     The secret is in the file that keyring_secret_file names, or in SAFELIGHT_KEYRING_SECRET. Give it to this machine's
-    nodes first: one that cannot read the keyring stands back from the election.
+    nodes first: one that cannot read the keyring is ineligible to lead.
     """
     from safelight.cli.admin.cluster import wrap
 

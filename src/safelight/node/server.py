@@ -24,9 +24,9 @@ from safelight.election.bully import Election, Epoch
 from safelight.errors import SafelightError, reason
 from safelight.node.connections.eviction import ConnectionTable, most_of
 from safelight.node.connections.listener import Listener
-from safelight.node.election.driver import Member
-from safelight.node.election.handshake import Party
-from safelight.node.election.health import Watch, unsaved
+from safelight.node.election.driver import ElectionDriver
+from safelight.node.election.handshake import PeerIdentity
+from safelight.node.election.health import HealthMonitor, unsaved
 from safelight.node.election.key_sync import KeySharing
 from safelight.node.election.links import Links
 from safelight.node.http.admission import Admission
@@ -97,17 +97,17 @@ class Node:
         self._keys = keys
         self._cluster = keys.ring.cluster_id
         self._say = say
-        life = secrets.token_hex(8)
+        incarnation = secrets.token_hex(8)
         timing = config.timing
         self._load = LoadTracker(
             node,
-            lambda: (self._member.role, self._member.epoch, self._member.leader),
-            lambda: self._watch.why_not,
+            lambda: (self._election.role, self._election.epoch, self._election.leader),
+            lambda: self._health.ineligible,
             2 * timing.leader_timeout,
             self._report_soon,
             config.max_in_flight,
             config.min_rate,
-            lambda: self._watch.degraded,
+            lambda: self._health.degraded,
             lambda: (self._usage.used(keys.ring.current_id), self._usage.advice(keys.ring.current_id)),
         )
         self._usage = KeyUsage(
@@ -121,21 +121,21 @@ class Node:
             keys,
             config.addresses,
             tls=tls,
-            observe=lambda reason: self._watch.observe("key", not reason, reason),
+            observe=lambda reason: self._health.observe("key", not reason, reason),
             say=say,
         )
         self._links = Links(
-            Party(keys, node, life),
+            PeerIdentity(keys, node, incarnation),
             config.addresses,
-            patience=timing.leader_timeout,
+            timeout=timing.leader_timeout,
             tls=tls,
             introduced=self._sharing.introduced,
-            connected=lambda peer, life: self._member.connected(peer, life),
+            connected=lambda peer, incarnation: self._election.connected(peer, incarnation),
             lost=self._lost,
-            received=lambda peer, frame: self._member.received(peer, frame),
-            say=say,
+            received=lambda peer, frame: self._election.received(peer, frame),
+            log=say,
         )
-        self._member = Member(
+        self._election = ElectionDriver(
             Election(
                 node,
                 config.addresses,
@@ -145,28 +145,28 @@ class Node:
             ),
             send=self._links.send,
             save=self._save,
-            unsaved=lambda error: self._watch.observe("epoch", False, unsaved(error)),
-            loads=lambda: self._load.known() if self._member.leads else [self._load.own()],
+            unsaved=lambda error: self._health.observe("epoch", False, unsaved(error)),
+            loads=lambda: self._load.known() if self._election.leads else [self._load.own()],
             begun=lambda: self._gate.begun(),
-            heard=self._heard,
-            say=say,
+            loads_received=self._heard,
+            log=say,
         )
         others = config.addresses.keys() - {node}
-        self._watch = Watch(
-            look=lambda: data_directory.examine(config.data_dir, node, self._member.met or others, keys),
-            save=lambda: self._save(self._member.epoch),
-            ready=self._member.ready,
-            leader=lambda: self._member.settled(timing.leader_timeout),
-            leads=lambda: self._member.leads,
-            another_is_well=lambda: bool(others) and self._load.another_is_well(),
+        self._health = HealthMonitor(
+            examine=lambda: data_directory.examine(config.data_dir, node, self._election.known_peers or others, keys),
+            save=lambda: self._save(self._election.epoch),
+            set_eligible=self._election.set_eligible,
+            wait_for_leader=lambda: self._election.wait_for_leader(timing.leader_timeout),
+            leads=lambda: self._election.leads,
+            another_is_healthy=lambda: bool(others) and self._load.another_is_well(),
             crashes=crash_record.record_start(config.data_dir, node, time.time()).crashes,
-            say=say,
+            log=say,
         )
         self._keeper = VaultHandle(
             config,
             node,
             lambda: keys.ring,
-            leads=lambda: self._member.leads,
+            leads=lambda: self._election.leads,
             sealed=self._sealed,
             alarm=self._load.another_is_unwell,
             observe=self._observe_vault,
@@ -174,7 +174,7 @@ class Node:
         )
         here = users_here(config, lambda: keys.ring, self._sealed)
         users = Users(lambda: self._keeper.vault or here)
-        self._gate = Admission(config, node, life, keys.ring, users, self._member, self._load, self._balance)
+        self._gate = Admission(config, node, incarnation, keys.ring, users, self._election, self._load, self._balance)
         workshop = Pipeline(config, keys, self._wrapped)
         self._routes = Routes(
             config,
@@ -190,7 +190,7 @@ class Node:
             load=self._load,
             keys=keys,
             sharing=self._sharing,
-            step_down=self._watch.step_down,
+            step_down=self._health.step_down,
             say=say,
         )
 
@@ -213,17 +213,17 @@ class Node:
                 f"WARNING: the keyring's secret has fewer than {MIN_SECRET} bytes: run `safelight keys unwrap`, "
                 "set a longer one, and run `safelight keys wrap`"
             )
-        await self._watch.start()
+        await self._health.start()
         self._routes.running.start()
         self._load.listens()
         self._sharing.start()
         self._links.start()
-        self._member.start()
+        self._election.start()
         await stop.wait()
         crash_record.record_stop(self._config.data_dir, self._number)
         await self._leave()
-        self._watch.stop()
-        self._member.stop()
+        self._health.stop()
+        self._election.stop()
         door.close()  # before the links: peers redial at once
         await self._links.close()
         await self._sharing.stop()
@@ -238,7 +238,7 @@ class Node:
 
     def _save(self, epoch: Epoch) -> None:
         """Put the epoch on the disk. Raises OSError, also at once where the disk would keep us waiting."""
-        if not self._watch.disk_answers:
+        if not self._health.disk_answers:
             raise OSError(errno.ETIMEDOUT, "the disk does not answer")
         data_directory.save_epoch(self._config.data_dir, self._number, epoch)
 
@@ -262,16 +262,16 @@ class Node:
         saving.add_done_callback(lambda saved: saved.cancelled() or saved.exception())
 
     def _observe_vault(self, reason: str, suspicion: str) -> None:
-        degraded = self._watch.degraded
-        self._watch.observe("vault", not reason, reason)
-        self._watch.note("vault", suspicion)
-        if self._watch.degraded != degraded:  # before a leader in trouble takes this node for a better one
-            self._member.report()
+        degraded = self._health.degraded
+        self._health.observe("vault", not reason, reason)
+        self._health.note("vault", suspicion)
+        if self._health.degraded != degraded:  # before a leader in trouble takes this node for a better one
+            self._election.send_load()
 
     def _lost(self, peer: int) -> None:
         self._balance.lost(peer)
         self._sharing.lost(peer)
-        self._member.lost(peer)
+        self._election.lost(peer)
 
     def _heard(self, peer: int, loads: list[Load], begun: list[str]) -> None:
         self._load.heard(peer, loads)
@@ -285,12 +285,12 @@ class Node:
 
     def _report(self) -> None:
         self._reporting = None
-        self._member.report()
+        self._election.send_load()
 
     async def _leave(self) -> None:
         """Resign, decline what is new, finish what was granted."""
         self._gate.leaving = True
-        self._watch.leave()
+        self._health.drain()
         await self._links.flush()
         started = time.monotonic()
         while (waited := time.monotonic() - started) < self._config.drain_timeout:

@@ -23,7 +23,7 @@ LIFETIME = 10.0
 """Seconds for which an operator waits for the answer. Machines' clocks must agree to within that."""
 
 LONGEST = 7 * 24 * 3600.0
-"""Seconds for which a node may be told to stand back: who means longer takes it out of `servers`."""
+"""Seconds for which a node may be ineligible on request; to exclude it for longer, remove it from `servers`."""
 
 KEY, ANSWERS, WRAPPING = "orders", "answers", "new keys"
 """The labels of the keys (`Keyring.derive`) that sign orders, sign answers to them, and wrap a key in an order."""

@@ -269,11 +269,10 @@ class Load(msgspec.Struct):
     declines: int = 0
     weight: int = 0
     """Of the images in work: their bytes, and 256 KiB for each."""
-    stands_back: str = ""
-    """Why it does not stand for election; empty if it does."""
+    ineligible: str = msgspec.field(default="", name="stands_back")
+    """Why it is ineligible to lead; empty if it is eligible."""
     degraded: str = ""
-    """What is wrong with it although it stands for election, as no other node is known to be better; empty if nothing
-    is."""
+    """Its fault, if it is eligible in spite of it, as no other node is known to have none; empty if it has none."""
     room: int = 0
     """How many more images it takes."""
     used: int = 0

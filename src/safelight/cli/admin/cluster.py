@@ -31,7 +31,7 @@ from safelight.wire.admin_commands import (
 from safelight.wire.messages import API, CommandResult, Refusal
 
 SHORTEST = 1.0
-"""Seconds for which a node may be told to stand back: less is over before another leads."""
+"""Seconds for which a node may be ineligible on request: less is over before another leads."""
 
 GLANCE = 0.05
 """Seconds between two looks at who leads."""
@@ -44,9 +44,9 @@ async def step_down(config: Config, node: int | None, seconds: float) -> str:
     the node leads on, whether anybody waits here or not.
     """
     if seconds and not SHORTEST <= seconds <= LONGEST:
-        raise SafelightError(f"a node can stand back for {SHORTEST:g} to {LONGEST:g} seconds; 0 takes it back")
+        raise SafelightError(f"a node can step down for {SHORTEST:g} to {LONGEST:g} seconds; 0 ends it")
     if seconds == 0 and node is None:
-        raise SafelightError("say which node is to stand for election again: safelight step-down NODE --for 0")
+        raise SafelightError("name the node that is to be eligible again: safelight step-down NODE --for 0")
     if node is not None and node not in config.addresses:
         known = ", ".join(str(number) for number in config.addresses)
         raise SafelightError(f"there is no node {node}: this cluster has nodes {known}")
@@ -62,17 +62,17 @@ async def step_down(config: Config, node: int | None, seconds: float) -> str:
     async with Servers(config, keyring.cluster_id) as servers:
         await _tell(servers, keyring, _order(target, StepDown(seconds)))
         if seconds == 0:
-            return f"Node {target} stands for election again."
+            return f"Node {target} is eligible again."
     give_up = time.monotonic() + LIFETIME
     while time.monotonic() < give_up:
         own = next(status for status in await survey(config, keyring.cluster_id) if status.server == target)
         if own.load is not None and not own.heard:
             if own.load.leader not in (None, target):
-                return f"Node {own.load.leader} leads; node {target} stands back for {seconds:g} s."
-            if not own.load.stands_back:
+                return f"Node {own.load.leader} leads; node {target} is ineligible for {seconds:g} s."
+            if not own.load.ineligible:
                 break
         await asyncio.sleep(GLANCE)
-    raise SafelightError(f"no other node could lead, so node {target} stands for election: see `safelight status`")
+    raise SafelightError(f"no other node could lead, so node {target} remains eligible: see `safelight status`")
 
 
 async def rotate(config: Config) -> str:

@@ -358,7 +358,7 @@ def status_lines(servers: Iterable[ServerStatus]) -> list[Text]:
 
 
 def _health(load: Load) -> str:
-    said = {"stands back": load.stands_back, "degraded": load.degraded, "advice": load.advice}
+    said = {"ineligible": load.ineligible, "degraded": load.degraded, "advice": load.advice}
     return "".join(f"  {what}: {why}" for what, why in said.items() if why)
 
 

@@ -1,7 +1,7 @@
-"""A node's seat in the election: drives the state machine of `bully` with a real clock, links and disk.
+"""Drives the state machine of `safelight.election.bully` with a real clock, links and disk.
 
-Everything here happens on the event loop, one event at a time: an effect is carried out before the next
-event is taken, so what `leads` says is always already on the disk.
+Everything here happens on the event loop, one event at a time: each effect is carried out before the next
+event is taken, so the epoch of a node that `leads` is always on the disk already.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from safelight.election.bully import (
 from safelight.wire.messages import Load
 
 
-class Wire(msgspec.Struct, omit_defaults=True):
-    """An election's message between nodes, with the loads that ride on a heartbeat.
+class ElectionMessage(msgspec.Struct, omit_defaults=True):
+    """A message of the election between nodes; a heartbeat also carries loads.
 
-    Unknown fields are ignored: while nodes are replaced by newer ones, one by one, the older ones still lead.
+    Unknown fields are ignored: nodes are upgraded one at a time, and older ones lead meanwhile.
     """
 
     kind: Kind
@@ -45,11 +45,11 @@ class Wire(msgspec.Struct, omit_defaults=True):
     leader: int | None = None
     loads: list[Load] = []
     begun: list[str] = []
-    """The uploads that a worker was assigned and has begun since it last told."""
+    """The uploads that a worker was assigned and has begun since its last heartbeat."""
 
 
-class Member:
-    """One node in the election, among its peers."""
+class ElectionDriver:
+    """One node's part in the election."""
 
     def __init__(
         self,
@@ -60,20 +60,20 @@ class Member:
         unsaved: Callable[[OSError], None],
         loads: Callable[[], list[Load]],
         begun: Callable[[], list[str]],
-        heard: Callable[[int, list[Load], list[str]], None],
-        say: Callable[[str], None],
+        loads_received: Callable[[int, list[Load], list[str]], None],
+        log: Callable[[str], None],
     ) -> None:
-        """`save` raises OSError if it fails; then `unsaved` has to make this node not `ready` before it returns."""
+        """`save` raises OSError if it fails; then `unsaved` must make this node ineligible before it returns."""
         self._election = election
         self._send, self._save, self._unsaved = send, save, unsaved
-        self._loads, self._begun, self._heard, self._say = loads, begun, heard, say
-        self._lives: dict[int, str] = {}
+        self._loads, self._begun, self._loads_received, self._log = loads, begun, loads_received, log
+        self._incarnations: dict[int, str] = {}
         self._linked: set[int] = set()
-        self._misunderstood: set[int] = set()  # peers of which this life has been complained of
+        self._misunderstood: set[int] = set()  # peers of whose incarnation this has been logged
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._announced: tuple[int | None, Epoch] = None, NEVER
-        self._news: set[asyncio.Future[None]] = set()
+        self._waiting: set[asyncio.Future[None]] = set()  # for a change of leader
 
     @property
     def leads(self) -> bool:
@@ -92,46 +92,46 @@ class Member:
         return self._election.phase.value
 
     @property
-    def met(self) -> frozenset[int]:
+    def known_peers(self) -> frozenset[int]:
         """The peers that this node has been linked with."""
-        return frozenset(self._lives)
+        return frozenset(self._incarnations)
 
-    def life_of(self, peer: int) -> str | None:
-        """Which life of a peer we are linked with."""
-        return self._lives.get(peer) if peer in self._linked else None
+    def incarnation_of(self, peer: int) -> str | None:
+        """The incarnation of a peer that this node is linked with."""
+        return self._incarnations.get(peer) if peer in self._linked else None
 
     def start(self) -> None:
         self._schedule()
 
     def stop(self) -> None:
-        """Take no event any more: whatever peers still say, this node has left."""
+        """Take no more events, whatever peers still send."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
 
-    async def settled(self, patience: float) -> int | None:
-        """The leader, waiting up to `patience` seconds for one; None if there is none by then."""
+    async def wait_for_leader(self, seconds: float) -> int | None:
+        """The leader, waiting up to so many `seconds` for one; None if there is none by then."""
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 while self.leader is None:
-                    news = asyncio.get_running_loop().create_future()
-                    self._news.add(news)
+                    change = asyncio.get_running_loop().create_future()
+                    self._waiting.add(change)
                     try:
-                        await news
+                        await change
                     finally:
-                        self._news.discard(news)
+                        self._waiting.discard(change)
         except TimeoutError:
             pass
         return self.leader
 
     # -- events --------------------------------------------------------------------------------------
 
-    def connected(self, peer: int, life: str) -> None:
-        if peer in self._linked and self._lives.get(peer) != life:
-            self.lost(peer)  # it died and was started again before we could notice
-        if self._lives.get(peer) != life:
+    def connected(self, peer: int, incarnation: str) -> None:
+        if peer in self._linked and self._incarnations.get(peer) != incarnation:
+            self.lost(peer)  # it was restarted before this node could notice
+        if self._incarnations.get(peer) != incarnation:
             self._misunderstood.discard(peer)
-        self._lives[peer] = life
+        self._incarnations[peer] = incarnation
         self._linked.add(peer)
         self.take(PeerConnected(peer))
 
@@ -141,21 +141,22 @@ class Member:
 
     def received(self, peer: int, frame: bytes) -> None:
         try:
-            wire = decode(frame, Wire)
+            message = decode(frame, ElectionMessage)
         except Malformed:
             if peer not in self._misunderstood:
                 self._misunderstood.add(peer)
-                self._say(f"node {peer} says what this version does not understand")
+                self._log(f"node {peer} sent a message that this version does not understand")
             return
-        if wire.loads:
-            self._heard(peer, wire.loads, wire.begun)
-        self.take(Received(peer, Message(wire.kind, Epoch(wire.counter, wire.epoch_leader), wire.leader)))
+        if message.loads:
+            self._loads_received(peer, message.loads, message.begun)
+        epoch = Epoch(message.counter, message.epoch_leader)
+        self.take(Received(peer, Message(message.kind, epoch, message.leader)))
 
-    def ready(self, ready: bool) -> None:
-        self.take(EligibilityChanged(ready))
+    def set_eligible(self, eligible: bool) -> None:
+        self.take(EligibilityChanged(eligible))
 
     def take(self, event: Event) -> None:
-        """Let the election take an event: do first what it asks for, then tell of it."""
+        """Let the election take an event: carry out the effects first, then log."""
         if self._stopped:
             return
         try:
@@ -164,17 +165,17 @@ class Member:
             for effect in effects:
                 match effect:
                     case LeaderDown(leader, cause):
-                        self._say(f"Leader {leader} is DOWN! Starting new election... ({cause.value})")
+                        self._log(f"Leader {leader} is DOWN! Starting new election... ({cause.value})")
                     case LeaderChanged():
-                        for news in self._news:
-                            if not news.done():
-                                news.set_result(None)
+                        for change in self._waiting:
+                            if not change.done():
+                                change.set_result(None)
             self._announce()
         finally:
             self._schedule()
 
-    def report(self) -> None:
-        """Tell the leader of our load between two heartbeats, if it is another. It counts as a heartbeat."""
+    def send_load(self) -> None:
+        """Send this node's load to another that leads, between two heartbeats. It counts as a heartbeat."""
         if self.leader is not None and not self.leads and self.leader in self._linked:
             message = Message(Kind.HEARTBEAT, self.epoch, self.leader)
             self._send(self.leader, self._encode(self.leader, message))
@@ -189,26 +190,26 @@ class Member:
                         self._save(epoch)
                     except OSError as error:
                         self._unsaved(error)
-                        return  # what is not saved must not be acted upon
+                        return  # a node must not act in an epoch that is not saved
                 case Send(peer, message):
                     self._send(peer, self._encode(peer, message))
 
     def _announce(self) -> None:
-        """Say who leads, if that is news; each new epoch of our own is."""
+        """Log who leads, if that has changed, and each new epoch of this node."""
         leader, epoch = self.leader, self.epoch
         if self.leads and epoch != self._announced[1]:
-            self._say(f"I am the new leader! (epoch {epoch})")
+            self._log(f"I am the new leader! (epoch {epoch})")
         elif leader not in (None, self._announced[0]):
-            self._say(f"Node {leader} is the leader (epoch {epoch})")
+            self._log(f"Node {leader} is the leader (epoch {epoch})")
         self._announced = leader, epoch
 
     def _encode(self, peer: int, message: Message) -> bytes:
-        wire = Wire(message.kind, message.epoch.counter, message.epoch.leader, message.leader)
+        encoded = ElectionMessage(message.kind, message.epoch.counter, message.epoch.leader, message.leader)
         if message.kind is Kind.HEARTBEAT:
-            wire.loads = self._loads()
+            encoded.loads = self._loads()
             if peer == self.leader:
-                wire.begun = self._begun()
-        return msgspec.json.encode(wire)
+                encoded.begun = self._begun()
+        return msgspec.json.encode(encoded)
 
     def _schedule(self) -> None:
         if self._timer is not None:

@@ -1,15 +1,15 @@
-"""How two nodes prove to each other that they belong to one cluster, before either believes a word.
+"""How two nodes prove to each other that they belong to one cluster, before either believes the other.
 
-    dialer   -> Hello      who I am, which cluster and keyring I have, a fresh nonce
-    acceptor -> Hello      likewise, with its proof over both
+    dialer   -> Hello      its node number, cluster and keyring, and a fresh nonce
+    acceptor -> Hello      the same, with its proof over both
     dialer   -> Proof      its own proof over both
 
 A proof is an HMAC-SHA256 under a secret that only the cluster's nodes have, over both Hellos and the role
-of whoever makes it: so neither a recording nor a reflection of it serves anybody else. The acceptor proves
-itself first, so that what listens on a dead node's port learns nothing that it could use. Whoever refuses
-says why, and both sides log it. (Mutual authentication as in ISO/IEC 9798-4, three passes.)
+of the side that makes it: so a recording or a reflection of it is useless. The acceptor proves itself first,
+so that a process that listens on a dead node's port learns nothing that it could use. The side that refuses
+gives the reason, and both sides log it. (Mutual authentication as in ISO/IEC 9798-4, three passes.)
 
-Unknown fields are ignored, and are not what a proof is over: nodes are replaced by newer ones one by one.
+Unknown fields are ignored, and no proof is over them: nodes are upgraded one at a time.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from safelight.node.state.key_file import Keys
 
 
 class Refused(SafelightError):
-    """Why the peer is not believed."""
+    """Why the handshake with a peer failed."""
 
 
-class Hello(msgspec.Struct):
-    """One side's introduction. `life` is new with each start of the process; `proof` is the acceptor's.
+class Hello(msgspec.Struct, rename={"incarnation": "life"}):
+    """One side's introduction. `incarnation` is new with each start of the process; `proof` is the acceptor's.
 
     `keyring` is the check of the keyring, which must be the same on both sides. `keys` (ids) and `current` may differ,
-    as they do amid a rotation.
+    as they do during a rotation.
     """
 
     cluster: str
     keyring: str
     node: int
-    life: str
+    incarnation: str
     nonce: str
     keys: Annotated[tuple[KeyId, ...], msgspec.Meta(max_length=MAX_KEYS)] = ()
     current: str = ""
@@ -54,15 +54,15 @@ class Proof(msgspec.Struct):
     refused: str = ""
 
 
-class Party:
+class PeerIdentity:
     """One node's side of every handshake: its identity and the secret that proves it."""
 
-    def __init__(self, keys: Keys, node: int, life: str) -> None:
+    def __init__(self, keys: Keys, node: int, incarnation: str) -> None:
         self._keys = keys
         self._cluster, self._check = keys.ring.cluster_id, keys.ring.check
         self._secret = keys.ring.derive("peers")
         self.node = node
-        self.life = life
+        self.incarnation = incarnation
 
     def hello(self) -> Hello:
         ring = self._keys.ring
@@ -70,14 +70,14 @@ class Party:
             cluster=self._cluster,
             keyring=self._check,
             node=self.node,
-            life=self.life,
+            incarnation=self.incarnation,
             nonce=secrets.token_hex(16),
             keys=tuple(key.id for key in ring.keys),
             current=ring.current_id,
         )
 
     def compare(self, other: Hello) -> None:
-        """Raises Refused where the two could not work together, whatever they prove."""
+        """Raises Refused if the two cannot work together, whatever they prove."""
         if other.cluster != self._cluster:
             raise Refused(
                 f"node {other.node} belongs to cluster {_short(other.cluster)}, "
@@ -86,21 +86,21 @@ class Party:
         if other.keyring != self._check:
             raise Refused(f"node {other.node} has another keyring than node {self.node}")
         if other.node == self.node:
-            raise Refused(f"two nodes say that they are node {self.node}")
+            raise Refused(f"two nodes claim to be node {self.node}")
 
     def proof(self, role: str, dialer: Hello, acceptor: Hello) -> str:
         """The proof that `role` ("dialer" or "acceptor") makes over both Hellos."""
-        said = [
-            (side.cluster, side.node, side.life, side.nonce, side.keys, side.current) for side in (dialer, acceptor)
+        hellos = [
+            (side.cluster, side.node, side.incarnation, side.nonce, side.keys, side.current)
+            for side in (dialer, acceptor)
         ]
-        spoken = msgspec.json.encode([role, said])
-        return hmac.new(self._secret, spoken, hashlib.sha256).hexdigest()
+        return hmac.new(self._secret, msgspec.json.encode([role, hellos]), hashlib.sha256).hexdigest()
 
     def check(self, proof: str, role: str, dialer: Hello, acceptor: Hello) -> None:
         """Raises Refused if `role` did not make this proof."""
         if not proof.isascii() or not hmac.compare_digest(proof, self.proof(role, dialer, acceptor)):
             node = (dialer if role == "dialer" else acceptor).node
-            raise Refused(f"what says that it is node {node} does not have the cluster's secret")
+            raise Refused(f"the peer that claims to be node {node} does not have the cluster's secret")
 
 
 def _short(cluster: str) -> str:

@@ -1,6 +1,6 @@
-"""Looks after a node's fitness: every second, whether its disk and its keyring are as they should be.
+"""Monitors a node's health: examines its disk and its keyring every second, and says whether the node is eligible.
 
-Code that meets a failure elsewhere, such as the keeper of the vault, reports it with `observe`; the election hears of
+Code that meets a failure elsewhere, such as the vault handle, reports it with `observe`; the election hears of
 every change at once.
 """
 
@@ -11,142 +11,145 @@ import time
 from collections.abc import Awaitable, Callable
 from math import inf
 
-from safelight.node.election.eligibility import Fitness
+from safelight.node.election.eligibility import Eligibility
 from safelight.node.state.data_directory import NO_DESCRIPTORS, DirectoryState
 from safelight.runtime.descriptors import NONE_LEFT
 
 INTERVAL = 1.0
-"""Seconds between two looks."""
+"""Seconds between two examinations."""
 
 SLOW = 1.0
-"""Seconds of a look after which the disk is slow, and other nodes better not count on this one."""
+"""Seconds of an examination after which the disk is slow, and another node would lead better."""
 
 STUCK = 1.5
-"""Seconds of a look after which nothing is written on the event loop: it could stand still with the disk."""
+"""Seconds of an examination after which the event loop writes nothing: it could hang with the disk."""
 
-PATIENCE = 3.0
-"""Seconds that a look may take before the disk counts as hung."""
+TIMEOUT = 3.0
+"""Seconds of an examination after which the disk counts as hung."""
 
 
-class Watch:
-    """One node's watch over itself."""
+class HealthMonitor:
+    """What one node observes of itself."""
 
     def __init__(
         self,
         *,
-        look: Callable[[], DirectoryState],
+        examine: Callable[[], DirectoryState],
         save: Callable[[], None],
-        ready: Callable[[bool], None],
-        leader: Callable[[], Awaitable[int | None]],
+        set_eligible: Callable[[bool], None],
+        wait_for_leader: Callable[[], Awaitable[int | None]],
         leads: Callable[[], bool],
-        another_is_well: Callable[[], bool],
+        another_is_healthy: Callable[[], bool],
         crashes: int,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        """`look` runs in a thread. `save` puts the epoch on the disk, or raises OSError. `ready` tells the election.
-        `leader` waits for as long as it is reasonable to wait for one. `leads`: whether this node does.
-        `another_is_well`: whether another node is known to be without trouble. `crashes`: the node's, lately.
+        """`examine` runs in a thread. `save` puts the epoch on the disk, or raises OSError. `set_eligible` tells the
+        election. `wait_for_leader` waits for one for about a leader timeout. `leads`: whether this node does.
+        `another_is_healthy`: whether another node is known to have no fault. `crashes`: the node's, lately.
         """
-        self._look, self._save, self._ready, self._leader, self._say = look, save, ready, leader, say
-        self._leads, self._another_is_well = leads, another_is_well
-        self._fitness = Fitness()
+        self._examine, self._save, self._log = examine, save, log
+        self._set_eligible, self._wait_for_leader = set_eligible, wait_for_leader
+        self._leads, self._another_is_healthy = leads, another_is_healthy
+        self._eligibility = Eligibility()
         self._crashes = crashes
-        self._fit = True  # as the election was last told
+        self._eligible = True  # as the election was last told
         self._unsaved = False
-        self._looking_since = inf
+        self._examining_since = inf
         self._tasks: list[asyncio.Task[None]] = []
-        self._giving_way: asyncio.Task[None] | None = None
-        self._knows = asyncio.Event()
+        self._yielding: asyncio.Task[None] | None = None
+        self._examined = asyncio.Event()
 
     async def start(self) -> None:
-        """Look from now on until `stop`; return when it is known whether the node is fit."""
-        self._fitness.crashed(self._crashes, time.monotonic())
-        self._tasks.append(asyncio.create_task(self._keep_looking()))
-        await self._knows.wait()
-        self._give_way()
+        """Examine from now on until `stop`; return when it is known whether the node is eligible."""
+        self._eligibility.crashed(self._crashes, time.monotonic())
+        self._tasks.append(asyncio.create_task(self._keep_examining()))
+        await self._examined.wait()
+        self._yield()
 
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
 
     @property
-    def why_not(self) -> str:
-        """Why the node does not stand for election; empty if it does."""
-        return self._fitness.why_not(time.monotonic())
+    def ineligible(self) -> str:
+        """Why the node is ineligible; empty if it is eligible."""
+        return self._eligibility.reason(time.monotonic())
 
     @property
     def degraded(self) -> str:
-        """What is wrong with the node although it stands for election; empty if nothing is."""
-        return self._fitness.degraded(time.monotonic())
+        """The fault of a node that is eligible in spite of it; empty if there is none."""
+        return self._eligibility.degraded(time.monotonic())
 
     @property
     def disk_answers(self) -> bool:
         """Whether the data directory's disk may be written to here and now."""
-        return time.monotonic() - self._looking_since < STUCK
+        return time.monotonic() - self._examining_since < STUCK
 
-    def observe(self, cause: str, ok: bool, why: str = "") -> None:
-        """Something ("disk", "keyring", "vault", "epoch", "descriptors") is well, or is not. On the event loop only."""
-        if cause == "epoch":
+    def observe(self, component: str, ok: bool, reason: str = "") -> None:
+        """A component ("disk", "keyring", "vault", "epoch", "descriptors") works, or has a fault, for this reason.
+        On the event loop only.
+        """
+        if component == "epoch":
             self._unsaved = not ok
         now = time.monotonic()
-        self._fitness.hear(self._another_is_well(), now)
-        self._fitness.observe(cause, ok, now, why, leads=self._leads())
-        self._judge()
+        self._eligibility.hear(self._another_is_healthy(), now)
+        self._eligibility.observe(component, ok, now, reason, leads=self._leads())
+        self._update()
 
-    def note(self, cause: str, why: str) -> None:
-        """Something is not as it should be, and is no reason to stand back; with an empty `why` it is again."""
-        self._fitness.note(cause, why)
+    def note(self, component: str, reason: str) -> None:
+        """A component has a fault that makes no node ineligible; with an empty `reason` it no longer has it."""
+        self._eligibility.note(component, reason)
 
-    def leave(self) -> None:
-        """The node is stopping: let others lead, for good."""
-        self._fitness.leave()
-        self._judge()
+    def drain(self) -> None:
+        """The node stops: let others lead, permanently."""
+        self._eligibility.drain()
+        self._update()
 
     def step_down(self, seconds: float) -> None:
-        """Let others lead for so long, if they do; with 0, no longer."""
-        self._fitness.step_down(time.monotonic() + seconds)
-        self._judge()
-        self._give_way()
+        """Let others lead for so long, if they do; 0 ends it."""
+        self._eligibility.step_down(time.monotonic() + seconds)
+        self._update()
+        self._yield()
 
-    async def _keep_looking(self) -> None:
+    async def _keep_examining(self) -> None:
         while True:
             try:
-                await self._look_once()
+                await self._examine_once()
             except Exception as error:  # among them, that no thread can be started: the node could not work either
-                self._looking_since = inf
-                self._knows.set()
+                self._examining_since = inf
+                self._examined.set()
                 self.observe("disk", False, f"the disk cannot be examined ({error})")
             await asyncio.sleep(INTERVAL)
 
-    def _give_way(self) -> None:
-        if self._fitness.gives_way(time.monotonic()) and (self._giving_way is None or self._giving_way.done()):
-            self._giving_way = asyncio.create_task(self._keep_giving_way())
-            self._tasks.append(self._giving_way)
+    def _yield(self) -> None:
+        if self._eligibility.yields(time.monotonic()) and (self._yielding is None or self._yielding.done()):
+            self._yielding = asyncio.create_task(self._keep_yielding())
+            self._tasks.append(self._yielding)
 
-    async def _keep_giving_way(self) -> None:
-        """Stand back for as long as another leads, and no longer."""
-        while self._fitness.gives_way(time.monotonic()):
-            if await self._leader() is None:
-                self._fitness.nobody_leads()
-                self._judge()
+    async def _keep_yielding(self) -> None:
+        """Leave leadership to others for as long as another leads, and no longer."""
+        while self._eligibility.yields(time.monotonic()):
+            if await self._wait_for_leader() is None:
+                self._eligibility.no_leader()
+                self._update()
             await asyncio.sleep(INTERVAL)
 
-    async def _look_once(self) -> None:
-        look = asyncio.ensure_future(asyncio.to_thread(self._look))
-        self._looking_since = time.monotonic()
-        await asyncio.wait({look}, timeout=SLOW)
-        if not look.done():
+    async def _examine_once(self) -> None:
+        examination = asyncio.ensure_future(asyncio.to_thread(self._examine))
+        self._examining_since = time.monotonic()
+        await asyncio.wait({examination}, timeout=SLOW)
+        if not examination.done():
             self.note("disk", "the disk is slow to answer")
-            await asyncio.wait({look}, timeout=PATIENCE - SLOW)
-        if not look.done():
-            self.observe("disk", False, f"the disk has not answered for {PATIENCE:g} s")
-            self._knows.set()
-        state = await look
-        self._looking_since = inf
+            await asyncio.wait({examination}, timeout=TIMEOUT - SLOW)
+        if not examination.done():
+            self.observe("disk", False, f"the disk has not answered for {TIMEOUT:g} s")
+            self._examined.set()
+        state = await examination
+        self._examining_since = inf
         self.note("disk", state.full)
         self.observe("descriptors", not state.descriptors, state.descriptors)
         if state.descriptors:  # of the rest nothing can be known
-            self._knows.set()
+            self._examined.set()
             return
         self.observe("disk", not state.disk, state.disk)
         self.observe("keyring", not state.keyring, state.keyring)
@@ -157,22 +160,22 @@ class Watch:
                 self.observe("epoch", False, unsaved(error))
             else:
                 self.observe("epoch", True)
-        self._judge()  # a hold-down may have ended
-        self._knows.set()
+        self._update()  # a hold-down may have ended
+        self._examined.set()
 
-    def _judge(self) -> None:
-        """Tell the election, and whoever watches the terminal, if the node has become unfit or fit."""
-        why_not = self.why_not
-        if self._fit == (not why_not):
+    def _update(self) -> None:
+        """Log and tell the election if the node has become ineligible or eligible."""
+        reason = self.ineligible
+        if self._eligible == (not reason):
             return
-        self._fit = not why_not
-        if self._fit:
-            self._say("standing for election again")
-        elif not self._fitness.leaving:
-            self._say(f"standing back from the election: {why_not}")
-        self._ready(self._fit)
+        self._eligible = not reason
+        if self._eligible:
+            self._log("eligible to lead again")
+        elif not self._eligibility.draining:
+            self._log(f"ineligible to lead: {reason}")
+        self._set_eligible(self._eligible)
 
 
 def unsaved(error: OSError) -> str:
-    """In words, that an epoch could not be put on the disk."""
+    """Why an epoch could not be put on the disk."""
     return NO_DESCRIPTORS if error.errno in NONE_LEFT else f"cannot save the epoch ({error.strerror})"

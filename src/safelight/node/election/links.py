@@ -1,10 +1,10 @@
-"""Links between nodes: each node dials every other and speaks on the link that it dialed.
+"""Links between nodes: each node dials every other and sends on the link that it dialed.
 
-So a pair of nodes has two links, one for each direction, and nobody needs to decide which of two to keep.
+So a pair of nodes has two links, one for each direction, and no node has to decide which of two to keep.
 A link is a WebSocket (RFC 6455). When it breaks, one quick reconnect tells a dead peer from a broken
 connection: the operating system refuses a dead process's port at once, so a killed node is known as such
-within milliseconds. A peer that hangs is the election's business; the link's own ping only clears away
-connections that a cut cable left behind.
+within milliseconds. The election detects a peer that hangs; the link's own ping only closes
+connections that a cut cable left open.
 """
 
 from __future__ import annotations
@@ -21,68 +21,70 @@ import msgspec
 from safelight.config import Address
 from safelight.decoding import Malformed, decode
 from safelight.node.connections.http_connection import HttpConnection, proved_peer
-from safelight.node.election.handshake import Hello, Party, Proof, Refused
+from safelight.node.election.handshake import Hello, PeerIdentity, Proof, Refused
 from safelight.runtime.http import aiohttp, web
 from safelight.runtime.network_errors import why_unreachable
 from safelight.wire.messages import API
 
 PATH = f"{API}/peer"
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
-"""Seconds between attempts to reach a peer that is down; a peer that starts calls us anyway."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.05, 1.0
+"""Seconds between attempts to reach a peer that is down; a peer that starts dials this node anyway."""
 
-QUEUE = 1000
-"""Frames; a peer that leaves more unread has stopped reading, and its link is given up."""
+MAX_QUEUED = 1000
+"""Frames that wait to be sent to a peer; those beyond are dropped."""
 
 MAX_FRAME = 1 << 20
-"""Bytes; a leader's heartbeat tells the loads of all nodes, some 150 bytes each."""
+"""Bytes; a leader's heartbeat carries the loads of all nodes, some 150 bytes each."""
 
-HANDSHAKE = 1 << 16
+MAX_HANDSHAKE = 1 << 16
 """Bytes that a peer may send before it has proved itself; a Hello with as many keys as a keyring holds has a third."""
 
-UNPROVED = 32
+MAX_UNPROVED = 32
 """Peers that have not proved themselves yet, at a time; a handshake takes one round trip."""
 
-REASON = 200
+MAX_REASON = 200
 """Characters of a refusal that are shown."""
 
-STRANGERS, COMPLAINTS = 0, 20
-"""Whoever dials without proving which node it is; different complaints about one peer, until it is linked."""
+UNKNOWN, MAX_LOGGED = 0, 20
+"""The peer number of a dialer that has not proved which node it is; different errors that are logged of one peer until
+it is linked."""
 
 Frame = bytes
 
 
 class Links:
-    """All links of one node. Calls back, on the event loop, with what the election wants to know."""
+    """All links of one node. Reports to the election on the event loop."""
 
     def __init__(
         self,
-        party: Party,
+        identity: PeerIdentity,
         addresses: Mapping[int, Address],
         *,
-        patience: float,
+        timeout: float,
         tls: ssl.SSLContext | None,
         introduced: Callable[[Hello], None],
         connected: Callable[[int, str], None],
         lost: Callable[[int], None],
         received: Callable[[int, Frame], None],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        """`patience`: seconds that a handshake may take, and that a link may leave a ping unanswered.
+        """`timeout`: seconds that a handshake may take, and that a link may leave a ping unanswered.
 
-        `introduced` gets what each peer that we have dialed, and that has proved itself, says of itself.
+        `introduced` gets the Hello of each peer that this node has dialed and that has proved itself; `connected` its
+        number and incarnation.
         """
-        self._party = party
-        self._addresses = {node: address for node, address in addresses.items() if node != party.node}
-        self._patience = patience
+        self._identity = identity
+        self._addresses = {node: address for node, address in addresses.items() if node != identity.node}
+        self._timeout = timeout
         self._tls = tls
         self._introduced = introduced
-        self._connected, self._lost, self._received, self._say = connected, lost, received, say
+        self._connected, self._lost, self._received, self._log = connected, lost, received, log
         self._outgoing: dict[int, asyncio.Queue[Frame]] = {}
         self._incoming: set[web.WebSocketResponse] = set()
         self._unproved: dict[HttpConnection, None] = {}  # the oldest first
-        self._knock = {node: asyncio.Event() for node in self._addresses}
-        self._hung_up: set[int] = set()  # whose own link to us ended, and whom we have not reached since
-        self._complaints: dict[int, set[str]] = {}
+        self._redial = {node: asyncio.Event() for node in self._addresses}
+        self._closed: set[int] = set()  # peers whose own link to this node ended, and that it has not reached since
+        self._logged: dict[int, set[str]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -106,54 +108,54 @@ class Links:
         if queue is not None and not queue.full():
             queue.put_nowait(frame)
 
-    # -- the links that we dial ----------------------------------------------------------------------
+    # -- the links that this node dials ----------------------------------------------------------------------
 
     async def _keep_link(self, peer: int) -> None:
-        pause, was_up = FIRST_PAUSE, False
+        pause, was_up = FIRST_BACKOFF, False
         while True:
-            self._knock[peer].clear()
+            self._redial[peer].clear()
             try:
                 async with await self._dial(peer) as socket:
-                    pause, was_up = FIRST_PAUSE, True
-                    await self._speak(peer, socket)
+                    pause, was_up = FIRST_BACKOFF, True
+                    await self._send_queued(peer, socket)
                 continue  # it broke: reconnect at once, and only then believe that the peer is lost
             except Refused as refusal:
-                self._complain(peer, f"no link to node {peer}: {refusal}")
-                pause = LONGEST_PAUSE
+                self._log_once(peer, f"no link to node {peer}: {refusal}")
+                pause = LONGEST_BACKOFF
             except (aiohttp.ClientSSLError, aiohttp.WSServerHandshakeError) as error:
-                self._complain(peer, f"no link to node {peer}: {why_unreachable(error)}")
+                self._log_once(peer, f"no link to node {peer}: {why_unreachable(error)}")
             except (aiohttp.ClientError, OSError, TimeoutError):
-                pass  # it is down, and will call us when it is up
-            if was_up or peer in self._hung_up:
-                self._hung_up.discard(peer)
+                pass  # it is down, and dials this node when it is up
+            if was_up or peer in self._closed:
+                self._closed.discard(peer)
                 self._lost(peer)
                 was_up = False
             await self._pause(peer, pause * random.uniform(0.75, 1.25))
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, LONGEST_BACKOFF)
 
     async def _pause(self, peer: int, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._knock[peer].wait()
+                await self._redial[peer].wait()
         except TimeoutError:
             pass
 
     async def _dial(self, peer: int) -> aiohttp.ClientWebSocketResponse:
-        async with asyncio.timeout(self._patience):
+        async with asyncio.timeout(self._timeout):
             socket = await self._session.ws_connect(
                 self._addresses[peer].url + PATH,
                 ssl=self._tls or True,
-                heartbeat=self._patience,
+                heartbeat=self._timeout,
                 max_msg_size=MAX_FRAME,
                 compress=0,
             )
             try:
-                hello = self._party.hello()
+                hello = self._identity.hello()
                 await socket.send_bytes(msgspec.json.encode(hello))
                 answer = await socket.receive()
                 if answer.type is not aiohttp.WSMsgType.BINARY:
                     if socket.closed:
-                        raise ConnectionResetError  # it died; who goes away without a word needs no complaint
+                        raise ConnectionResetError  # it died; that needs no line in the log
                     raise Refused("what answers there is not a node")
                 theirs = _decode(answer.data)
                 if isinstance(theirs, Proof):
@@ -161,24 +163,24 @@ class Links:
                 try:
                     if theirs.node != peer:
                         raise Refused(f"at {self._addresses[peer].netloc} node {theirs.node} answers")
-                    self._party.compare(theirs)
-                    self._party.check(theirs.proof, "acceptor", hello, theirs)
+                    self._identity.compare(theirs)
+                    self._identity.check(theirs.proof, "acceptor", hello, theirs)
                 except Refused as refusal:
                     await socket.send_bytes(msgspec.json.encode(Proof(refused=str(refusal))))
                     raise
-                proof = self._party.proof("dialer", hello, theirs)
+                proof = self._identity.proof("dialer", hello, theirs)
                 await socket.send_bytes(msgspec.json.encode(Proof(proof=proof)))
             except BaseException:
                 await socket.close()
                 raise
-        self._complaints.pop(peer, None)
-        self._hung_up.discard(peer)
-        self._outgoing[peer] = asyncio.Queue(QUEUE)
+        self._logged.pop(peer, None)
+        self._closed.discard(peer)
+        self._outgoing[peer] = asyncio.Queue(MAX_QUEUED)
         self._introduced(theirs)
-        self._connected(peer, theirs.life)
+        self._connected(peer, theirs.incarnation)
         return socket
 
-    async def _speak(self, peer: int, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _send_queued(self, peer: int, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Send what is queued until the link breaks; only its end is ever received on it."""
         queue = self._outgoing[peer]
 
@@ -198,57 +200,57 @@ class Links:
         finally:
             writer.cancel()
             del self._outgoing[peer]
-            while not queue.empty():  # let nobody wait in `flush` for what can no longer be sent
+            while not queue.empty():  # `flush` must not wait for what can no longer be sent
                 queue.get_nowait()
                 queue.task_done()
 
     # -- the links that others dial ------------------------------------------------------------------
 
     async def accept(self, request: web.Request) -> web.StreamResponse:
-        """The handler of `PATH`: believe the dialer if it proves itself, then listen to it."""
+        """The handler of `PATH`: let the dialer prove itself, then receive its messages."""
         socket = web.WebSocketResponse(
-            timeout=self._patience, heartbeat=self._patience, max_msg_size=MAX_FRAME, compress=False
+            timeout=self._timeout, heartbeat=self._timeout, max_msg_size=MAX_FRAME, compress=False
         )
         self._incoming.add(socket)
         connection = request.protocol
         assert isinstance(connection, HttpConnection)
-        connection.allow(HANDSHAKE)
+        connection.allow(MAX_HANDSHAKE)
         self._bound(connection)
         try:
             await socket.prepare(request)
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 peer = await self._examine(socket)
             proved_peer(request)
             self._unproved.pop(connection, None)
             connection.allow(None)
-            self._complaints.pop(STRANGERS, None)
-            self._knock[peer].set()
+            self._logged.pop(UNKNOWN, None)
+            self._redial[peer].set()
             try:
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.BINARY:
                         self._received(peer, message.data)
             finally:
-                if peer not in self._outgoing:  # else the link that we dialed tells whether the peer is there
-                    self._hung_up.add(peer)
-                    self._knock[peer].set()
+                if peer not in self._outgoing:  # else the link that this node dialed shows whether the peer is alive
+                    self._closed.add(peer)
+                    self._redial[peer].set()
         except (TimeoutError, ConnectionError):
             if not socket.prepared:  # it cannot be the answer
                 raise
         except Refused as refusal:
-            self._complain(STRANGERS, f"refused a link: {refusal}")
+            self._log_once(UNKNOWN, f"refused a link: {refusal}")
         finally:
             self._incoming.discard(socket)
-            if socket.prepared:  # else it was no request for a link: the connection goes on with HTTP
+            if socket.prepared:  # else it was no request for a link: the connection continues with HTTP
                 await socket.close()
             self._unproved.pop(connection, None)
             connection.allow(None)
         return socket
 
     def _bound(self, connection: HttpConnection) -> None:
-        """Bound what a peer may cost before it has proved itself. Where there are too many, the oldest of those from
-        where most come gives way: a node needs no more than a moment.
+        """Bound what peers cost before they have proved themselves. Beyond the limit, the oldest connection from the
+        address with the most is closed: a node needs only a moment.
         """
-        if len(self._unproved) >= UNPROVED:
+        if len(self._unproved) >= MAX_UNPROVED:
             (crowd, _), *_ = Counter(each.entry.address for each in self._unproved).most_common(1)
             oldest = next(each for each in self._unproved if each.entry.address == crowd)
             del self._unproved[oldest]
@@ -260,40 +262,40 @@ class Links:
         theirs = _decode(await _receive(socket))
         try:
             if not isinstance(theirs, Hello):
-                raise Refused("it did not introduce itself")
-            self._party.compare(theirs)
+                raise Refused("it sent no introduction")
+            self._identity.compare(theirs)
             if theirs.node not in self._addresses:
-                raise Refused(f"node {theirs.node} is not in the configuration of node {self._party.node}")
-            ours = self._party.hello()
-            ours.proof = self._party.proof("acceptor", theirs, ours)
+                raise Refused(f"node {theirs.node} is not in the configuration of node {self._identity.node}")
+            ours = self._identity.hello()
+            ours.proof = self._identity.proof("acceptor", theirs, ours)
             await socket.send_bytes(msgspec.json.encode(ours))
             proof = _decode(await _receive(socket))
             if not isinstance(proof, Proof) or proof.refused:
                 raise Refused(_reason(proof) if isinstance(proof, Proof) else "it did not prove itself")
-            self._party.check(proof.proof, "dialer", theirs, ours)
+            self._identity.check(proof.proof, "dialer", theirs, ours)
         except Refused as refusal:
             await socket.send_bytes(msgspec.json.encode(Proof(refused=str(refusal))))
             raise
         return theirs.node
 
-    def _complain(self, peer: int, complaint: str) -> None:
-        """Say it once, not at every attempt; and not without end, as strangers choose what there is to say."""
-        said = self._complaints.setdefault(peer, set())
-        if complaint not in said and len(said) < COMPLAINTS:
-            said.add(complaint)
-            self._say(complaint)
+    def _log_once(self, peer: int, error: str) -> None:
+        """Log an error once, not at every attempt; and not without limit, as unknown dialers choose the text."""
+        logged = self._logged.setdefault(peer, set())
+        if error not in logged and len(logged) < MAX_LOGGED:
+            logged.add(error)
+            self._log(error)
 
 
 async def _receive(socket: web.WebSocketResponse) -> bytes:
     message = await socket.receive()
     if message.type is not aiohttp.WSMsgType.BINARY:
-        raise Refused("it went away in mid-handshake")
+        raise Refused("it closed the connection during the handshake")
     return bytes(message.data)
 
 
 def _reason(refusal: Proof) -> str:
-    """Why the other side refused: in its own words, which nobody vouches for."""
-    words = refusal.refused[:REASON]
+    """Why the other side refused: its own text, which is not trusted."""
+    words = refusal.refused[:MAX_REASON]
     return words if words and words.isprintable() else "it refused without a reason"
 
 
@@ -304,4 +306,4 @@ def _decode(data: bytes) -> Hello | Proof:
         proof = decode(data, Proof)
         if proof.proof or proof.refused:  # any object decodes, as unknown fields are ignored
             return proof
-    raise Refused("what it says is not a node's handshake")
+    raise Refused("what it sends is not a node's handshake")

@@ -18,7 +18,7 @@ from safelight.encryption import Scheme
 from safelight.encryption.keys import Keyring
 from safelight.names import check_image_name, check_user
 from safelight.node.connections.http_connection import TOKEN_OF, address_of, proved
-from safelight.node.election.driver import Member
+from safelight.node.election.driver import ElectionDriver
 from safelight.node.http.guess_rate_limit import GuessRateLimit
 from safelight.node.state.users import Account, Users
 from safelight.node.work.balance import Balancer
@@ -49,10 +49,10 @@ class Admission:
         self,
         config: Config,
         node: int,
-        life: str,
+        incarnation: str,
         keyring: Keyring,
         users: Users,
-        member: Member,
+        election: ElectionDriver,
         load: LoadTracker,
         balance: Balancer,
     ) -> None:
@@ -60,7 +60,7 @@ class Admission:
         self._addresses = config.addresses
         self._node = node
         self._users = users
-        self._member = member
+        self._election = election
         self._load = load
         self._balance = balance
         self._begun: list[str] = []  # assigned by a leader who has yet to hear of it
@@ -69,7 +69,7 @@ class Admission:
         self._hosts = _hosts(config, node)
         self._guesses = GuessRateLimit()
         self._orders = admin_commands.CommandVerifier(node, keyring, time.time())
-        self.book = tickets.TicketLedger(node, life)
+        self.book = tickets.TicketLedger(node, incarnation)
         self.open_enrolment = self._addresses[node].loopback
         self.leaving = False
 
@@ -169,9 +169,9 @@ class Admission:
             raise Refusal(Problem.BAD_REQUEST, "an upload id has 32 hex digits")
         await self._leader_only(job)
         check_size(self._config, job)
-        node, life = self._worker(job, offer.avoid)
-        counter = self._member.epoch.counter
-        ticket = self._ticket(job, node, life, None if node == self._node else counter)
+        node, incarnation = self._worker(job, offer.avoid)
+        counter = self._election.epoch.counter
+        ticket = self._ticket(job, node, incarnation, None if node == self._node else counter)
         if node == self._node:
             self.book.granted(ticket)
         return Grant(
@@ -183,7 +183,7 @@ class Admission:
         )
 
     def _worker(self, job: Scope, avoid: Sequence[int]) -> tuple[int, str]:
-        """Who is to do it, and which life of that node: this one, or the one with the least to do.
+        """Who is to do it, and which incarnation of that node: this one, or the one with the least to do.
 
         Of other nodes' places only the number is known, of its own also whose they are: so it is here that a user has
         its share where all places of all nodes are taken. Raises Refusal (BUSY) if no node takes more.
@@ -196,20 +196,20 @@ class Admission:
         if self._balance.unused(job.user) >= max(1, self._config.max_in_flight // 2):
             # Whoever asks for places and does not take them is not to keep them from others.
             raise Refusal(Problem.BUSY, f"{job.user} was granted many images that have not come yet: try again")
-        lives, in_hand = {self._node: self.book.life}, dict[int, int]()
+        incarnations, in_hand = {self._node: self.book.life}, dict[int, int]()
         promised, own = self._balance.waiting(self._node), self._balance.unused(job.user)
         if self._load.takes(job.user, promised=promised, own=own):
             in_hand[self._node] = self._load.weight
         for load in self._load.known() if self._config.balance == "least-loaded" else ():
-            life = self._member.life_of(load.node)
+            incarnation = self._election.incarnation_of(load.node)
             room = load.room > self._balance.waiting(load.node)
-            if life is not None and load.leader == self._node and room and not load.stands_back:
-                lives[load.node], in_hand[load.node] = life, load.weight
+            if incarnation is not None and load.leader == self._node and room and not load.ineligible:
+                incarnations[load.node], in_hand[load.node] = incarnation, load.weight
         if not in_hand:
             raise self._load.busy(job.user)
         spared = {node: weight for node, weight in in_hand.items() if node not in avoid}
         node = self._balance.assign(job.upload, job.size, spared or in_hand, now, job.user)
-        return node, lives[node]
+        return node, incarnations[node]
 
     def begun(self) -> list[str]:
         """The uploads assigned to this node that have begun since this was last asked."""
@@ -268,7 +268,7 @@ class Admission:
         """Whether a leader has assigned this node the job. Raises Refusal if another has been elected since."""
         if ticket.counter is None or ticket.issuer == self._node:
             return False
-        if Epoch(ticket.counter, ticket.issuer) < self._member.epoch:
+        if Epoch(ticket.counter, ticket.issuer) < self._election.epoch:
             raise Refusal(Problem.BAD_TICKET, "this ticket is from a leader that was replaced since: ask for a new one")
         return True
 
@@ -288,8 +288,8 @@ class Admission:
 
     async def _leader_only(self, job: Scope, *, redirect: bool = False) -> None:
         """Return if this node leads; else refuse, or with `redirect` send the request to the leader."""
-        leader = None if self.leaving and not redirect else await self._member.settled(HOLD)
-        if self._member.leads:
+        leader = None if self.leaving and not redirect else await self._election.wait_for_leader(HOLD)
+        if self._election.leads:
             return
         if leader is None and self.leaving:
             raise Refusal(Problem.LEAVING, f"Node {self._node} is stopping", node=self._node)
@@ -299,19 +299,19 @@ class Admission:
                 f"Node {self._node} knows no leader: an election is going on",
                 node=self._node,
             )
-        life = self._member.life_of(leader)
-        if redirect and life is not None:
-            text = tickets.write(self._ticket(job, leader, life), self._key)
+        incarnation = self._election.incarnation_of(leader)
+        if redirect and incarnation is not None:
+            text = tickets.write(self._ticket(job, leader, incarnation), self._key)
             url = self._url(job, leader)
             raise Redirect(f"{url}{'&' if '?' in url else '?'}ticket={text}")
         self._load.declines += 1
         raise Refusal(Problem.NOT_THE_LEADER, f"Node {self._node} is not the leader", node=self._node, leader=leader)
 
-    def _ticket(self, job: Scope, node: int, life: str, counter: int | None = None) -> tickets.Ticket:
+    def _ticket(self, job: Scope, node: int, incarnation: str, counter: int | None = None) -> tickets.Ticket:
         return tickets.Ticket(
             job=job,
             node=node,
-            life=life,
+            life=incarnation,
             issuer=self._node,
             expires=time.time() + tickets.LIFETIME,
             nonce=tickets.new_nonce(),

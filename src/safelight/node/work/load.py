@@ -28,7 +28,7 @@ class LoadTracker:
         self,
         node: int,
         state: Callable[[], tuple[str, Epoch, int | None]],
-        stands_back: Callable[[], str],
+        ineligible: Callable[[], str],
         freshness: float,
         changed: Callable[[], None],
         most: int,
@@ -36,13 +36,13 @@ class LoadTracker:
         degraded: Callable[[], str] = str,
         use: Callable[[], tuple[int, str]] = lambda: (0, ""),
     ) -> None:
-        """`state` gives role, epoch and leader; `stands_back` why the node does not stand for election, if so,
+        """`state` gives role, epoch and leader; `ineligible` why the node is ineligible, if so,
         `degraded` what is wrong with it if it does, and `use` how often the current key was used, and advice. Others'
         loads are forgotten after `freshness` seconds. `changed` is called when work begins or ends here. Some `most`
         images are taken at a time, and as many are read: see `shares`, also for `min_rate`.
         """
         self._node = node
-        self._state, self._stands_back, self._degraded = state, stands_back, degraded
+        self._state, self._ineligible, self._degraded = state, ineligible, degraded
         self._freshness = freshness
         self._changed = changed
         self._uploads = FairShares(most, SLOW_BODIES * most, min_rate)
@@ -128,7 +128,7 @@ class LoadTracker:
             bytes=self.bytes,
             declines=self.declines,
             weight=self.weight,
-            stands_back=self._stands_back(),
+            ineligible=self._ineligible(),
             degraded=self._degraded(),
             room=self.room,
             used=used,
@@ -151,11 +151,11 @@ class LoadTracker:
         others = [load for load in self.known() if load.node != self._node]
         if not others:
             return time.monotonic() - self._listens_since < self._freshness
-        return any(not (load.stands_back or load.degraded) for load in others)
+        return any(not (load.ineligible or load.degraded) for load in others)
 
     def another_is_unwell(self) -> bool:
         """Whether another node tells of some trouble."""
-        return any(load.stands_back or load.degraded for load in self.known() if load.node != self._node)
+        return any(load.ineligible or load.degraded for load in self.known() if load.node != self._node)
 
     def known(self) -> list[Load]:
         """All fresh loads, in the order of nodes."""

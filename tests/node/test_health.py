@@ -1,4 +1,4 @@
-"""The watch over a node goes on, whatever a look at its disk ends in."""
+"""The health monitor continues, whatever an examination of the disk ends in."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import threading
 import pytest
 
 from safelight.node.election import health
-from safelight.node.election.health import Watch
+from safelight.node.election.health import HealthMonitor
 from safelight.node.state.data_directory import DirectoryState
 from tests.running import GENEROUS
 
 
 @pytest.mark.parametrize("fails", [1, 2], ids=["first", "later"])
-def test_a_look_that_ends_in_anything_unexpected_is_trouble_and_not_the_last(
+def test_an_unexpected_error_of_an_examination_is_a_fault_and_ends_no_other(
     monkeypatch: pytest.MonkeyPatch, fails: int
 ) -> None:
     monkeypatch.setattr(health, "INTERVAL", 0.01)
-    looks, troubles, went_on = 0, list[str](), threading.Event()
+    examinations, reasons, went_on = 0, list[str](), threading.Event()
 
-    def look() -> DirectoryState:
-        nonlocal looks
-        looks += 1
-        if looks > fails + 2:
+    def examine() -> DirectoryState:
+        nonlocal examinations
+        examinations += 1
+        if examinations > fails + 2:
             went_on.set()
-        if looks == fails:
+        if examinations == fails:
             raise RuntimeError("can't start new thread")
         return DirectoryState("", "", "")
 
@@ -33,15 +33,15 @@ def test_a_look_that_ends_in_anything_unexpected_is_trouble_and_not_the_last(
         return 2
 
     async def go() -> None:
-        it = Watch(
-            look=look,
+        it = HealthMonitor(
+            examine=examine,
             save=lambda: None,
-            ready=lambda fit: troubles.append(it.why_not),
-            leader=leader,
+            set_eligible=lambda eligible: reasons.append(it.ineligible),
+            wait_for_leader=leader,
             leads=lambda: False,
-            another_is_well=lambda: True,
+            another_is_healthy=lambda: True,
             crashes=0,
-            say=lambda line: None,
+            log=lambda line: None,
         )
         async with asyncio.timeout(GENEROUS):
             await it.start()
@@ -50,4 +50,4 @@ def test_a_look_that_ends_in_anything_unexpected_is_trouble_and_not_the_last(
         it.stop()
 
     asyncio.run(go())
-    assert troubles[0] == "the disk cannot be examined (can't start new thread)"
+    assert reasons[0] == "the disk cannot be examined (can't start new thread)"

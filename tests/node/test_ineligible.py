@@ -1,4 +1,4 @@
-"""A node that could not do a leader's work lets another lead, says why, and leads again when it can."""
+"""A node that cannot do a leader's work is ineligible, logs the reason, and leads again when it can."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def test_a_node_whose_disk_is_full_does_not_lead_until_it_has_room(tiny: Path, t
         filler = fill(tiny)
         one.cluster.start(1)
         two.cluster.start(2)
-        assert str(tiny) in two.wait_for_line(2, "standing back from the election")
+        assert str(tiny) in two.wait_for_line(2, "ineligible to lead")
         wait_until_all_follow(one.config, 1)
         token = enrolled(one.config, "alice")
         assert ask(one.config.addresses[1], "PUT /v1/images/a.png", token, body=image(5 * MEBIBYTE)).status == 201
         filler.unlink()
-        two.wait_for_line(2, "standing for election again")
+        two.wait_for_line(2, "eligible to lead again")
         wait_until_all_follow(one.config, 2)
         fill(tiny)
         wait_until_all_follow(one.config, 1)  # it gives leadership up, too
@@ -71,7 +71,7 @@ def test_nodes_that_share_a_full_disk_do_what_fits_into_memory(tiny: Path) -> No
         assert it.leader() == 3
         it.cluster.kill(3)
         it.wait_until_leader(2)  # its epoch finds room, too
-        assert not [line for node in (1, 2, 3) for line in it.said(node) if "standing back" in line]
+        assert not [line for node in (1, 2, 3) for line in it.said(node) if "ineligible to lead" in line]
 
 
 def test_nodes_on_a_small_disk_elect_a_leader_whoever_is_missing(tmp_path: Path) -> None:
@@ -87,12 +87,12 @@ def test_a_node_whose_keyring_was_lost_or_exchanged_does_not_lead_until_it_is_ba
         wait_until_all_follow(one.config, 2)
         keyring, aside = tmp_path / "second" / "keyring.json", tmp_path / "aside.json"
         keyring.rename(aside)
-        two.wait_for_line(2, "standing back from the election")
+        two.wait_for_line(2, "ineligible to lead")
         wait_until_all_follow(one.config, 1)
         aside.rename(keyring)
         wait_until_all_follow(one.config, 2)
         said = len(two.said(2))
         create_cluster(tmp_path / "other")
         (tmp_path / "other" / "keyring.json").replace(keyring)
-        assert str(keyring) in two.wait_for_line(2, "standing back from the election", after=said)
+        assert str(keyring) in two.wait_for_line(2, "ineligible to lead", after=said)
         wait_until_all_follow(one.config, 1)
