@@ -19,12 +19,12 @@ JOB = Scope("alice", "0" * 32, "a.png", 5, Action.SEAL, Scheme.SEALED)
 NOW = 1_700_000_000.0
 
 
-def ticket(expires: float = NOW + LIFETIME, node: int = 1, life: str = "a life") -> Ticket:
-    return Ticket(JOB, node, life, issuer=1, expires=expires, nonce=new_nonce())
+def ticket(expires: float = NOW + LIFETIME, node: int = 1, incarnation: str = "an incarnation") -> Ticket:
+    return Ticket(JOB, node, incarnation, issuer=1, expires=expires, nonce=new_nonce())
 
 
 def book() -> TicketLedger:
-    return TicketLedger(1, "a life")
+    return TicketLedger(1, "an incarnation")
 
 
 def signed(text: bytes) -> str:
@@ -64,7 +64,7 @@ def test_a_ticket_is_used_once() -> None:
         mine.redeem(one, NOW + LIFETIME)
 
 
-@pytest.mark.parametrize("other", [ticket(node=2), ticket(life="another life")], ids=["node", "life"])
+@pytest.mark.parametrize("other", [ticket(node=2), ticket(incarnation="another one")], ids=["node", "incarnation"])
 def test_a_ticket_for_another_node_or_life_is_refused(other: Ticket) -> None:
     with pytest.raises(BadTicket, match="as it was then"):
         book().redeem(other, NOW)

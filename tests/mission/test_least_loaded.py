@@ -113,11 +113,11 @@ def test_a_workers_ticket_is_good_at_that_worker_once(cluster: Running) -> None:
     [
         ({"expires": 1.0}, BAD),
         ({"node": 2}, BAD),
-        ({"life": "0" * 16}, BAD),
+        ({"incarnation": "0" * 16}, BAD),
         ({"counter": 0}, BAD),
         ({"counter": None}, "redirect"),
     ],
-    ids=["expired", "another node's", "an earlier life's", "from a leader that was replaced", "a redirect's"],
+    ids=["expired", "another node's", "an earlier incarnation's", "from a leader that was replaced", "a redirect's"],
 )
 def test_a_worker_takes_no_other_ticket(cluster: Running, key: bytes, changes: dict[str, object], problem: str) -> None:
     name, grant = assigned_to(cluster, 1)

@@ -216,10 +216,10 @@ def test_a_ticket_does_not_serve_another_upload_or_user(shared_cluster: Running)
     [
         ({"expires": time.time() - 1}, b"expired"),
         ({"node": 2}, b"for node 2"),
-        ({"life": "0" * 16}, b"for node 3 as it was then"),
+        ({"incarnation": "0" * 16}, b"for node 3 as it was then"),
         ({"user": "bob"}, b""),
     ],
-    ids=["expired", "another node's", "an earlier life's", "signed for another user"],
+    ids=["expired", "another node's", "an earlier incarnation's", "signed for another user"],
 )
 def test_a_ticket_of_another_time_or_node_is_refused(
     shared_cluster: Running, key: bytes, changes: dict[str, object], reason: bytes

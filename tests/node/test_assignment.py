@@ -23,14 +23,14 @@ LEADER, WORKER, MOST = 3, 1, 4
 FIT = Load(WORKER, "worker", 1, LEADER, room=MOST)
 
 
-def gate(worker: Load, life: str | None = "a life") -> tuple[Admission, LoadTracker]:
+def gate(worker: Load, incarnation: str | None = "an incarnation") -> tuple[Admission, LoadTracker]:
     """The leader's, which has heard this of one worker."""
     book = LoadTracker(LEADER, lambda: ("leader", Epoch(1, LEADER), LEADER), str, 60.0, lambda: None, MOST, 0)
     book.heard(WORKER, [worker])
     config = Config(servers=("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), balance="least-loaded", max_in_flight=MOST)
-    member: Any = SimpleNamespace(incarnation_of=lambda node: life)
+    election: Any = SimpleNamespace(incarnation_of=lambda node: incarnation)
     users: Any = None
-    return Admission(config, LEADER, "our life", Keyring.new(), users, member, book, Balancer()), book
+    return Admission(config, LEADER, "our incarnation", Keyring.new(), users, election, book, Balancer()), book
 
 
 def chosen(gate: Admission, number: int = 0, user: str = "alice", avoid: list[int] | None = None) -> int:
@@ -43,19 +43,19 @@ def test_a_worker_that_can_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "life"),
+    ("changes", "incarnation"),
     [
-        ({"room": 0}, "a life"),
-        ({"ineligible": "its disk is full"}, "a life"),
-        ({"leader": 2}, "a life"),
-        ({"leader": None}, "a life"),
+        ({"room": 0}, "an incarnation"),
+        ({"ineligible": "its disk is full"}, "an incarnation"),
+        ({"leader": 2}, "an incarnation"),
+        ({"leader": None}, "an incarnation"),
         ({}, None),
     ],
     ids=["full", "ineligible", "follows another", "follows nobody", "is not linked"],
 )
-def test_a_worker_that_cannot_is_spared(changes: dict[str, Any], life: str | None) -> None:
+def test_a_worker_that_cannot_is_spared(changes: dict[str, Any], incarnation: str | None) -> None:
     load = msgspec.structs.replace(FIT, **changes)
-    assert chosen(gate(load, life)[0]) == LEADER
+    assert chosen(gate(load, incarnation)[0]) == LEADER
 
 
 def test_what_was_granted_takes_room_at_once() -> None:

@@ -123,11 +123,11 @@ def test_a_node_that_crashed_is_eligible_if_no_node_leads() -> None:
 def test_whatever_the_clock_says_crashes_are_counted_one_by_one_and_forgotten_after_a_long_run(
     starts: list[float],
 ) -> None:
-    life = next_run(None, starts[0])
-    assert life.crashes == 0
+    run = next_run(None, starts[0])
+    assert run.crashes == 0
     for now in starts[1:]:
-        before, life = life, next_run(life, now)
-        assert life == Run(now, 1 if abs(now - before.since) >= CALM else before.crashes + 1)
+        before, run = run, next_run(run, now)
+        assert run == Run(now, 1 if abs(now - before.since) >= CALM else before.crashes + 1)
 
 
 @pytest.mark.parametrize("cause", ["disk", "keyring", "epoch"])

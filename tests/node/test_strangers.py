@@ -139,7 +139,7 @@ def test_a_stranger_that_says_what_no_node_says_is_refused(nodes: Running, leade
     [b'{"proof":"' + b"0" * 64 + b'"}', '{"proof":"é"}'.encode(), b'{"refused":"no\\n\\u001b[2J"}', b"{}", b"\xff"],
 )
 def test_whoever_cannot_prove_itself_is_not_believed(nodes: Running, leader: Address, proof: bytes) -> None:
-    identity = PeerIdentity(load_keys(nodes.config.data_dir, create=False), 1, "another life").hello()
+    identity = PeerIdentity(load_keys(nodes.config.data_dir, create=False), 1, "another incarnation").hello()
     before = len(complaints(nodes))
     for _ in range(3):
         with link(leader) as stranger:
@@ -151,7 +151,7 @@ def test_whoever_cannot_prove_itself_is_not_believed(nodes: Running, leader: Add
 
 
 def test_a_stranger_cannot_return_the_nodes_own_proof(nodes: Running, leader: Address) -> None:
-    ours = PeerIdentity(load_keys(nodes.config.data_dir, create=False), 1, "another life").hello()
+    ours = PeerIdentity(load_keys(nodes.config.data_dir, create=False), 1, "another incarnation").hello()
     with link(leader) as stranger:
         stranger.send(frame(msgspec.json.encode(ours)))
         header = stranger.exactly(2)
@@ -269,7 +269,7 @@ def test_a_node_may_say_much_at_once_after_its_proof(nodes: Running, leader: Add
 
 def introduce(nodes: Running, peer: Line, more: bytes = b"") -> None:
     """Prove to be node 1, and say more in the same breath."""
-    party = PeerIdentity(load_keys(nodes.config.data_dir, create=False), 1, "another life")
+    party = PeerIdentity(load_keys(nodes.config.data_dir, create=False), 1, "another incarnation")
     ours = party.hello()
     peer.send(frame(msgspec.json.encode(ours)))
     _, size = peer.exactly(2)

@@ -39,13 +39,13 @@ class Scope(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The user's enrolment id: see `vault.records.User`."""
 
 
-class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename={"incarnation": "life"}):
     """Which job a ticket admits, at which node, and until when."""
 
     job: Scope
     node: int
-    life: str
-    """Which life of that node: after a restart its tickets are void, as it has forgotten which were used."""
+    incarnation: str
+    """Which incarnation of that node: its next one accepts none of these, as it has no memory of which were used."""
     issuer: int
     expires: float
     """Unix seconds."""
@@ -80,9 +80,9 @@ class TicketLedger:
     `LIFETIME`.
     """
 
-    def __init__(self, node: int, life: str) -> None:
+    def __init__(self, node: int, incarnation: str) -> None:
         self.node = node
-        self.life = life
+        self.incarnation = incarnation
         self._used = signed.ReplayCache()
         self._granted = signed.ReplayCache()
 
@@ -99,7 +99,7 @@ class TicketLedger:
     def redeem(self, ticket: Ticket, now: float) -> None:
         """Use a ticket up. Raises BadTicket if it is for another node, expired or used."""
         self._used.forget(now)
-        if (ticket.node, ticket.life) != (self.node, self.life):
+        if (ticket.node, ticket.incarnation) != (self.node, self.incarnation):
             raise BadTicket(f"this ticket is for node {ticket.node} as it was then: ask for a new one")
         if now >= ticket.expires:
             raise BadTicket("this ticket has expired: ask for a new one")

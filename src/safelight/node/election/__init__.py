@@ -1,1 +1,1 @@
-"""The election with a real clock, links and disk: driver, handshake, eligibility."""
+"""The election with a real clock, links and disk: driver, links, handshake, eligibility, health, key_sync."""

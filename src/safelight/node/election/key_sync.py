@@ -50,7 +50,7 @@ class KeySharing:
         self._node, self._keys, self._tls = node, keys, tls
         self._addresses = {each: address for each, address in addresses.items() if each != node}
         self._observe, self._say = observe, say
-        self._told: set[str] = set()  # keys that are in use, or were, by the word of any peer
+        self._told: set[str] = set()  # keys that are in use, or were, as any peer reports
         self._hellos: dict[int, Hello] = {}  # of the peers that have been met, the latest
         self._owed: dict[int, list[ClusterKey]] = {}  # what a peer lacked when it was linked, and has not got since
         self._after: dict[int, float] = {}  # when a node may be tried again

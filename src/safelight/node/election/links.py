@@ -108,20 +108,20 @@ class Links:
         if queue is not None and not queue.full():
             queue.put_nowait(frame)
 
-    # -- the links that this node dials ----------------------------------------------------------------------
+    # -- the links that this node dials --------------------------------------------------------------
 
     async def _keep_link(self, peer: int) -> None:
-        pause, was_up = FIRST_BACKOFF, False
+        backoff, was_up = FIRST_BACKOFF, False
         while True:
             self._redial[peer].clear()
             try:
                 async with await self._dial(peer) as socket:
-                    pause, was_up = FIRST_BACKOFF, True
+                    backoff, was_up = FIRST_BACKOFF, True
                     await self._send_queued(peer, socket)
                 continue  # it broke: reconnect at once, and only then believe that the peer is lost
             except Refused as refusal:
                 self._log_once(peer, f"no link to node {peer}: {refusal}")
-                pause = LONGEST_BACKOFF
+                backoff = LONGEST_BACKOFF
             except (aiohttp.ClientSSLError, aiohttp.WSServerHandshakeError) as error:
                 self._log_once(peer, f"no link to node {peer}: {why_unreachable(error)}")
             except (aiohttp.ClientError, OSError, TimeoutError):
@@ -130,8 +130,8 @@ class Links:
                 self._closed.discard(peer)
                 self._lost(peer)
                 was_up = False
-            await self._pause(peer, pause * random.uniform(0.75, 1.25))
-            pause = min(2 * pause, LONGEST_BACKOFF)
+            await self._pause(peer, backoff * random.uniform(0.75, 1.25))
+            backoff = min(2 * backoff, LONGEST_BACKOFF)
 
     async def _pause(self, peer: int, seconds: float) -> None:
         try:

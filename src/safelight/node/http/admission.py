@@ -189,14 +189,14 @@ class Admission:
         its share where all places of all nodes are taken. Raises Refusal (BUSY) if no node takes more.
         """
         if job.action is Action.REMOVE:
-            return self._node, self.book.life
+            return self._node, self.book.incarnation
         now = time.monotonic()
         self._balance.begun([job.upload])  # it is offered again
         self._balance.forget(now)
         if self._balance.unused(job.user) >= max(1, self._config.max_in_flight // 2):
             # Whoever asks for places and does not take them is not to keep them from others.
             raise Refusal(Problem.BUSY, f"{job.user} was granted many images that have not come yet: try again")
-        incarnations, in_hand = {self._node: self.book.life}, dict[int, int]()
+        incarnations, in_hand = {self._node: self.book.incarnation}, dict[int, int]()
         promised, own = self._balance.waiting(self._node), self._balance.unused(job.user)
         if self._load.takes(job.user, promised=promised, own=own):
             in_hand[self._node] = self._load.weight
@@ -311,7 +311,7 @@ class Admission:
         return tickets.Ticket(
             job=job,
             node=node,
-            life=incarnation,
+            incarnation=incarnation,
             issuer=self._node,
             expires=time.time() + tickets.LIFETIME,
             nonce=tickets.new_nonce(),

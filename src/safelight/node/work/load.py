@@ -147,14 +147,14 @@ class LoadTracker:
         self._listens_since = time.monotonic()
 
     def another_is_well(self) -> bool:
-        """Whether another node tells of no trouble; also as long as one that tells so may not have been heard yet."""
+        """Whether another node reports no fault; also as long as one that has none may not have been heard yet."""
         others = [load for load in self.known() if load.node != self._node]
         if not others:
             return time.monotonic() - self._listens_since < self._freshness
         return any(not (load.ineligible or load.degraded) for load in others)
 
     def another_is_unwell(self) -> bool:
-        """Whether another node tells of some trouble."""
+        """Whether another node reports a fault."""
         return any(load.ineligible or load.degraded for load in self.known() if load.node != self._node)
 
     def known(self) -> list[Load]:
