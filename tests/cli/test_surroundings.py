@@ -276,7 +276,7 @@ def test_names_of_any_bytes_are_uploaded_and_come_back(
         (["status", "--servers", f"https://{NOWHERE}", "--tls-ca", "\udcff"], 1, "no such file"),
         (["verify", "--vault", "file:///\udcff"], 1, "not UTF-8"),
         (["verify", "--vault", "file:///a%00b"], 1, "control characters"),
-        (["verify", "--vault", "file://[x"], 1, "no vault's address"),
+        (["verify", "--vault", "file://[x"], 1, "not a vault's address"),
         (["init", "--data-dir", "/proc/a\nb"], 1, "data directory"),
         (["init", "--data-dir", "x\udcff"], 0, "is made"),
     ],

@@ -234,7 +234,7 @@ def test_nothing_outside_is_swept_or_tidied_away(root: Path) -> None:
         assert isinstance(vault.store, DirectoryStore)
         assert await vault.store.tidy() == 0
         assert await sweep(vault, grace=-1.0) == 0
-        found = {each.key: each.trouble async for each in verify(vault) if each.trouble}
+        found = {each.key: each.fault async for each in verify(vault) if each.fault}
         assert found == dict.fromkeys(("bodies/0c1d", "bodies/" + "e" * 32, "linked"), "foreign")
 
     with_vault(root, use, Keyring.new())
@@ -257,7 +257,7 @@ def test_a_verification_finds_what_was_put_in_an_objects_place_and_a_rewrap_does
         large = root / (vault.records.chain("alice", "c.png") + ".2")
         large.write_bytes(bytes(1 << 17))
         fresh = Vault(DirectoryStore(root), lambda: ring)
-        found = {each.key: each.trouble async for each in verify(fresh) if each.trouble}
+        found = {each.key: each.fault async for each in verify(fresh) if each.fault}
         assert found == {
             images["a.png"].body: "damaged",
             str(record.relative_to(root)): "damaged",

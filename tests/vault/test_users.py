@@ -86,7 +86,7 @@ def troubles(root: Path) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
 
     async def look(vault: Vault, users: Users) -> None:
-        found.extend([(each.trouble, each.key, each.user) async for each in verify(vault) if each.trouble])
+        found.extend([(each.fault, each.key, each.user) async for each in verify(vault) if each.fault])
 
     do(root, look)
     return found
@@ -135,7 +135,7 @@ def test_a_user_who_enrols_while_a_verification_lists_the_vault_is_no_loss(
                 yield entry
 
         monkeypatch.setattr(vault.store, "list", slow)
-        found.extend([f"{each.key}: {each.why}" async for each in verify(vault) if each.trouble])
+        found.extend([f"{each.key}: {each.why}" async for each in verify(vault) if each.fault])
 
     do(root, look)
     assert found == []

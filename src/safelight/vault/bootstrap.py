@@ -1,10 +1,10 @@
-"""Which vault there is, and whether it is this cluster's: found by its address, created once, never silently replaced.
+"""Find the vault at its address, check that it is this cluster's, and create it once, never silently again.
 
-    vault (in the store)       whose it is: the cluster's id and a check of its secret; made once, with the store
-    vault.json (in data_dir)   that this machine has used a vault, and which: made after the other
+    vault (in the store)       its identity: the cluster's id and a check of its secret; created once, with the store
+    vault.json (in data_dir)   that this machine has used a vault, and which; written after the other
 
-With the second, a vault that is missing or empty is known to be a loss: a share that is not mounted, a bucket's name
-mistyped. With the first, nobody works in another cluster's vault, and no new keyring is made beside a vault in use.
+The second reveals a missing or empty vault as a loss: a share that is not mounted, a mistyped name of a bucket. The
+first keeps nodes out of another cluster's vault, and prevents a new keyring beside a vault in use.
 """
 
 from __future__ import annotations
@@ -22,13 +22,10 @@ from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError, missing_extra, reason
 from safelight.runtime import atomic_file
 from safelight.vault.chain import Chains, key_of
-from safelight.vault.records import BODIES, RECORDS, TOKENS, USERS
+from safelight.vault.records import BODIES, IDENTITY, RECORDS, TOKENS, USERS
 from safelight.vault.stores.base import BadObject, Missing, Store, StoreError
 from safelight.vault.stores.directory import DirectoryStore, read_from
 from safelight.vault.vault import Vault
-
-OWNER = "vault"
-"""The object that says whose the vault is."""
 
 MARKER = "vault.json"
 NONE = "none"
@@ -36,10 +33,10 @@ BUCKETS = ("s3", "gs", "az")
 
 
 class CannotUseVault(SafelightError):
-    """This is not a vault that this cluster may use, and what to do. Trying again does not help."""
+    """This cluster may not use this vault; the message states the reason and the remedy. A retry does not help."""
 
 
-class _Owner(msgspec.Struct, frozen=True):
+class _Identity(msgspec.Struct, frozen=True):
     cluster: str
     check: str
 
@@ -50,18 +47,18 @@ class _Marker(msgspec.Struct, frozen=True):
 
 
 async def open_vault(config: Config, keyring: Callable[[], Keyring], *, begin: bool = True) -> Vault | None:
-    """The vault; None if the configuration says so. With `begin` it is begun if there has been none; without, nothing
-    is made, there or here.
+    """The vault; None if the configuration has none. With `begin` it is created if there has been none; without,
+    nothing is created, in the store or here.
 
-    Raises CannotUseVault, and StoreError, after which trying again may help.
+    Raises CannotUseVault, and StoreError, after which a retry may help.
     """
     if config.vault == NONE:
         return None
     ring = keyring()
-    marker = _read_marker(config)  # before the vault is looked at: other nodes may be about to begin it
+    marker = _read_marker(config)  # before the vault is read: other nodes may be creating it
     store = await _store_of(config, begin=begin and marker is None)
     try:
-        store.guard(OWNER, await _check_owner(store, config, ring, marker, begin=begin))
+        store.guard(IDENTITY, await _check_identity(store, config, ring, marker, begin=begin))
         if begin:
             if marker is None and (here := config.data_dir / "users").is_dir():
                 await _carry_over(DirectoryStore(here), store)
@@ -73,22 +70,21 @@ async def open_vault(config: Config, keyring: Callable[[], Keyring], *, begin: b
 
 
 async def open_users(config: Config, keyring: Callable[[], Keyring], *, begin: bool = True) -> Vault:
-    """Where the cluster's users are. `begin` and errors are as with `open_vault`."""
+    """The vault with the cluster's users. `begin` and errors as in `open_vault`."""
     return await open_vault(config, keyring, begin=begin) or users_here(config, keyring)
 
 
 def users_here(config: Config, keyring: Callable[[], Keyring], sealed: Callable[[str], object] = str) -> Vault:
-    """Where the users of a cluster without a vault are: a directory that is like a vault with nothing else in it.
-
-    `sealed` as for `Vault`.
+    """The users of a cluster without a vault: a directory like a vault, with nothing else in it. `sealed` as in
+    `Vault`.
     """
     return Vault(DirectoryStore(config.data_dir / "users"), keyring, sealed=sealed)
 
 
 async def _carry_over(here: Store, store: Store) -> None:
-    """Bring the users from the time before the vault into it. Where it knows better, it does.
+    """Copy the users from before the vault into it; existing vault records win.
 
-    Their objects are the same there, so this may break off, be done by many at once, and be done again.
+    The objects are the same in both, so this may be interrupted, run concurrently, and run again.
     """
     async for entry in here.list(TOKENS):
         await store.create(entry.key, await here.get(entry.key))
@@ -97,20 +93,20 @@ async def _carry_over(here: Store, store: Store) -> None:
             key = key_of(latest.name, number)
             data = await here.get(key)
             if not await store.create(key, data) and await store.get(key) != data:
-                break  # from here on it is another history
+                break  # from here on the vault has another history
 
 
 async def check_unused(config: Config) -> None:
-    """Make sure that no vault is in use: a keyring that is made now could not open it.
+    """Make sure that no vault is in use: a keyring that is created now could not open it.
 
-    Raises CannotUseVault, also if it cannot be found out, and StoreError.
+    Raises CannotUseVault, also if this cannot be determined, and StoreError.
     """
     directory = directory_of(config)
     if config.vault == NONE or (directory is not None and not directory.exists()):
         return
     store = await _store_of(config, begin=False)
     try:
-        if await _owner_of(store) is not None or await _anything_in(store):
+        if await _identity_of(store) is not None or await _anything_in(store):
             raise CannotUseVault(
                 f"{config.data_dir / 'keyring.json'} is missing, but the vault {url_of(config)} is in use: "
                 "restore it from a backup (a new keyring could not open the images of the old one)"
@@ -125,9 +121,9 @@ def url_of(config: Config) -> str:
 
 
 def directory_of(config: Config) -> Path | None:
-    """Where the vault is, if it is a directory. Raises CannotUseVault for what is no address for one."""
+    """The vault's directory; None if it is not in a directory. Raises CannotUseVault for an invalid address."""
     hosts = {address.host for address in config.addresses.values() if not address.loopback}
-    if not config.vault and len(hosts) > 1:  # each would keep what the others do not find
+    if not config.vault and len(hosts) > 1:  # each would store what the others do not find
         raise CannotUseVault(
             "vault: these servers are on several machines: name a directory that all mount, or a bucket, or none"
         )
@@ -135,30 +131,30 @@ def directory_of(config: Config) -> Path | None:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise CannotUseVault(f"vault: {url!r} is no vault's address: {error}") from None
+        raise CannotUseVault(f"vault: {url!r} is not a vault's address: {error}") from None
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         return Path(os.fsdecode(unquote_to_bytes(parts.path)))
     if url == NONE or (parts.scheme in BUCKETS and parts.netloc):
         return None
     raise CannotUseVault(
-        f"vault: {url!r} is no vault's address: write file:///directory, s3://bucket/prefix, gs://…, az://…, or none"
+        f"vault: {url!r} is not a vault's address: write file:///directory, s3://bucket/prefix, gs://…, az://…, or none"
     )
 
 
 def fault_in(directory: Path, ring: Keyring) -> str:
-    """What keeps a node from working with the cluster's vault in this directory, in words; empty if nothing does.
+    """Why a node cannot use the cluster's vault in this directory, in words; empty if it can. Blocks.
 
-    A file system that is not mounted, an empty directory and another cluster's vault do. Blocks.
+    Reasons are a file system that is not mounted, an empty directory and another cluster's vault.
     """
     try:
-        owner = _decoded(read_from(directory, OWNER))
+        identity = _decoded(read_from(directory, IDENTITY))
     except Missing:
-        return f"the vault {directory} has no object {OWNER!r}: it is not mounted, or its contents are gone"
+        return f"the vault {directory} has no object {IDENTITY!r}: it is not mounted, or its contents are gone"
     except SafelightError as error:
         return str(error)
-    if owner != _ours(ring):
+    if identity != _ours(ring):
         return f"the vault {directory} belongs to another cluster"
-    # Asks the file system, too: even the superuser cannot write to what is mounted read-only (access(2), EROFS).
+    # access(2) asks the file system, too: even the superuser cannot write to a read-only mount (EROFS).
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         return f"the vault {directory} cannot be written to"
     return ""
@@ -184,52 +180,55 @@ async def _store_of(config: Config, *, begin: bool) -> Store:
     return DirectoryStore(directory)
 
 
-def _ours(ring: Keyring) -> _Owner:
-    return _Owner(ring.cluster_id, ring.derive("vault-check").hex()[:16])
+def _ours(ring: Keyring) -> _Identity:
+    return _Identity(ring.cluster_id, ring.derive("vault-check").hex()[:16])
 
 
-async def _check_owner(store: Store, config: Config, ring: Keyring, marker: _Marker | None, *, begin: bool) -> bytes:
-    """Make sure that the vault is the cluster's. A new one becomes it, if it may `begin`. The object that says so."""
+async def _check_identity(store: Store, config: Config, ring: Keyring, marker: _Marker | None, *, begin: bool) -> bytes:
+    """Make sure that the vault is this cluster's, and return its identity object. With `begin` a new vault becomes the
+    cluster's."""
     ours = _ours(ring)
-    owner = await _owner_of(store)
-    if owner is None:
+    identity = await _identity_of(store)
+    if identity is None:
         if marker is not None or not begin:
-            raise _lost(config, f"the vault {url_of(config)} has no object {OWNER!r}, which says whose it is")
-        if await _anything_in(store) and await _owner_of(store) is None:  # asked again: others may have begun it
+            raise _lost(config, f"the vault {url_of(config)} has no object {IDENTITY!r}, which identifies it")
+        if await _anything_in(store) and await _identity_of(store) is None:  # read again: others may have created it
             raise CannotUseVault(
-                f"the vault {url_of(config)} has images in it, and nothing that says whose: restore its object "
-                f"{OWNER!r} from a backup, or use another place"
+                f"the vault {url_of(config)} has images in it, and no object that identifies it: restore its object "
+                f"{IDENTITY!r} from a backup, or use another place"
             )
-        await store.create(OWNER, msgspec.json.encode(ours))
-        owner = await _owner_of(store)
-    if owner is None or owner.cluster != ours.cluster:
-        whose = "another cluster" if owner is None else f"cluster {owner.cluster[:8]}"
+        await store.create(IDENTITY, msgspec.json.encode(ours))
+        identity = await _identity_of(store)
+    if identity is None or identity.cluster != ours.cluster:
+        whose = "another cluster" if identity is None else f"cluster {identity.cluster[:8]}"
         raise CannotUseVault(
             f"the vault {url_of(config)} belongs to {whose}, and this is cluster {ours.cluster[:8]}: "
             "use another place, or the other keyring"
         )
-    if owner.check != ours.check:
+    if identity.check != ours.check:
         raise CannotUseVault(
             f"the vault {url_of(config)} was made with another node secret than the keyring's in {config.data_dir}: "
             "restore that keyring"
         )
-    return await store.get(OWNER)
+    return await store.get(IDENTITY)
 
 
-async def _owner_of(store: Store) -> _Owner | None:
+async def _identity_of(store: Store) -> _Identity | None:
     try:
-        return _decoded(await store.get(OWNER))
+        return _decoded(await store.get(IDENTITY))
     except Missing:
         return None
     except BadObject as error:
-        raise CannotUseVault(f"the vault's object {OWNER!r} is damaged ({error}): restore it from a backup") from None
+        raise CannotUseVault(
+            f"the vault's object {IDENTITY!r} is damaged ({error}): restore it from a backup"
+        ) from None
 
 
-def _decoded(data: bytes) -> _Owner:
+def _decoded(data: bytes) -> _Identity:
     try:
-        return decode(data, _Owner)
+        return decode(data, _Identity)
     except Malformed:
-        raise CannotUseVault(f"the vault's object {OWNER!r} is damaged: restore it from a backup") from None
+        raise CannotUseVault(f"the vault's object {IDENTITY!r} is damaged: restore it from a backup") from None
 
 
 async def _anything_in(store: Store) -> bool:

@@ -1,7 +1,7 @@
-"""What keeps a vault in order while it is in use: bodies that nobody names are swept, old keys are given up.
+"""Maintenance of a vault in use: `sweep` deletes bodies that no record names, `rewrap` replaces old cluster keys.
 
-Both may meet uploads, removals and each other at any point, and may die at any point: they change nothing but by
-creating the next generation of a chain, and delete nothing that a record names or could come to name.
+Both may run together with uploads, removals and each other, and may die at any point: they change a chain only by
+creating its next generation, and delete nothing that a record names or can name in the future.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from safelight.vault.stores.base import BadObject
 from safelight.vault.vault import Vault
 
 GRACE = 3600.0
-"""Seconds without a change after which a body that no record names counts as abandoned. A courtesy only: an upload
-that lives, and is taken for dead, must begin again, and nothing is lost."""
+"""Seconds without a change after which a body that no record names counts as abandoned. It only saves work: an upload
+that is still alive must start again, and nothing is lost."""
 
 UNREADABLE = "unreadable"
-"""Stands for the key of a record, or an image, that does not open."""
+"""Stands for the key of a record or an image that does not open."""
 
 
 async def sweep(vault: Vault, grace: float = GRACE) -> int:
-    """Delete the bodies that no record names nor can come to name; how many."""
+    """Delete the bodies that no record names or can name in the future; return their number."""
     swept = 0
     async for entry in vault.store.list(BODIES):
         if vault.clock() - entry.modified >= grace and not entry.wrong:
-            with suppress(BadObject):  # where it is not clear what an image's record says, nothing of it is deleted
+            with suppress(BadObject):  # if an image's record is unreadable, nothing of the image is deleted
                 swept += await _sweep(vault, entry.key)
     return swept
 
 
 async def _sweep(vault: Vault, body: str) -> bool:
-    """Delete a body unless it is an image's. Its writer can make it one only by creating the generation it aims at."""
+    """Delete a body unless it is an image's. Its writer makes it one only by creating its target generation."""
     aim = target_generation(body)
     if aim is None:
         return False
@@ -46,7 +46,7 @@ async def _sweep(vault: Vault, body: str) -> bool:
     record, latest = await vault.latest(chain)
     if latest < number:
         if latest < number - 1 or isinstance(record, Image | Removed):
-            return False  # no upload aims there: this is not ours to judge
+            return False  # not the target of any upload: leave it to `verify`
         if not await vault.append(chain, number, Aborted(vault.clock())):
             record, latest = await vault.latest(chain)
     if isinstance(record, Image) and record.body == body:
@@ -57,11 +57,12 @@ async def _sweep(vault: Vault, body: str) -> bool:
 
 
 async def rewrap(vault: Vault) -> AsyncIterator[Counter[str]]:
-    """Bring every chain under the current cluster key, without touching a body: after each, how many needed which.
+    """Bring every chain under the current cluster key, without touching a body; after each, yield how many needed which
+    key.
 
-    When a run ends in which only the current key was needed, no image or user that was there when it began needs
-    another; an upload that was under way before a rotation may still commit under an old key. May be stopped, and run
-    again, at any time. What is damaged stays as it is, and counts as UNREADABLE.
+    When a run ends in which only the current key was needed, no image or user that existed when it began needs another.
+    An upload that started before a rotation may still commit under an old key. It may be stopped and run again at any
+    time. Damaged chains stay as they are, and count as UNREADABLE.
     """
     counts: Counter[str] = Counter()
     for prefix in (USERS, RECORDS):
@@ -78,7 +79,7 @@ async def rewrap(vault: Vault) -> AsyncIterator[Counter[str]]:
 
 
 async def _rewrap(vault: Vault, generation: Generation) -> str:
-    """The key id that the chain needed, other than the current one; the current one if that is all."""
+    """The key id that the chain needed beside the current one; the current one if it needed no other."""
     needed = vault.keyring().current_id
     while True:
         record, keyring = vault.read(generation), vault.keyring()
@@ -97,6 +98,6 @@ async def _rewrap(vault: Vault, generation: Generation) -> str:
 
 
 def keys_of(generation: Generation, record: Record) -> set[str]:
-    """The key ids of the cluster keys without which this record, or its image, does not open."""
+    """The ids of the cluster keys that this record and its image need to open."""
     sealed_with = {key_id(generation.data)}
     return sealed_with | {read_header(record.header).key_id} if isinstance(record, Image) else sealed_with

@@ -1,6 +1,6 @@
-"""A store that keeps account of its own health: every call's outcome and duration goes to `health`.
+"""A store that reports the result and duration of every call to its `health`.
 
-Of a body only what is read from its middle proves that bodies can be read: its beginning may be in memory.
+Only a read from the middle of a body proves that bodies can be read: its beginning may be in memory.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from safelight.vault.store_health import CallKind, StoreHealth
 from safelight.vault.stores.base import BadObject, Body, Entry, Missing, Store, StoreError, StoreFull
 
 _LITTLE = 4096
-"""Bytes: a read of fewer, such as of a header, proves little."""
+"""Bytes: a shorter read, such as of a header, proves little."""
 
 _OF_A_DISK = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EBADMSG}
-"""What a step of a pour fails with if it is the disk that fails, and not the connection (sendfile(2), read(2))."""
+"""Errors of a sendfile step that come from the disk, not from the connection (sendfile(2), read(2))."""
 
 
 class MonitoredStore:
-    """A `Store`."""
+    """A `Store` whose calls go to another one, and are reported to its health."""
 
     def __init__(self, store: Store, health: StoreHealth) -> None:
         self._store = store
         self._health = health
-        self._known = ""  # a body that was read or made not long ago
+        self._known = ""  # a body that was read or created recently
 
     @property
     def identity(self) -> int:
@@ -76,15 +76,15 @@ class MonitoredStore:
     def file(self, key: str) -> FileBody | None:
         file = self._store.file(key)
         if file is not None:
-            file.watched = self._pouring
+            file.watched = self._sending
         return file
 
     def knows(self, key: str) -> None:
-        """There is this body, to probe with."""
+        """This body exists: probes may read it."""
         self._known = key
 
     @contextmanager
-    def _pouring(self, little: bool) -> Iterator[None]:
+    def _sending(self, little: bool) -> Iterator[None]:
         with self.call(CallKind.BODY, little=little):
             try:
                 yield
@@ -114,7 +114,7 @@ class MonitoredStore:
         await self._store.close()
 
     async def probe(self, name: str) -> None:
-        """Read a little, and make and remove a little under `name`, to learn how the store is. Never raises."""
+        """Read, create and delete small objects (under `name`) to test the store. Never raises."""
 
         async def read() -> None:
             with suppress(StoreError, BadObject, Missing), self.call(CallKind.READ, probe=True):
@@ -127,13 +127,13 @@ class MonitoredStore:
                 self.call(CallKind.WRITE, probe=True),
                 self.call(CallKind.COMMIT, probe=True),
             ):
-                await self._store.delete(key)  # what a crash has left of the one before
+                await self._store.delete(key)  # what a crash may have left of an earlier probe
                 await self._store.create(key, b"probe")
                 await self._store.delete(key)
 
         async def read_body() -> None:
             with suppress(StoreError, BadObject, Missing), self.call(CallKind.BODY, probe=True):
-                if self._known:  # else there is nothing to learn, and earlier errors are forgotten
+                if self._known:  # else there is nothing to test, and earlier failures are cleared
                     async with aclosing(self._store.read(self._known, 0, _LITTLE)) as chunks:
                         await anext(chunks, None)
 
@@ -141,24 +141,24 @@ class MonitoredStore:
 
     @contextmanager
     def call(self, kind: CallKind, *, probe: bool = False, little: bool = False) -> Iterator[None]:
-        """Account for one call, which is made in the block. The success of one that reads `little` weighs no more than
-        a probe's.
-        """
+        """Report the call that the block makes. The success of a read of `little` counts no more than a probe's."""
         self._health.begun(kind, time.monotonic())
         try:
             yield
-        except StoreFull:  # it works, and has no room: another node would not find more
+        except StoreFull:  # it works, and has no space: another node would not find more
             self._health.answered(kind, time.monotonic(), probe=probe or little)
             raise
         except StoreError as error:
             cause = error.__cause__
-            ours = isinstance(cause, OSError) and cause.errno in NONE_LEFT  # this process's own error, reported as such
+            ours = (
+                isinstance(cause, OSError) and cause.errno in NONE_LEFT
+            )  # an error of this process, which has its own check
             self._health.answered(kind, time.monotonic(), "" if ours else str(error), probe=probe)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             self._health.dropped(kind, time.monotonic())
             raise
-        except BlockingIOError:  # the connection takes no more: nothing may have been read
+        except BlockingIOError:  # the connection takes no more: perhaps nothing was read
             self._health.answered(kind, time.monotonic(), probe=True)
             raise
         except BaseException:

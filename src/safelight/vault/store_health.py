@@ -1,9 +1,9 @@
-"""Whether a store works, judged by its calls: begun, answered, failed, in; what is wrong with it, in words, out.
+"""Judge from its calls whether a store works: calls started, answered and failed in; the reason of a failure out.
 
-No clock, no disk. Each kind of call is judged apart: a disk may give what it holds, and even take what is written into
-memory, while it makes nothing durable. Calls are real ones, or probes: calls that a node makes on purpose to learn how
-the store is, while there is a reason to ask and perhaps no real work. What a probe reads may come from memory: its
-success does not outweigh a real read that waits, nor, for `RECENT` seconds, one that failed.
+No clock, no disk. Each kind of call is judged separately: a disk may still read, and even accept writes into memory,
+while it makes nothing durable. Calls are real calls or probes: calls that a node makes only to test the store, while
+there is a suspicion and perhaps no real work. A probe may read from memory: its success does not outweigh a real read
+that waits, nor, for `RECENT` seconds, one that failed.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from __future__ import annotations
 from enum import Enum
 
 HANG = 3.0
-"""Seconds in which a call waits and none is answered, after which the store counts as hung."""
+"""Seconds without an answer, while a call waits, after which the store counts as hung."""
 
 FAILING = 1.0
-"""Seconds that a row of failures lasts, with no success in between, after which the store counts as failed."""
+"""Seconds from the first to the last of consecutive failures after which the store counts as failed."""
 
 SUSPICIOUS = 1.0
-"""Seconds in which a call waits and none is answered, after which a probe is worth its while."""
+"""Seconds without an answer, while a call waits, after which a probe is useful."""
 
 RECENT = 3.0
-"""Seconds after the failure of a real call in which the success of a probe proves nothing: it is another call."""
+"""Seconds after the failure of a real call in which a probe's success proves nothing."""
 
 
 class CallKind(Enum):
-    """What a call asks for."""
+    """What a call does."""
 
-    LOOK = "looks"  # at whether the store is there, without a call of it
-    READ = "reads"  # of what is small
+    LOOK = "looks"  # checks whether the store is there, without a call of it
+    READ = "reads"  # of small objects
     BODY = "bodies"  # read, or poured into a connection
-    WRITE = "writes"  # into a body that is not whole yet
+    WRITE = "writes"  # into an unfinished body
     COMMIT = "commits"  # durable when it returns
 
 
 _CACHED = {CallKind.READ, CallKind.BODY}
-"""Kinds of which a probe may be answered out of memory, while the disk answers nothing."""
+"""Kinds whose probes memory may answer while the disk does not."""
 
 _SLOW = "the vault is slow to answer"
 
@@ -74,7 +74,7 @@ class _Calls:
             self._real = now
 
     def dropped(self, now: float) -> None:
-        self._waiting -= 1  # and what it has waited for is still to come
+        self._waiting -= 1  # its answer is still to come
         if self._cached and self._silent(now) >= SUSPICIOUS:
             self._failed(now, _SLOW, probe=False)
 
@@ -103,20 +103,20 @@ class StoreHealth:
         self._calls = {kind: _Calls(cached=kind in _CACHED) for kind in CallKind}
 
     def begun(self, kind: CallKind, now: float) -> None:
-        """A call has been made."""
+        """A call was made."""
         self._calls[kind].begun(now)
 
     def answered(self, kind: CallKind, now: float, why: str = "", *, probe: bool = False) -> None:
-        """A call has been answered: with `why`, by a failure of the store."""
+        """A call was answered; with a reason in `why`, it failed because of the store."""
         self._calls[kind].answered(now, why, probe)
 
     def dropped(self, kind: CallKind, now: float) -> None:
-        """The caller of a call has gone before there was an answer; a read that had waited for long has failed."""
+        """A call was cancelled before an answer. A read that had waited long counts as failed."""
         self._calls[kind].dropped(now)
 
     @property
     def unknown(self) -> bool:
-        """Whether nobody waits for a call any more that was not answered: a probe finds out what has become of it."""
+        """Whether a cancelled call was not answered and no other waits: a probe finds out what became of it."""
         return any(calls.unknown for calls in self._calls.values())
 
     def reason(self, now: float) -> str:
@@ -124,5 +124,5 @@ class StoreHealth:
         return next(filter(None, (calls.reason(now) for calls in self._calls.values())), "")
 
     def suspicion(self, now: float) -> str:
-        """What may become a reason unless a probe, or another call, succeeds; empty if nothing may."""
+        """What becomes a reason unless a probe or another call succeeds; empty if nothing does."""
         return next(filter(None, (calls.suspicion(now) for calls in self._calls.values())), "")

@@ -1,12 +1,12 @@
-"""Whether a vault holds what it says: every object looked at, every tag opened.
+"""Verify a vault: read every object, check every tag.
 
-    damaged    an object is not what was written: bytes changed or missing, or put in another's place
-    missing    a record names a body, a user or a user's token that is not there, or a chain has a gap
-    foreign    an object that no Safelight made, or one for which the keyring has no key
-    leftover   a body that no record names, of an upload that broke off: the sweeper will take it; or a token's claim
-               that no user's record answers, of an enrolment that broke off
+    damaged    an object is not what was written: bytes changed or missing, or in the place of another
+    missing    a record names a body, a user or a user's token that does not exist, or a chain has a gap
+    foreign    an object that Safelight did not create, or one for which the keyring has no key
+    leftover   a body that no record names, of an interrupted upload: the sweeper deletes it; or a token's claim
+               that no user's record confirms, of an interrupted enrolment
 
-The first three are losses, or worse; the last is none. A vault may be verified while it is in use.
+The first three are losses, or worse; the last is not. A vault may be in use while it is verified.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from safelight.vault.records import (
 from safelight.vault.stores.base import BadObject, Entry, Missing
 from safelight.vault.vault import UnknownImage, Vault, sealed_size_of
 
-Trouble = Literal["", "damaged", "missing", "foreign", "leftover"]
+Fault = Literal["", "damaged", "missing", "foreign", "leftover"]
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """One object that was looked at: its key, its bytes, and what is wrong with it, if anything."""
+    """One checked object: its key, its size in bytes, and its fault, if it has one."""
 
     key: str
     size: int
-    trouble: Trouble = ""
+    fault: Fault = ""
     why: str = ""
     user: str = ""
     name: str = ""
-    """Whose it is, and the name of the image, where that is known."""
+    """The user and the image's name, if known."""
 
 
 async def verify(vault: Vault) -> AsyncIterator[Checked]:
-    """Look at every object: records first, with what they name, then what else there is. Raises StoreError."""
+    """Check every object: records first, with what they name, then the others. Raises StoreError."""
     numbers: dict[str, set[int]] = {}
     named: set[str] = set()
     others: list[Entry] = []
@@ -69,7 +69,7 @@ async def verify(vault: Vault) -> AsyncIterator[Checked]:
     lost: set[str] = set()  # chains of users that are missing and have been reported
     for chain, there in sorted(numbers.items(), key=lambda each: not each[0].startswith(USERS)):
         for number in sorted(set(range(1, max(there))) - there):
-            yield Checked(key_of(chain, number), 0, "missing", "this generation is gone, and later ones are there")
+            yield Checked(key_of(chain, number), 0, "missing", "this generation is gone, and later ones exist")
         for number in sorted(there):
             checked, record = await _record(vault, key_of(chain, number))
             yield checked
@@ -78,11 +78,11 @@ async def verify(vault: Vault) -> AsyncIterator[Checked]:
             if isinstance(record, Image | Removed):
                 owner = vault.records.user(record.user)
                 if owner not in numbers and owner not in lost and owner not in enrolments:
-                    if (present := await _enrolment(vault, owner)) is not None:  # it came after the listing
+                    if (present := await _enrolment(vault, owner)) is not None:  # created after the listing
                         enrolments[owner] = present
                     else:
                         lost.add(owner)
-                        why = "there are images of this user, and no record of the user"
+                        why = "there are images of this user, but no record of the user"
                         yield Checked(key_of(owner, 1), 0, "missing", why, record.user)
                 if isinstance(record, Image) and record.owner != (enrolments.get(owner) or record.owner):
                     why = "its user is another than the present one of this name"
@@ -90,7 +90,7 @@ async def verify(vault: Vault) -> AsyncIterator[Checked]:
             if isinstance(record, Image):
                 named.add(record.body)
                 checked = await _image(vault, record)
-                if not checked.trouble or not await _gone(vault, record):
+                if not checked.fault or not await _gone(vault, record):
                     yield checked
             elif isinstance(record, User | Revoked):
                 enrolments[chain] = record.id
@@ -107,7 +107,7 @@ async def _record(vault: Vault, key: str) -> tuple[Checked, Record | None]:
         data = await vault.store.get(key)
         record = vault.records.read(data, key)
     except Missing:
-        return Checked(key, 0, "missing", "it was there a moment ago"), None
+        return Checked(key, 0, "missing", "it existed a moment ago"), None
     except OtherKey as error:
         return Checked(key, 0, "foreign", str(error)), None
     except BadObject as error:
@@ -117,7 +117,7 @@ async def _record(vault: Vault, key: str) -> tuple[Checked, Record | None]:
 
 
 async def _enrolment(vault: Vault, chain: str) -> str | None:
-    """The enrolment id of the user that a chain is of now; None for no chain, empty for one that cannot be read."""
+    """The current enrolment id of a chain's user; None if there is no chain, empty if it cannot be read."""
     try:
         record, _ = await vault.latest(chain)
     except BadObject:
@@ -126,10 +126,10 @@ async def _enrolment(vault: Vault, chain: str) -> str | None:
 
 
 async def _image(vault: Vault, image: Image) -> Checked:
-    """Open all of an image, as a reader would."""
+    """Decrypt a whole image, as a reader would."""
 
-    def found(trouble: Trouble, why: str) -> Checked:
-        return Checked(image.body, size, trouble, why, image.user, image.name)
+    def found(fault: Fault, why: str) -> Checked:
+        return Checked(image.body, size, fault, why, image.user, image.name)
 
     size = 0
     try:
@@ -144,23 +144,23 @@ async def _image(vault: Vault, image: Image) -> Checked:
             async for _ in parts:
                 pass
     except (Missing, UnknownImage):
-        return found("missing", "the image's record is there, its bytes are not")
+        return found("missing", "the image's record exists, its body does not")
     except OtherCluster as error:
         return found("foreign", str(error))
     except BadObject as error:
         return found("damaged", str(error))
     except CannotOpen:
-        return found("damaged", "a tag does not verify: its bytes are not those that were sealed")
+        return found("damaged", "a tag does not verify: its bytes were changed after they were sealed")
     return found("", "")
 
 
 async def _token(vault: Vault, user: User | Revoked) -> Checked:
-    """Whether the user's token names the user."""
+    """Check that the user's token names the user."""
     key = vault.records.token(user.fingerprint)
     try:
         data = await vault.store.get(key)
     except Missing:
-        return Checked(key, 0, "missing", "the user's record is there, what the token has claimed is not", user.user)
+        return Checked(key, 0, "missing", "the user's record exists, the token's claim does not", user.user)
     except BadObject as error:
         return Checked(key, 0, "damaged", str(error), user.user)
     if USERS.encode() + data != vault.records.user(user.user).encode():
@@ -169,7 +169,7 @@ async def _token(vault: Vault, user: User | Revoked) -> Checked:
 
 
 async def _claim(vault: Vault, entry: Entry, users: Set[str], with_bodies: Set[str]) -> Checked:
-    """A token that no user has now; `users` are the chains that there are, `with_bodies` users who have bodies."""
+    """Check a token that no user has now; `users` are the existing chains, `with_bodies` the users who have bodies."""
     try:
         claimed = USERS + (await vault.store.get(entry.key)).decode("ascii", "replace")
     except Missing:
@@ -177,19 +177,20 @@ async def _claim(vault: Vault, entry: Entry, users: Set[str], with_bodies: Set[s
     except BadObject as error:
         return Checked(entry.key, entry.size, "damaged", str(error))
     if not CLAIM.fullmatch(claimed):
-        return Checked(entry.key, entry.size, "damaged", "this is no user's name that a token could claim")
+        return Checked(entry.key, entry.size, "damaged", "this is not a user that a token could claim")
     if claimed in users or await vault.chains.latest(claimed):
         return Checked(entry.key, entry.size)
     if claimed.removeprefix(USERS) in with_bodies:
-        return Checked(key_of(claimed, 1), 0, "missing", "there are bodies of this user, and no record of the user")
+        return Checked(key_of(claimed, 1), 0, "missing", "there are bodies of this user, but no record of the user")
     why = (
-        f"the token has claimed {claimed}, and there is no such user: an enrolment broke off, or the record was deleted"
+        f"the token has claimed {claimed}, and there is no such user: an enrolment was interrupted, or the record was "
+        "deleted"
     )
     return Checked(entry.key, entry.size, "leftover", why)
 
 
 async def _gone(vault: Vault, image: Image) -> bool:
-    """Whether the image was removed while we looked at it."""
+    """Whether the image was removed while it was checked."""
     try:
         return (await vault.find(image.user, image.name)).body != image.body
     except (UnknownImage, BadObject):
@@ -197,22 +198,22 @@ async def _gone(vault: Vault, image: Image) -> bool:
 
 
 async def _other(vault: Vault, entry: Entry, users: Set[str], with_bodies: Set[str]) -> Checked:
-    """An object that no latest record named when we looked."""
+    """Check an object that no latest record named."""
     if entry.wrong:
-        return Checked(entry.key, 0, "foreign", f"Safelight makes no such object: {entry.wrong}")
+        return Checked(entry.key, 0, "foreign", f"Safelight creates no such object: {entry.wrong}")
     aim = target_generation(entry.key) if entry.key.startswith(BODIES) else None
     if entry.key == IDENTITY:
         return Checked(entry.key, entry.size)
     if entry.key.startswith(PROBES):
         return Checked(entry.key, entry.size)
-    if is_token(entry.key):  # whose user has another by now, or never came to be
+    if is_token(entry.key):  # of a user who has another token by now, or was never enrolled
         return await _claim(vault, entry, users, with_bodies)
     if aim is None:
-        return Checked(entry.key, entry.size, "foreign", "Safelight makes no such object")
+        return Checked(entry.key, entry.size, "foreign", "Safelight creates no such object")
     try:
         record, _ = await vault.latest(aim[0])
     except BadObject:
         return Checked(entry.key, entry.size)  # its record has been reported already
     if isinstance(record, Image) and record.body == entry.key:
-        return Checked(entry.key, entry.size)  # it came after we began
+        return Checked(entry.key, entry.size)  # committed after the start
     return Checked(entry.key, entry.size, "leftover", "no record names it")

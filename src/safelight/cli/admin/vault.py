@@ -54,8 +54,8 @@ async def verify(config: Config, *, as_json: bool) -> bool:
             found.objects += 1
             found.bytes += checked.size
             progress.advance(task)
-            if checked.trouble:
-                setattr(found, checked.trouble, getattr(found, checked.trouble) + 1)
+            if checked.fault:
+                setattr(found, checked.fault, getattr(found, checked.fault) + 1)
                 if as_json:
                     found.troubles.append(checked)
                 else:
@@ -117,7 +117,7 @@ async def _objects(vault: Vault) -> int:
 
 def _line(checked: Checked) -> str:
     whose = f"{checked.user}'s {shown(checked.name)}, " if checked.name else ""
-    return f"{checked.trouble.upper():8} {whose}{checked.key}: {checked.why}"
+    return f"{checked.fault.upper():8} {whose}{checked.key}: {checked.why}"
 
 
 def _progress(lines: Console) -> Progress:

@@ -1,1 +1,1 @@
-"""Where the vault keeps its objects: a directory or a bucket, behind one small interface."""
+"""The stores of a vault's objects: a directory or a bucket, behind one small interface."""
