@@ -32,6 +32,8 @@ LAYERS = [
 what stands beside it: the library and the node do not know each other, nor a user's commands an operator's."""
 
 PURE = ["election", "encryption", "wire", "names", "imagetypes", "sizes", "timestamps"]
+PURE += [f"client/requests/{name}" for name in ("leader_request_state", "leader_search", "retry_policy")]
+PURE += ["client/transport/deadline"]
 IMPURE = {"asyncio", "socket", "ssl", "time", "datetime", "subprocess", "pathlib", "tempfile", "logging", "threading"}
 
 

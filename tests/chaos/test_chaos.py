@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.requests.leader_request import ATTEMPTS
+from safelight.client.requests.retry_policy import ATTEMPTS
 from tests.chaos.faults import ALL, Chaos
 from tests.chaos.uploads import Stream, check
 from tests.mission.support import status_of, wait_until_all_follow

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from safelight.client.requests.feedback import NullFeedback
-from safelight.client.requests.leader_request import NoLeader
+from safelight.client.requests.leader_search import NoLeader
 from safelight.client.session import Session
 from safelight.config import Config
 from safelight.encryption import Scheme, sealed_size

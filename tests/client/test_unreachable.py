@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from safelight.client.requests.feedback import NullFeedback
-from safelight.client.requests.leader_request import NoLeader
+from safelight.client.requests.leader_search import NoLeader
 from safelight.client.session import Session
 from safelight.client.transport.account import Unreachable
 from safelight.client.transport.servers import reasons

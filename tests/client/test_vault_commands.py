@@ -17,7 +17,7 @@ from aiohttp import web
 from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.user.commands import Commands
 from safelight.client.requests.feedback import NullFeedback
-from safelight.client.requests.leader_request import NoLeader
+from safelight.client.requests.leader_search import NoLeader
 from safelight.client.session import Session
 from safelight.config import Config
 from safelight.local.cluster import ephemeral_config

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.requests.leader_request import NoLeader
+from safelight.client.requests.leader_search import NoLeader
 from safelight.client.session import Saved
 from safelight.config import Config
 from safelight.errors import SafelightError

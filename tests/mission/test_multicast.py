@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from safelight.client.requests import leader_request
+from safelight.client.requests import leader_request_state
 from safelight.client.session import Session
 from tests.mission.support import (
     MEBIBYTE,
@@ -101,7 +101,7 @@ def test_connections_stay_open_from_one_upload_to_the_next(
 def test_the_feedback_tells_who_declined_and_who_did_the_work(
     shared_cluster: Running, tmp_path: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leader_request, "STRAGGLERS", GENEROUS)
+    monkeypatch.setattr(leader_request_state, "REPLIES_WAIT", GENEROUS)
     witness = Witness()
     seal(shared_cluster.config, photograph, tmp_path, user="ben", feedback=witness)  # whose names nobody has had
     told = [told for told in witness.told if told[0] not in ("progress", "waiting")]

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from safelight.client.requests.leader_request import QUIET
+from safelight.client.requests.leader_request_state import STALLED
 from safelight.encryption.keys import Keyring
 from safelight.node.state.data_directory import load_keyring
 from safelight.wire import signed
@@ -98,7 +98,7 @@ def test_what_the_leader_granted_it_finishes(cluster: Running, tmp_path: Path, p
     def step_down() -> None:
         told.append(safelight("step-down", config=cluster.config, cwd=tmp_path))
         time.sleep(
-            1.5 * QUIET
+            1.5 * STALLED
         )  # the client is stopped all this time, and must not take that for a failure of the leader
 
     witness = Witness().at_progress(0.2, step_down)

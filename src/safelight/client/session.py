@@ -23,6 +23,7 @@ from safelight.client.files import atomic_output, source_file
 from safelight.client.files.lookalikes import Lookalikes
 from safelight.client.files.resume_log import Planned, ResumeLog, tag_of
 from safelight.client.requests.feedback import Feedback
+from safelight.client.requests.leader_request import LeaderRequest, Send
 from safelight.client.requests.reads import Images, NoSuchImage
 from safelight.client.requests.removal import Removal
 from safelight.client.requests.transfer import Transfer
@@ -253,7 +254,7 @@ class Session:
             chosen = reservation.name
             while True:
                 try:
-                    await _in_thread(partial(reservation.commit, chosen, replace=force, others=ours))
+                    await atomic_output.in_thread(partial(reservation.commit, chosen, replace=force, others=ours))
                     break
                 except (
                     atomic_output.OutputExists
@@ -282,7 +283,7 @@ class Session:
             action=Action.REMOVE,
             cluster=await self._account.cluster(),
         )
-        return await Removal(self._config, self._servers, self._account, offer, feedback).run()
+        return await self._at_the_leader(offer, feedback, Removal(self._servers).send)
 
     async def fingerprint(self) -> str:
         """What an operator needs to add this user: the SHA-256 of its token, made now if there is none."""
@@ -323,21 +324,23 @@ class Session:
                     cluster=await self._account.cluster(),
                     keep=keep,
                 )
-                transfer = Transfer(
-                    self._config, self._servers, self._account, offer, source, headers or {}, reservation, feedback
-                )
+                transfer = Transfer(self._servers, offer, source, headers or {}, reservation, feedback)
                 try:
-                    node = await transfer.run()
+                    node = await self._at_the_leader(offer, feedback, transfer.send)
                 except Refusal as refusal:
                     if refusal.problem is Problem.IMAGE_TAKEN:
                         continue
                     raise
                 saving = asyncio.get_running_loop().call_later(BLINK, feedback.waiting, "saving")
                 try:
-                    await _in_thread(lambda: commit(reservation))
+                    await atomic_output.in_thread(lambda: commit(reservation))
                 finally:
                     saving.cancel()
                 return Saved(reservation.path, node, reservation.size, transfer.kept, offer.name)
+
+    async def _at_the_leader(self, offer: Offer, feedback: Feedback, send: Send) -> int:
+        """The node that did it."""
+        return await LeaderRequest(self._config, self._servers, self._account, offer, feedback, send).run()
 
     def _sweep(self, directory: Path) -> None:
         if directory not in self._swept:
@@ -361,18 +364,3 @@ def _times(image: Kept) -> list[int | None]:
     """
     modified = [] if image.modified is None else [timestamps.to_nanoseconds(image.modified)]
     return [*modified, round(image.created * 1e6) * 1000 if math.isfinite(image.created) else None]
-
-
-async def _in_thread(work: Callable[[], None]) -> None:
-    """Do it while the event loop goes on. Cancelled, wait for its end: its file must not be closed under it."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    cancelled: asyncio.CancelledError | None = None
-    while not running.done():
-        try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError as told:
-            cancelled = told
-    if cancelled:
-        running.exception()  # looked at, or asyncio would report it as forgotten
-        raise cancelled
-    running.result()

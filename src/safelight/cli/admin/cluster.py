@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from safelight.client.requests.status import leader_of, survey
-from safelight.client.transport.servers import Broken, Servers, reason
+from safelight.client.transport.rounds import rounds
+from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, reason
 from safelight.config import Config
 from safelight.encryption.keys import SECRET_SIZE, ClusterKey, Keyring
 from safelight.errors import SafelightError
@@ -33,8 +34,8 @@ from safelight.wire.messages import API, CommandResult, Refusal
 SHORTEST = 1.0
 """Seconds for which a node may be ineligible on request: less is over before another leads."""
 
-GLANCE = 0.05
-"""Seconds between two looks at who leads."""
+PAUSE = 0.05
+"""Seconds between two surveys of who leads."""
 
 
 async def step_down(config: Config, node: int | None, seconds: float) -> str:
@@ -63,15 +64,13 @@ async def step_down(config: Config, node: int | None, seconds: float) -> str:
         await _tell(servers, keyring, _order(target, StepDown(seconds)))
         if seconds == 0:
             return f"Node {target} is eligible again."
-    give_up = time.monotonic() + LIFETIME
-    while time.monotonic() < give_up:
+    async for _ in rounds(PAUSE, LIFETIME):
         own = next(status for status in await survey(config, keyring.cluster_id) if status.server == target)
         if own.load is not None and not own.heard:
             if own.load.leader not in (None, target):
                 return f"Node {own.load.leader} leads; node {target} is ineligible for {seconds:g} s."
             if not own.load.ineligible:
                 break
-        await asyncio.sleep(GLANCE)
     raise SafelightError(f"no other node could lead, so node {target} remains eligible: see `safelight status`")
 
 
@@ -186,6 +185,6 @@ async def _tell(servers: Servers, keyring: Keyring, order: AdminCommand) -> Ackn
         async with asyncio.timeout(LIFETIME):
             obeyed = await servers.ask(node, "POST", f"{API}/orders", CommandResult, authorization=f"Order {text}")
         return read_acknowledgement(obeyed.answer, order, keyring)
-    except (Refusal, BadCommand, *Broken) as error:
+    except (Refusal, BadCommand, *TRANSPORT_ERRORS) as error:
         why = str(error) if isinstance(error, BadCommand) else reason(error)
         raise SafelightError(f"node {node} at {servers.addresses[node].netloc} did not obey: {why}") from None

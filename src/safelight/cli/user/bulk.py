@@ -28,7 +28,7 @@ from safelight.client.files.atomic_output import DiskFull, Identity
 from safelight.client.files.lookalikes import Lookalikes
 from safelight.client.files.resume_log import ResumeLogUnreadable
 from safelight.client.files.source_file import NotAnImage, SkipReason
-from safelight.client.requests.leader_request import NoLeader
+from safelight.client.requests.leader_search import NoLeader
 from safelight.client.requests.reads import Meaning
 from safelight.client.requests.retry_policy import policy
 from safelight.client.session import AlreadyThere, Session

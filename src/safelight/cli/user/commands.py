@@ -16,7 +16,7 @@ from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.user.bulk import Get, Remove, Upload, hopeless
 from safelight.cli.user.discovery import is_directory
 from safelight.client.files.file_info import describe
-from safelight.client.requests.leader_request import BrokeOff
+from safelight.client.requests.leader_request_state import BrokeOff
 from safelight.client.requests.reads import Meaning
 from safelight.client.requests.status import ServerStatus, leader_of, survey
 from safelight.client.session import Saved, Session

@@ -13,6 +13,7 @@ rename, fails if something is there.
 POSIX only (flock, link, fsync of a directory).
 """
 
+import asyncio
 import errno
 import fcntl
 import hashlib
@@ -22,7 +23,7 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -48,6 +49,12 @@ COARSEST = 2 * 10**9
 """Nanoseconds: FAT's, the largest unit in which a file system that is in use counts the times of modification. A time
 that comes back changed by more was not rounded: it is one that the file system cannot hold.
 """
+
+CHUNK = 1 << 20
+"""Bytes that are received at a time, at most."""
+
+LARGE = 1 << 16
+"""Bytes from which on a write is handed to a thread: below, that costs more than the write."""
 
 Identity = tuple[int, int]
 """Device and inode: what makes two names one file, however they are written."""
@@ -106,6 +113,13 @@ class Reservation:
         """Throw away what was written, for another attempt."""
         self.file.seek(0)
         self.file.truncate()
+
+    async def append(self, data: bytes) -> None:
+        """Write while the event loop goes on. Raises as `PartFile.write`."""
+        if len(data) < LARGE:
+            self.file.write(data)
+        else:
+            await in_thread(lambda: self.file.write(data))
 
     @property
     def identity(self) -> Identity:
@@ -267,6 +281,21 @@ def _stored(directory: Path, times: Sequence[int | None]) -> int | None:
         return None
     finally:
         os.close(descriptor)
+
+
+async def in_thread(work: Callable[[], object]) -> None:
+    """Do it while the event loop goes on. If cancelled, wait for its end: its file must not be closed under it."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as told:
+            cancelled = told
+    if cancelled:
+        running.exception()  # looked at, or asyncio would report it as forgotten
+        raise cancelled
+    running.result()
 
 
 def _claim(final: Path, replace: bool, mode: int) -> Reservation | None:

@@ -1,17 +1,15 @@
-"""A user's images in the vault, as every node shows them: asked of one, and of the next where that one fails.
+"""A user's images in the vault, as every node shows them: asked of one node, and of the next where that one fails.
 
-A node that hangs costs PATIENCE, one that is down nothing. PATIENCE doubles after each round of all nodes, so that a
-slow vault gets its time, too; the configuration's `timeout` without any success ends it.
+A node that hangs costs STALL_TIMEOUT, one that is down nothing. The timeout doubles after each round of all nodes, so
+that a slow vault gets its time, too; the configuration's `timeout` without progress ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import glob
-import random
 import re
 import shlex
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -21,11 +19,13 @@ from urllib.parse import quote, unquote, urlencode
 from multidict import CIMultiDictProxy
 
 from safelight import timestamps
-from safelight.client.files.atomic_output import Reservation
-from safelight.client.requests.leader_request import CROWDED, NoLeader
+from safelight.client.files.atomic_output import CHUNK, Reservation
+from safelight.client.requests.leader_search import NoLeader
 from safelight.client.requests.retry_policy import policy
-from safelight.client.transport.account import ALL_DOWN, Account
-from safelight.client.transport.servers import Broken, Servers, read_small, reasons
+from safelight.client.transport.account import Account
+from safelight.client.transport.deadline import Deadline
+from safelight.client.transport.rounds import rounds
+from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, read_small, reasons
 from safelight.config import Config
 from safelight.decoding import Malformed, decode
 from safelight.encryption import Scheme, sealed_size
@@ -45,16 +45,19 @@ from safelight.wire.messages import (
     read_problem,
 )
 
-PATIENCE = 2.0
+STALL_TIMEOUT = 2.0
 """Seconds that a node has to begin its answer, or to go on with it."""
 
-GLANCE = 0.75
+CONNECT_TIMEOUT = 0.75
 """Seconds that a connection to a server may take before all servers are tried at once."""
 
 PAUSE = 0.25
 """Seconds between two rounds."""
 
 _T = TypeVar("_T")
+
+Moved = Callable[[int], None]
+"""To be called whenever a request makes progress, with the bytes that have come of the image."""
 
 
 class NoSuchImage(SafelightError):
@@ -142,7 +145,7 @@ class Images:
         except InvalidName:
             raise NoSuchImage(f"no image is called {shown(name)}: see `ls`") from None
 
-        async def head(server: int, bearer: str) -> Kept:
+        async def head(server: int, bearer: str, moved: Moved) -> Kept:
             headers = {"Authorization": bearer}
             url = self._servers.at(server, _path(name))
             async with self._servers.http.head(url, headers=headers, allow_redirects=False) as response:
@@ -162,7 +165,7 @@ class Images:
                 return Refusal(Problem.INTERNAL, "the server changed its mind")
             return read_problem(response.status, await read_small(response))
 
-    async def _page(self, path: str, server: int, bearer: str) -> Listing:
+    async def _page(self, path: str, server: int, bearer: str, moved: Moved) -> Listing:
         url = self._servers.at(server, path)
         async with self._servers.http.get(url, headers={"Authorization": bearer}, allow_redirects=False) as response:
             if response.status != 200:
@@ -183,58 +186,74 @@ class Images:
         """
         size = sealed_size(Scheme.SEALED, image.size, self._account.user) if sealed else image.size
         download = _Download(self._servers, image.name, size, reservation, sealed, progress)
-        return await self._ask_any(download.go_on, lambda: download.done)
+        return await self._ask_any(download.go_on)
 
     # -- any node ------------------------------------------------------------------------------------
 
-    async def _ask_any(
-        self, request: Callable[[int, str], Awaitable[_T]], moved: Callable[[], int] | None = None
-    ) -> _T:
-        """`request(server, authorization)` at one server after the other, until one answers.
+    async def _ask_any(self, request: Callable[[int, str, Moved], Awaitable[_T]]) -> _T:
+        """`request(server, authorization, moved)` at one server after the other, until one answers.
 
-        `moved` tells of a request how far it has come: as long as that changes, nobody loses patience.
+        Raises NoLeader after the deadline, a Refusal that is final, and what the request raises.
         """
-        await self._account.token()  # which is all servers' matter: no patience with one of them is to end it
-        addresses = self._servers.addresses
-        patience, got = PATIENCE, 0
-        began = started = time.monotonic()
+        await self._account.token()  # which concerns all servers: the timeout of one of them must not end it
+        clock = asyncio.get_running_loop().time
+        deadline = Deadline(clock(), self._config.timeout)
+        stall_timeout = STALL_TIMEOUT
         down: dict[int, BaseException] = {}
-        while True:
-            problems: dict[int, BaseException] = {}
-            order = sorted(addresses, key=lambda server: (server != self._preferred, -server))
-            for server in order:
+        async for _ in rounds(PAUSE):
+            errors: dict[int, BaseException] = {}
+            for server in sorted(self._servers.addresses, key=lambda each: (each != self._preferred, -each)):
                 if server in down:
-                    problems[server] = down[server]
+                    errors[server] = down[server]
                     continue
                 try:
-                    asked = self._account.known_to(server, partial(request, server))
-                    answer = await _while_it_moves(asked, patience, moved, partial(self._servers.connects, server))
-                except (Refusal, *Broken) as error:
+                    answer = await self._ask(server, request, stall_timeout, deadline)
+                except (Refusal, *TRANSPORT_ERRORS) as error:
                     if isinstance(error, Refusal) and not policy(error).read:
                         raise
-                    problems[server] = error
+                    errors[server] = error
                     if not self._servers.connects(server):
-                        down = await self._servers.unreachable(GLANCE)
+                        down = await self._servers.unreachable(CONNECT_TIMEOUT)
                     if isinstance(error, Refusal) and error.problem is Problem.BUSY:
-                        started = max(started, min(time.monotonic(), began + CROWDED * self._config.timeout))
+                        deadline.busy(clock())
                 else:
                     self._preferred = server
                     return answer
-                if moved is not None and moved() != got:
-                    got, started = moved(), time.monotonic()
-            waited = time.monotonic() - started
-            nobody = all(
-                isinstance(error, Broken) and not (isinstance(error, TimeoutError) and self._servers.connects(server))
-                for server, error in problems.items()
+            all_down = all(
+                isinstance(error, TRANSPORT_ERRORS)
+                and not (isinstance(error, TimeoutError) and self._servers.connects(server))
+                for server, error in errors.items()
             )
-            if waited >= (min(ALL_DOWN - PAUSE, self._config.timeout) if nobody else self._config.timeout):
-                why = reasons(problems)
-                said = all(isinstance(error, Refusal) for error in problems.values())
-                raise NoLeader(f"no server {'could do it' if said else 'answered'} within {waited:.0f} s ({why})")
-            await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
-            patience = min(2 * patience, self._config.body_timeout)
-            broken = any(isinstance(error, Broken) for error in problems.values())
-            down = await self._servers.unreachable(GLANCE) if broken else {}
+            if (now := clock()) >= deadline.at(unreachable=all_down):
+                did = "could do it" if all(isinstance(error, Refusal) for error in errors.values()) else "answered"
+                raise NoLeader(f"no server {did} within {deadline.waited(now):.0f} s ({reasons(errors)})")
+            stall_timeout = min(2 * stall_timeout, self._config.body_timeout)
+            broken = any(isinstance(error, TRANSPORT_ERRORS) for error in errors.values())
+            down = await self._servers.unreachable(CONNECT_TIMEOUT) if broken else {}
+        raise AssertionError
+
+    async def _ask(
+        self, server: int, request: Callable[[int, str, Moved], Awaitable[_T]], seconds: float, deadline: Deadline
+    ) -> _T:
+        """One server's answer. Raises TimeoutError after so many seconds without progress, and after CONNECT_TIMEOUT
+        without a connection.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(min(CONNECT_TIMEOUT, seconds) + seconds) as stalled:
+
+            def moved(done: int) -> None:
+                deadline.progress(loop.time(), done)
+                stalled.reschedule(loop.time() + seconds)
+
+            def give_up_unless_connected() -> None:
+                if not self._servers.connects(server):
+                    stalled.reschedule(loop.time())
+
+            connecting = loop.call_later(min(CONNECT_TIMEOUT, seconds), give_up_unless_connected)
+            try:
+                return await self._account.authenticated(server, lambda bearer: request(server, bearer, moved))
+            finally:
+                connecting.cancel()
 
 
 class _Download:
@@ -254,8 +273,8 @@ class _Download:
         self._etag = ""
         self.done = 0  # bytes
 
-    async def go_on(self, server: int, bearer: str) -> int:
-        """Raises Refusal, `Broken`, and CannotWrite."""
+    async def go_on(self, server: int, bearer: str, moved: Moved) -> int:
+        """The node that sent the rest. Raises Refusal, `TRANSPORT_ERRORS`, and CannotWrite."""
         headers = {"Authorization": bearer}
         if self._sealed:
             headers["Accept"] = ACCEPT_SEALED
@@ -269,12 +288,13 @@ class _Download:
                 self._begin(response.headers)
             elif response.headers.get("Content-Range") != f"bytes {self.done}-{self._size - 1}/{self._size}":
                 raise aiohttp.ClientPayloadError  # that is not what was asked for
-            async for chunk, _ in response.content.iter_chunks():
-                self._file.file.write(chunk)
+            async for chunk in response.content.iter_chunked(CHUNK):
+                await self._file.append(chunk)
                 self.done += len(chunk)
+                moved(self.done)
                 self._progress(self.done, self._size)
         if self.done != self._size:
-            self._etag = ""  # begin anew: this cannot be the rest of it
+            self._etag = ""  # start from the first byte: this cannot be the rest of it
             raise aiohttp.ClientPayloadError
         node = response.headers.get("Safelight-Node", "")
         return int(node) if node.isdecimal() and len(node) < 6 else server
@@ -284,30 +304,6 @@ class _Download:
         self.done = 0
         etag = headers.get("ETag", "")
         self._etag = "" if etag.startswith("W/") else etag
-
-
-async def _while_it_moves(
-    request: Awaitable[_T], patience: float, moved: Callable[[], int] | None, connects: Callable[[], bool]
-) -> _T:
-    """The request's result. Raises TimeoutError where `patience` seconds pass in which it has not moved, or GLANCE
-    without a connection.
-    """
-    task = asyncio.ensure_future(request)
-    try:
-        await asyncio.wait([task], timeout=min(GLANCE, patience))
-        if not task.done() and not connects():
-            raise TimeoutError
-        while True:
-            before = moved() if moved is not None else 0
-            await asyncio.wait([task], timeout=patience)
-            if task.done():
-                return task.result()
-            if moved is None or moved() == before:
-                raise TimeoutError
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 async def _each(images: list[Kept]) -> AsyncIterator[Kept]:

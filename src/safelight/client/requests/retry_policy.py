@@ -1,53 +1,73 @@
-"""The retry policy: what a client may try again after each refusal, in one table. What is not in it is final.
+"""The retry policy: what a client may try again after each problem, in one table. What is not in it is final.
 
-An offer is repeated at the same server until the time limit, a request by another offer and a few times only, and a
-read by the next server. Three refusals have limits of their own. BUSY: a crowd is waited for longer than an election.
-VAULT_AWAY: requests are repeated until the time limit, too. DISK_FULL: once for each server.
+An offer is repeated at the same server, a request after another offer, and a read at the next server.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import NamedTuple
 
 from safelight.wire.messages import Problem, Refusal
 
+ATTEMPTS = 5
+"""Requests that may break off before a client gives up; each is preceded by a search for the leader."""
 
-class Retry(NamedTuple):
-    """What may succeed after a refusal."""
+MIN_TRIES = 3
+"""Requests that must have met an unavailable vault before the timeout ends them: each may take long."""
+
+
+class Limit(Enum):
+    """How often a refused request is repeated."""
+
+    ATTEMPTS = f"{ATTEMPTS} requests"
+    PER_SERVER = f"{ATTEMPTS} requests, each server once"
+    TIMEOUT = f"until the timeout, and at least {MIN_TRIES} requests"
+    BUSY = "as long as a busy cluster is waited for"
+
+
+class Policy(NamedTuple):
+    """What may succeed after a problem."""
 
     offer: bool = False
-    """The same offer at the same server, later."""
-    request: bool = False
+    """The same offer at the same server, until the deadline."""
+    request: Limit | None = None
     """The request after another offer."""
     read: bool = False
-    """The same question, to another server or later."""
+    """The same question, to another server or later, until the deadline."""
+    pause: float = 0.0
+    """Seconds between the refused request and the next offer, with jitter."""
+    avoid: bool = True
+    """The next offer asks for another node than the one that was assigned."""
+    unreachable: bool = False
+    """The server counts as unreachable: it is not a working node of this cluster."""
     others: bool = True
     """The same for other images. If not, a batch ends."""
 
 
-POLICY: dict[Problem, Retry] = {
-    Problem.NOT_THE_LEADER: Retry(offer=True, request=True),
-    Problem.NO_LEADER: Retry(offer=True, request=True, read=True),
-    Problem.LEAVING: Retry(offer=True, request=True, read=True),
-    Problem.BUSY: Retry(offer=True, request=True, read=True),
-    Problem.TOO_MANY_TOKENS: Retry(offer=True, request=True, read=True),
-    Problem.VAULT_AWAY: Retry(offer=True, request=True, read=True, others=False),
-    Problem.INTERNAL: Retry(offer=True, request=True, read=True),
-    Problem.LACKS_KEY: Retry(offer=True, request=True, read=True),
-    Problem.OTHER_CLUSTER: Retry(offer=True, read=True),
-    Problem.DISK_FULL: Retry(request=True),
-    Problem.BAD_TICKET: Retry(request=True),
-    Problem.STALLED: Retry(request=True),
-    Problem.BAD_LENGTH: Retry(request=True),
-    Problem.OVERTAKEN: Retry(request=True),
-    Problem.WRONG_USER: Retry(others=False),
-    Problem.ENROLMENT_CLOSED: Retry(others=False),
-    Problem.USER_REVOKED: Retry(others=False),
-    Problem.NAME_TAKEN: Retry(others=False),
-    Problem.NO_VAULT: Retry(others=False),
+POLICY: dict[Problem, Policy] = {
+    Problem.NOT_THE_LEADER: Policy(offer=True, request=Limit.ATTEMPTS),
+    Problem.NO_LEADER: Policy(offer=True, request=Limit.ATTEMPTS, read=True),
+    Problem.LEAVING: Policy(offer=True, request=Limit.ATTEMPTS, read=True),
+    Problem.TOO_MANY_TOKENS: Policy(offer=True, request=Limit.ATTEMPTS, read=True),
+    Problem.BUSY: Policy(offer=True, request=Limit.BUSY, read=True, pause=0.25, avoid=False),
+    Problem.VAULT_AWAY: Policy(offer=True, request=Limit.TIMEOUT, read=True, pause=1.0, avoid=False, others=False),
+    Problem.INTERNAL: Policy(offer=True, request=Limit.ATTEMPTS, read=True, pause=0.4, unreachable=True),
+    Problem.LACKS_KEY: Policy(offer=True, request=Limit.ATTEMPTS, read=True, pause=0.4, unreachable=True),
+    Problem.OTHER_CLUSTER: Policy(offer=True, read=True, unreachable=True),
+    Problem.DISK_FULL: Policy(request=Limit.PER_SERVER, pause=0.4),
+    Problem.BAD_TICKET: Policy(request=Limit.ATTEMPTS),
+    Problem.STALLED: Policy(request=Limit.ATTEMPTS),
+    Problem.BAD_LENGTH: Policy(request=Limit.ATTEMPTS),
+    Problem.OVERTAKEN: Policy(request=Limit.ATTEMPTS, avoid=False),
+    Problem.WRONG_USER: Policy(others=False),
+    Problem.ENROLMENT_CLOSED: Policy(others=False),
+    Problem.USER_REVOKED: Policy(others=False),
+    Problem.NAME_TAKEN: Policy(others=False),
+    Problem.NO_VAULT: Policy(others=False),
 }
 
 
-def policy(error: BaseException) -> Retry:
-    """What may succeed after this error; for what is not a refusal, nothing is known."""
-    return POLICY.get(error.problem, Retry()) if isinstance(error, Refusal) else Retry()
+def policy(error: BaseException) -> Policy:
+    """What may succeed after this error; after anything but a Refusal, nothing."""
+    return POLICY.get(error.problem, Policy()) if isinstance(error, Refusal) else Policy()

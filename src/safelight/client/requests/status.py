@@ -1,23 +1,26 @@
-"""How every server does: asked one by one, and completed by what the others heard of those that are silent."""
+"""The status of every server: asked one by one, and completed by what the others heard of those that do not answer."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from safelight.client.transport import tokens
 from safelight.client.transport.account import meant
-from safelight.client.transport.servers import Broken, Servers, reason
+from safelight.client.transport.rounds import rounds
+from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.wire.messages import API, Load, Refusal, Status
 
-PATIENCE = 1.0
+ANSWER_TIMEOUT = 1.0
 """Seconds that a server has for its answer."""
+
+PAUSE = 0.05
+"""Seconds between two surveys while waiting for a leader."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,15 @@ async def survey(config: Config, cluster: str | None = None) -> list[ServerStatu
         return await _survey(servers, config)
 
 
-async def wait_for_leader(config: Config, patience: float) -> int:
-    """The leader's number, once every server that answers agrees on it. Raises SafelightError."""
-    give_up = time.monotonic() + patience
+async def wait_for_leader(config: Config, seconds: float) -> int:
+    """The leader's number, once every server that answers agrees on it. Raises SafelightError after so many seconds."""
     async with Servers(config) as servers:
-        while True:
+        async for _ in rounds(PAUSE, seconds):
             found = [status.load for status in await _survey(servers, config) if status.load and not status.heard]
             leaders = {load.leader for load in found}
-            if len(leaders) == 1 and (leader := leaders.pop()) in {load.node for load in found}:
-                assert leader is not None
+            if len(leaders) == 1 and (leader := leaders.pop()) is not None and leader in {load.node for load in found}:
                 return leader
-            if time.monotonic() >= give_up:
-                raise SafelightError(
-                    f"the servers have elected no leader within {patience:g} s: see `safelight status`"
-                )
-            await asyncio.sleep(0.05)
+    raise SafelightError(f"the servers have elected no leader within {seconds:g} s: see `safelight status`")
 
 
 async def _survey(servers: Servers, config: Config) -> list[ServerStatus]:
@@ -92,7 +89,7 @@ async def _survey(servers: Servers, config: Config) -> list[ServerStatus]:
 
 async def _ask(servers: Servers, server: int) -> Status | str:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(ANSWER_TIMEOUT):
             return await servers.ask(server, "GET", f"{API}/status", Status)
-    except (Refusal, *Broken) as error:
+    except (Refusal, *TRANSPORT_ERRORS) as error:
         return reason(error)

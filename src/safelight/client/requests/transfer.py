@@ -1,4 +1,4 @@
-"""An image's way to the leader and back: PUT the body, once for each attempt, and the answer goes into a part file."""
+"""An image's way to the leader and back: PUT the body, once for each attempt; the answer goes into a part file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping
 
 from safelight.client.files import atomic_output, source_file
 from safelight.client.requests.feedback import Feedback
-from safelight.client.requests.leader_request import Errand, Granted
-from safelight.client.transport.account import Account
-from safelight.client.transport.servers import Broken, Servers, read_small
-from safelight.config import Config
+from safelight.client.requests.leader_request_state import Granted
+from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, read_small
 from safelight.encryption import classic, sealed, sealed_size
 from safelight.runtime.http import AbstractStreamWriter, aiohttp
 from safelight.runtime.sendfile import can_sendfile, sendfile
@@ -20,11 +18,11 @@ from safelight.wire.messages import Action, Offer, Scheme, read_problem
 CHUNK = 1 << 18
 """Bytes that are read at a time, where they are read; a smaller image goes out together with its request's head."""
 
-FOREVER = math.inf
-"""Seconds that a body may stand still as far as the connection is concerned: `Errand` watches it."""
+UNLIMITED = math.inf
+"""Seconds that a body may stand still as far as the connection is concerned: `RequestMachine` watches it."""
 
 
-class Transfer(Errand):
+class Transfer:
     """One image to seal or to open."""
 
     kept = False
@@ -32,38 +30,43 @@ class Transfer(Errand):
 
     def __init__(
         self,
-        config: Config,
         servers: Servers,
-        account: Account,
         offer: Offer,
         source: source_file.SourceFile,
         headers: Mapping[str, str],
         reservation: atomic_output.Reservation,
         feedback: Feedback,
     ) -> None:
-        super().__init__(config, servers, account, offer, feedback)
+        self._servers = servers
+        self._upload = offer.upload
         self._source = source
         self._headers = headers
         self._reservation = reservation
+        self._feedback = feedback
         self._expected = _size_of_answer(offer, source)
 
-    async def _send(self, granted: Granted) -> None:
-        """PUT the body where the grant says, and write the answer into the part file.
+    async def send(self, granted: Granted, moved: Callable[[], None]) -> None:
+        """PUT the body where the grant says, and write the answer into the part file. Call `moved` with each piece.
 
-        Raises Refusal, `Broken`, and what reading and writing the files raises.
+        Raises Refusal, `TRANSPORT_ERRORS`, and what reading and writing the files raises.
         """
-        trouble: list[source_file.CannotRead] = []
+
+        def advance(done: int) -> None:
+            moved()
+            self._feedback.progress(done, 2 * self._source.size)
+
+        read_errors: list[source_file.CannotRead] = []
         self._reservation.restart()
         headers = {
             **self._headers,
             "Authorization": f"Ticket {granted.grant.ticket}",
             "Content-Length": str(self._source.size),
-            "Safelight-Upload": self._offer.upload,
+            "Safelight-Upload": self._upload,
         }
         try:
             async with self._servers.http.put(
                 self._servers.reach(granted.grant.url, granted.server),
-                data=_Body(self._source, self._advance, trouble)
+                data=_Body(self._source, advance, read_errors)
                 if self._source.size > CHUNK
                 else b"".join(self._source.chunks()),
                 headers=headers,
@@ -72,33 +75,29 @@ class Transfer(Errand):
                 if response.status not in (200, 201):
                     raise read_problem(response.status, await read_small(response))
                 received = 0
-                async for chunk, _ in response.content.iter_chunks():
-                    self._reservation.file.write(chunk)
+                async for chunk in response.content.iter_chunked(atomic_output.CHUNK):
+                    await self._reservation.append(chunk)
                     received += len(chunk)
-                    self._advance(self._source.size + received)
+                    advance(self._source.size + received)
                 if received != self._expected:
                     raise aiohttp.ClientPayloadError  # whatever that is, it is not the answer
                 self.kept = response.headers.get("Safelight-Kept") == "yes"
-        except Broken:
-            if trouble:
-                raise trouble[0] from None
+        except TRANSPORT_ERRORS:
+            if read_errors:
+                raise read_errors[0] from None
             raise
-
-    def _advance(self, done: int) -> None:
-        self._moves()
-        self._feedback.progress(done, 2 * self._source.size)
 
 
 class _Body(aiohttp.Payload):
-    """A large image as the body of a request: its middle is poured, where there is no TLS."""
+    """A large image as the body of a request: its middle goes out by sendfile, where there is no TLS."""
 
     def __init__(
-        self, source: source_file.SourceFile, advance: Callable[[int], None], trouble: list[source_file.CannotRead]
+        self, source: source_file.SourceFile, advance: Callable[[int], None], errors: list[source_file.CannotRead]
     ) -> None:
-        """`advance` is told how many bytes went. What goes wrong while reading is left in `trouble`."""
+        """`advance` is called with the number of bytes sent so far. Errors of reading are added to `errors`."""
         super().__init__(source)
         self._size = source.size
-        self._source, self._advance, self._trouble = source, advance, trouble
+        self._source, self._advance, self._errors = source, advance, errors
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         raise TypeError("an image is no text")
@@ -107,7 +106,7 @@ class _Body(aiohttp.Payload):
         try:
             await self._write(writer)
         except source_file.CannotRead as error:
-            self._trouble.append(error)
+            self._errors.append(error)
             raise
 
     async def _write(self, writer: AbstractStreamWriter) -> None:
@@ -121,7 +120,7 @@ class _Body(aiohttp.Payload):
             file = source.file()
             try:
                 await file.open()
-                await sendfile(transport, file, CHUNK, last, stall_timeout=FOREVER, moved=self._advance)
+                await sendfile(transport, file, CHUNK, last, stall_timeout=UNLIMITED, moved=self._advance)
             except EOFError:
                 source.check(there=False)
             except OSError as error:
@@ -142,7 +141,7 @@ class _Body(aiohttp.Payload):
 def _size_of_answer(offer: Offer, source: source_file.SourceFile) -> int:
     """The size in bytes of what must come back: nothing else is taken for it.
 
-    Raises CannotOpen for a file that says by itself that it is not to be opened.
+    Raises CannotOpen for a file whose header cannot be used.
     """
     if offer.action is Action.SEAL:
         return sealed_size(offer.scheme, source.size, offer.user)

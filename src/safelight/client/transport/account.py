@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
 from safelight import names
 from safelight.client.transport import tokens
+from safelight.client.transport.deadline import Deadline
 from safelight.client.transport.offer_channel import OfferChannels
-from safelight.client.transport.servers import Broken, Servers, observe, reason
+from safelight.client.transport.rounds import rounds
+from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, observe, reason
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.runtime.http import aiohttp
@@ -22,19 +24,14 @@ from safelight.wire.messages import API, Grant, Offer, Problem, Refusal, fingerp
 
 _T = TypeVar("_T")
 
-ALL_DOWN = 2.25
-"""Seconds after which a cluster is given up of which no server can be reached at all: with the time that a process
-takes to start and to end, three.
-"""
-
-ROUND = 1.0
-"""Seconds that servers have to say which cluster they are of."""
+ROUND_TIMEOUT = 1.0
+"""Seconds that servers have to say which cluster they belong to."""
 
 DISSENT = 0.1
-"""Seconds that the others still have once it seems clear which cluster is meant."""
+"""Seconds that the other servers still have once it seems clear which cluster is meant."""
 
-AGAIN = 0.1
-"""Seconds until the next round."""
+PAUSE = 0.1
+"""Seconds between two rounds."""
 
 
 class Unreachable(SafelightError):
@@ -62,14 +59,14 @@ class Account:
         return fingerprint(await self.token())
 
     async def offer(self, server: int, offer: Offer) -> Grant:
-        """One server's answer to an offer. Raises Refusal, and `Broken` where no answer comes."""
-        return await self.known_to(server, lambda bearer: self._lines.offer(server, offer, bearer))
+        """One server's answer to an offer. Raises Refusal, and `TRANSPORT_ERRORS` where no answer comes."""
+        return await self.authenticated(server, lambda bearer: self._lines.offer(server, offer, bearer))
 
     async def close(self) -> None:
         """To be called before the servers are left."""
         await self._lines.close()
 
-    async def known_to(self, server: int, request: Callable[[str], Awaitable[_T]]) -> _T:
+    async def authenticated(self, server: int, request: Callable[[str], Awaitable[_T]]) -> _T:
         """A request to one server with the user's `Authorization`; enrols the user where it is not known yet.
 
         Raises Refusal, and as the request.
@@ -109,51 +106,52 @@ class Account:
         return self._token
 
     async def cluster(self) -> str:
-        """The id of the cluster that the servers are of. Raises Unreachable, and Disagreement."""
-        started = time.monotonic()
-        while self._cluster is None:
-            self._cluster = await self._ask_around(started)
+        """The id of the cluster that the servers belong to. Raises Unreachable, and Disagreement."""
+        if self._cluster is None:
+            deadline = Deadline(asyncio.get_running_loop().time(), self._config.timeout)
+            async for _ in rounds(PAUSE):
+                self._cluster = self._cluster or await self._ask_all(deadline)
+                if self._cluster is not None:
+                    break
+            assert self._cluster is not None
         self._servers.insist_on(self._cluster)
         return self._cluster
 
-    async def _ask_around(self, started: float) -> str | None:
+    async def _ask_all(self, deadline: Deadline) -> str | None:
         """The cluster that is meant, by what the servers say; None to ask again."""
-        servers = self._servers.addresses
+        servers, clock = self._servers.addresses, asyncio.get_running_loop().time
         self._asked = {asyncio.create_task(self._servers.cluster_of(server)): server for server in servers}
         for task in self._asked:
             task.add_done_callback(observe)
-        said, reasons, patience = Counter[str](), set[str](), min(ALL_DOWN, self._config.timeout)
+        said, reasons = Counter[str](), set[str]()
         mistaken = 0  # addresses where it is of no use to start a node, or to wait for one
         known = tokens.clusters(self._config.client_dir, self.user)
-        pending, give_up = (
-            {*self._asked},
-            min(time.monotonic() + ROUND, max(started + patience, time.monotonic() + AGAIN)),
-        )
-        while pending and (left := give_up - time.monotonic()) > 0:
-            done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                try:
-                    said[task.result()] += 1
-                except (Refusal, *Broken) as error:
-                    reasons.add(reason(error))
-                    mistaken += isinstance(error, WrongCluster | aiohttp.ClientSSLError)
-            if known & said.keys() or any(2 * times > len(servers) for times in said.values()):
-                give_up = min(give_up, time.monotonic() + DISSENT)
-        if said:  # those who have not answered go on: their connections will be needed
+        end = min(clock() + ROUND_TIMEOUT, max(deadline.at(unreachable=True), clock() + PAUSE))
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(end) as limit:
+                for answer in asyncio.as_completed(self._asked):
+                    try:
+                        said[await answer] += 1
+                    except (Refusal, *TRANSPORT_ERRORS) as error:
+                        reasons.add(reason(error))
+                        mistaken += isinstance(error, WrongCluster | aiohttp.ClientSSLError)
+                    if known & said.keys() or any(2 * times > len(servers) for times in said.values()):
+                        end = min(end, clock() + DISSENT)
+                        limit.reschedule(end)
+        if said:  # those that have not answered go on: their connections will be needed
             if cluster := meant(said, known, len(servers)):
                 return cluster
             addresses = ", ".join(address.netloc for address in servers.values())
             raise Disagreement(f"the servers at {addresses} are of {len(said)} clusters: name those of one")
+        pending = [server for task, server in self._asked.items() if not task.done()]
         if pending:
             reasons.add(reason(TimeoutError()))
-        if any(self._servers.connects(self._asked[task]) for task in pending):  # there is somebody, who has much to do
-            patience = self._config.timeout
-        if time.monotonic() - started >= patience or mistaken == len(servers):
+        nobody = not any(map(self._servers.connects, pending))  # else a server is up, and slow
+        if clock() >= deadline.at(unreachable=nobody) or mistaken == len(servers):
             addresses = ", ".join(address.netloc for address in servers.values())
             why = "; ".join(sorted(reasons))
             hint = "" if mistaken else ": start them with `safelight up`"
             raise Unreachable(f"no server answers at {addresses} ({why}){hint}")
-        await asyncio.sleep(AGAIN)
         return None
 
 

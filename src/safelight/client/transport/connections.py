@@ -56,7 +56,7 @@ class Connector(aiohttp.TCPConnector):
         traces: list[Any],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 — aiohttp's signature
     ) -> aiohttp.connector.Connection:
-        """As aiohttp's. Raises Stranger."""
+        """As aiohttp's. Raises WrongCluster."""
         place, begun = ((req.url.host or "").lower(), req.url.port or 0), time.monotonic()
         attempts = self._attempts.setdefault(place, set())
         attempts.add(begun)
@@ -87,7 +87,7 @@ class Connector(aiohttp.TCPConnector):
 async def _ask(
     connection: aiohttp.connector.Connection, protocol: aiohttp.client_proto.ResponseHandler, host: str
 ) -> str:
-    """The cluster's id, by GET /v1/cluster over this very connection. Raises Stranger, and aiohttp's errors."""
+    """The cluster's id, by GET /v1/cluster over this very connection. Raises WrongCluster, and aiohttp's errors."""
     if connection.transport is None:
         raise aiohttp.ServerDisconnectedError
     connection.transport.write(f"GET {API}/cluster HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())

@@ -13,7 +13,7 @@ from itertools import count
 
 import msgspec
 
-from safelight.client.transport.servers import Broken, Servers
+from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers
 from safelight.decoding import Malformed, decode
 from safelight.runtime.http import aiohttp
 from safelight.wire.messages import (
@@ -56,7 +56,7 @@ class OfferChannels:
         self._not_before: dict[int, float] = {}
 
     async def offer(self, server: int, offer: Offer, bearer: str) -> Grant:
-        """One server's answer to an offer. Raises Refusal, and `Broken` where no answer comes."""
+        """One server's answer to an offer. Raises Refusal, and `TRANSPORT_ERRORS` where no answer comes."""
         self._made[server] += 1
         line = self._lines.get(server)
         if line is not None and not line.broken:
@@ -80,7 +80,7 @@ class OfferChannels:
             if (old := self._lines.get(server)) is not None:
                 await old.close()
             self._lines[server] = _Channel(socket)
-        except Broken:
+        except TRANSPORT_ERRORS:
             self._not_before[server] = time.monotonic() + LATER
         finally:
             del self._dialing[server]
@@ -131,7 +131,7 @@ class _Channel:
                 said = decode(message.data, NumberedAnswer)
                 if (answer := self._waiting.get(said.number)) is not None and not answer.done():
                     answer.set_result(said)
-        except (Malformed, *Broken):
+        except (Malformed, *TRANSPORT_ERRORS):
             pass
         finally:
             self.broken = True

@@ -27,7 +27,7 @@ KEEPALIVE = 60.0
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
-Broken = (aiohttp.ClientError, OSError, TimeoutError)
+TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 """What a request raises when the server, or the way to it, failed: whoever catches it may try again."""
 
 
@@ -60,8 +60,8 @@ class Servers:
         await self.http.close()
 
     def insist_on(self, cluster: str) -> None:
-        """From now on send nothing to who is not of the cluster with this id: such a request raises Stranger, which
-        is `Broken`.
+        """From now on send nothing to who is not of the cluster with this id: such a request raises WrongCluster, which
+        is `TRANSPORT_ERRORS`.
         """
         self._connector.cluster = cluster
 
@@ -76,13 +76,13 @@ class Servers:
         address = self.addresses[server]
         return self._connector.reaches((address.host.lower(), address.port))
 
-    async def unreachable(self, patience: float) -> dict[int, BaseException]:
+    async def unreachable(self, seconds: float) -> dict[int, BaseException]:
         """The servers to which no connection comes about within so many seconds, and why not. All are tried at once;
         what takes longer goes on, for who asks later.
         """
         asked = {asyncio.create_task(self.cluster_of(server)): server for server in self.addresses}
         self._trying |= asked.keys()
-        await asyncio.wait(asked, timeout=patience)
+        await asyncio.wait(asked, timeout=seconds)
         found: dict[int, BaseException] = {}
         for task, server in asked.items():
             task.add_done_callback(observe)
@@ -115,7 +115,7 @@ class Servers:
         authorization: str | None = None,
         message: msgspec.Struct | None = None,
     ) -> _T:
-        """One small request. Raises Refusal, and `Broken` where no answer comes."""
+        """One small request. Raises Refusal, and `TRANSPORT_ERRORS` where no answer comes."""
         try:
             return await self._ask(server, method, path, answer, authorization, message)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
