@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from safelight import samples
 from tests.running import SETTLED, Running, running
+
+hypothesis.settings.register_profile("safelight", deadline=None)  # no test depends on the machine's speed
+hypothesis.settings.load_profile("safelight")
 
 
 @pytest.fixture
