@@ -88,14 +88,14 @@ def test_a_key_that_is_none_leaves_the_disk_alone(root: Path) -> None:
 RACE = """
 import asyncio, sys
 from pathlib import Path
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.directory import DirectoryStore
 
 async def race(store, own):
     return [await store.create(f"records/{n % 5}/{n}.1", own.encode()) for n in range(40)]
 
 print("ready", flush=True)
 sys.stdin.readline()
-print(*map(int, asyncio.run(race(Directory(Path(sys.argv[1])), sys.argv[2]))))
+print(*map(int, asyncio.run(race(DirectoryStore(Path(sys.argv[1])), sys.argv[2]))))
 """
 
 
@@ -343,7 +343,7 @@ def test_a_killed_writer_leaves_only_what_can_be_tidied_up(root: Path) -> None:
     script = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.directory import DirectoryStore
 
 async def die(store):
     body = await store.body("bodies/0c1d/a")
@@ -351,7 +351,7 @@ async def die(store):
         await body.write([bytes(3 << 20)])
     os.kill(os.getpid(), signal.SIGKILL)
 
-asyncio.run(die(Directory(Path(sys.argv[1]))))
+asyncio.run(die(DirectoryStore(Path(sys.argv[1]))))
 """
     subprocess.run([sys.executable, "-c", script, root], check=False)
     (left,) = below(root)
@@ -532,12 +532,12 @@ RESUMED = re.compile(r"(?P<pid>\d+) +<\.\.\. \w+ resumed>(?P<rest>.*)")
 WORK = """
 import asyncio, os, sys
 from pathlib import Path
-from safelight.vault.stores.directory import Directory
+from safelight.vault.stores.directory import DirectoryStore
 
 async def work(store):
 {}
 
-asyncio.run(work(Directory(Path(sys.argv[1]))))
+asyncio.run(work(DirectoryStore(Path(sys.argv[1]))))
 os.access(Path(sys.argv[1]) / "returned", os.F_OK)
 """
 
