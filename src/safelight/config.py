@@ -196,6 +196,13 @@ def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
     return config
 
 
+def load_with_environment(file: Path | None, said: Mapping[str, Any]) -> Config:
+    """As `load`, with `SAFELIGHT_...` of the environment for what `said` leaves open, as the command line does."""
+    environment = {key: os.environ.get(f"SAFELIGHT_{key.upper()}") or None for key in ("config", *said)}
+    chosen = {key: environment[key] if value is None else value for key, value in said.items()}
+    return load(file or (expanded(environment["config"]) if environment["config"] else None), chosen)
+
+
 def _read(file: Path, *, optional: bool) -> str | None:
     """The text, without a byte order mark. None for an `optional` file that does not exist. Raises ConfigError."""
     problem = f"larger than {human_size(MAX_FILE)}"

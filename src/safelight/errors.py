@@ -9,6 +9,10 @@ class SafelightError(Exception):
     """What was wrong, and what to do, in one line."""
 
 
+class ClusterUnavailable(SafelightError):
+    """The cluster did nothing in all the time that was allowed. Trying again later may help."""
+
+
 def reason(error: OSError) -> str:
     """What the operating system says, for the middle of a line."""
     return (error.strerror or str(error)).lower()

@@ -22,6 +22,7 @@ from safelight import names, timestamps
 from safelight.client.files import atomic_output, source_file
 from safelight.client.files.lookalikes import Lookalikes
 from safelight.client.files.resume_log import Planned, ResumeLog, tag_of
+from safelight.client.files.sink import Sink
 from safelight.client.requests.feedback import Feedback
 from safelight.client.requests.leader_request import LeaderRequest, Send
 from safelight.client.requests.reads import Images, NoSuchImage
@@ -102,32 +103,11 @@ class Session:
         earlier one has begun with this file, it goes on under the same name and upload id: the vault keeps it once.
         """
         with self._image(path, any_type, once_more=journal is None) as source:
-            extension = source.extension or "bin"
-            now = int(time.time())
-            name = Path(path).name
-            wanted: Iterator[tuple[str, str]] = (
-                (names.encrypted_name(name, now + later, extension), secrets.token_hex(16)) for later in count()
-            )
-            headers = {"Safelight-Original": quote(names.repaired(name), safe="")}
-            modified = timestamps.from_nanoseconds(source.modified_ns)
-            if modified is not None:
-                headers["Safelight-Modified"] = timestamps.text(modified)
-            if not keep:
-                headers["Safelight-Keep"] = "no"
-            note = "its time of modification is out of range, and is left out" if modified is None else ""
             if journal is None:
-                saved = await self._transform(
-                    source,
-                    Action.SEAL,
-                    scheme,
-                    to,
-                    wanted,
-                    atomic_output.Reservation.commit_counted,
-                    feedback,
-                    headers,
-                    keep,
+                return await self.seal_source(
+                    source, Path(path).name, to=to, scheme=scheme, keep=keep, feedback=feedback
                 )
-                return replace(saved, note=note if saved.kept else "")
+            wanted, headers, note = _described(source, Path(path).name, keep)
             planned = Planned.of(source.path, source.size, source.modified_ns, to, scheme, keep)
             noted = await self._journal(journal)
             begun = noted.find(planned)
@@ -142,6 +122,38 @@ class Session:
             saved = await self._transform(source, Action.SEAL, scheme, to, wanted, commit, feedback, headers, keep)
             noted.finished(planned, saved.name if saved.kept else saved.path.name, saved.kept)
             return replace(saved, note=note if saved.kept else "")
+
+    async def seal_source(
+        self,
+        source: source_file.SourceFile,
+        name: str,
+        *,
+        to: Path,
+        scheme: Scheme = Scheme.SEALED,
+        keep: bool = True,
+        feedback: Feedback,
+    ) -> Saved:
+        """As `seal`, of an image that is open already, and whose original name is `name`."""
+        wanted, headers, note = _described(source, name, keep)
+        commit = atomic_output.Reservation.commit_counted
+        saved = await self._transform(source, Action.SEAL, scheme, to, wanted, commit, feedback, headers, keep)
+        return replace(saved, note=note if saved.kept else "")
+
+    async def store(self, source: source_file.SourceFile, name: str, *, feedback: Feedback) -> tuple[str, int]:
+        """Encrypt an image into the vault, without a local copy. Returns its name there, and the node that did it.
+
+        Raises SafelightError.
+        """
+        wanted, headers, _ = _described(source, name, keep=True)
+        for encrypted, upload in wanted:
+            offer = await self._offer(source, Action.SEAL, Scheme.SEALED, encrypted, upload)
+            transfer = Transfer(self._servers, offer, source, headers, None, feedback)
+            try:
+                return encrypted, await self._at_the_leader(offer, feedback, transfer.send)
+            except Refusal as refusal:
+                if refusal.problem is not Problem.IMAGE_TAKEN:
+                    raise
+        raise AssertionError("names do not run out")
 
     async def sealed_before(
         self, path: str, journal: Path, *, to: Path, scheme: Scheme, any_type: bool, keep: bool
@@ -176,15 +188,35 @@ class Session:
     async def open(self, path: str | Path, *, to: Path, scheme: Scheme = Scheme.SEALED, feedback: Feedback) -> Saved:
         """Decrypt the file at `path` into a new file in the directory `to`. Raises SafelightError."""
         with source_file.open_image(path, any_type=True, max_size=sys.maxsize) as source:
-            name = names.decrypted_name(Path(path).name)
-            wanted = ((names.counted(name, number), secrets.token_hex(16)) for number in count(1))
-            return await self._transform(source, Action.OPEN, scheme, to, wanted, _commit_opened, feedback)
+            return await self.open_file(source, Path(path).name, to=to, scheme=scheme, feedback=feedback)
+
+    async def open_file(
+        self,
+        source: source_file.SourceFile,
+        name: str,
+        *,
+        to: Path,
+        scheme: Scheme = Scheme.SEALED,
+        feedback: Feedback,
+    ) -> Saved:
+        """As `open`, of a file that is open already, and whose name is `name`."""
+        name = names.decrypted_name(name)
+        wanted = ((names.counted(name, number), secrets.token_hex(16)) for number in count(1))
+        return await self._transform(source, Action.OPEN, scheme, to, wanted, _commit_opened, feedback)
+
+    async def open_source(self, source: source_file.SourceFile, sink: Sink, *, feedback: Feedback) -> int:
+        """Decrypt a sealed file into a sink. Returns the node that did it. Raises SafelightError."""
+        name = names.decrypted_name(Path(source.path).name)
+        offer = await self._offer(source, Action.OPEN, Scheme.SEALED, name, secrets.token_hex(16))
+        transfer = Transfer(self._servers, offer, source, {}, sink, feedback)
+        return await self._at_the_leader(offer, feedback, transfer.send)
 
     async def fetch(
         self,
         image: Kept,
         *,
         to: Path,
+        name: str | None = None,
         sealed: bool = False,
         force: bool = False,
         among: set[atomic_output.Identity] | None = None,
@@ -192,7 +224,7 @@ class Session:
         progress: Callable[[int, int], None],
     ) -> Saved:
         """Decrypt an image of the vault into the directory `to`, under its original's name and with its time; or
-        its sealed file, under the image's name.
+        its sealed file, under the image's name. `name`: under this one instead.
 
         `force`: in place of what is there. `among`: the files that the images fetched before have, or were found to
         have; then a name that is taken counts on, and AlreadyThere is raised for an image whose file is there, of its
@@ -200,7 +232,7 @@ class Session:
         its bytes only. Raises SafelightError.
         """
         self._sweep(to)
-        name = names.restored_name("" if sealed else image.original, image.name)
+        name = name or names.restored_name("" if sealed else image.original, image.name)
         size = sealed_size(Scheme.SEALED, image.size, self._account.user) if sealed else image.size
         moments = [] if sealed else _times(image)
         ours = set() if among is None else among
@@ -314,16 +346,7 @@ class Session:
                     yield name
 
             with atomic_output.reserve(to, candidates(), mode=source.mode) as reservation:
-                offer = Offer(
-                    user=self._account.user,
-                    upload=upload,
-                    name=reservation.name,
-                    size=source.size,
-                    action=action,
-                    scheme=scheme,
-                    cluster=await self._account.cluster(),
-                    keep=keep,
-                )
+                offer = await self._offer(source, action, scheme, reservation.name, upload, keep)
                 transfer = Transfer(self._servers, offer, source, headers or {}, reservation, feedback)
                 try:
                     node = await self._at_the_leader(offer, feedback, transfer.send)
@@ -338,6 +361,20 @@ class Session:
                     saving.cancel()
                 return Saved(reservation.path, node, reservation.size, transfer.kept, offer.name)
 
+    async def _offer(
+        self, source: source_file.SourceFile, action: Action, scheme: Scheme, name: str, upload: str, keep: bool = True
+    ) -> Offer:
+        return Offer(
+            user=self._account.user,
+            upload=upload,
+            name=name,
+            size=source.size,
+            action=action,
+            scheme=scheme,
+            cluster=await self._account.cluster(),
+            keep=keep,
+        )
+
     async def _at_the_leader(self, offer: Offer, feedback: Feedback, send: Send) -> int:
         """The node that did it."""
         return await LeaderRequest(self._config, self._servers, self._account, offer, feedback, send).run()
@@ -346,6 +383,22 @@ class Session:
         if directory not in self._swept:
             atomic_output.sweep(directory)
             self._swept.add(directory)
+
+
+def _described(
+    source: source_file.SourceFile, name: str, keep: bool
+) -> tuple[Iterator[tuple[str, str]], dict[str, str], str]:
+    """Of an image to encrypt: the names to try, each with its upload id; headers; what could not be said in them."""
+    extension, now = source.extension or "bin", int(time.time())
+    wanted = ((names.encrypted_name(name, now + later, extension), secrets.token_hex(16)) for later in count())
+    headers = {"Safelight-Original": quote(names.repaired(name), safe="")}
+    modified = timestamps.from_nanoseconds(source.modified_ns) if source.dated else None
+    if modified is not None:
+        headers["Safelight-Modified"] = timestamps.text(modified)
+    if not keep:
+        headers["Safelight-Keep"] = "no"
+    left_out = source.dated and modified is None
+    return wanted, headers, "its time of modification is out of range, and is left out" if left_out else ""
 
 
 def _commit_opened(reservation: atomic_output.Reservation) -> None:

@@ -50,9 +50,6 @@ COARSEST = 2 * 10**9
 that comes back changed by more was not rounded: it is one that the file system cannot hold.
 """
 
-CHUNK = 1 << 20
-"""Bytes that are received at a time, at most."""
-
 LARGE = 1 << 16
 """Bytes from which on a write is handed to a thread: below, that costs more than the write."""
 

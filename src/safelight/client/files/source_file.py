@@ -6,15 +6,17 @@ changes meanwhile is noticed before its last byte has gone out.
 
 import difflib
 import errno
+import io
 import os
 import shlex
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from safelight.encryption.sealed import MAGIC
 from safelight.errors import SafelightError, reason
@@ -22,6 +24,9 @@ from safelight.imagetypes import HEAD, ImageType, sniff
 from safelight.names import is_encrypted_name, shown
 from safelight.runtime.sendfile import FileBody
 from safelight.sizes import human_size
+
+SPOOLED = 1 << 20
+"""Bytes of a stream that are read at a time."""
 
 
 class CannotRead(SafelightError):
@@ -64,6 +69,8 @@ class SourceFile:
         self.path = path
         self.size = found.st_size  # bytes
         self.modified_ns = found.st_mtime_ns  # Unix time, nanoseconds
+        self.dated = True
+        """Whether that time says anything of the image: not that of a copy."""
         self.mode = stat.S_IMODE(found.st_mode)  # permission bits
         self.type = image_type
         self._descriptor = descriptor
@@ -139,6 +146,33 @@ def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bo
         raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
     except ValueError as error:
         raise CannotRead(f"{quoted} is no path: it has a null character in it") from error
+    return _examined(path, descriptor, any_type=any_type, max_size=max_size, once_more=once_more)
+
+
+def spool(content: bytes | BinaryIO, name: str, *, any_type: bool, max_size: int) -> SourceFile:
+    """An image that has no path: copied to a file without a name, which goes with the last descriptor of it.
+
+    `name`: what messages call it. Reads at most `max_size` + 1 bytes of a stream. Raises CannotRead as `open_image`.
+    """
+    stream = io.BytesIO(content) if isinstance(content, bytes) else content
+    try:
+        with tempfile.TemporaryFile() as file:
+            left = max_size + 1
+            while left and (chunk := stream.read(min(left, SPOOLED))):
+                file.write(chunk)
+                left -= len(chunk)
+            file.flush()
+            descriptor = os.dup(file.fileno())
+    except OSError as error:
+        raise CannotRead(f"cannot read {shown(name)}: {reason(error)}") from error
+    source = _examined(name, descriptor, any_type=any_type, max_size=max_size, once_more=True)
+    source.dated, source.mode = False, 0o666
+    return source
+
+
+def _examined(path: str | Path, descriptor: int, *, any_type: bool, max_size: int, once_more: bool) -> SourceFile:
+    """Takes the descriptor, and closes it where this raises. Raises CannotRead."""
+    quoted = shown(str(path))
     with ExitStack() as on_failure:
         on_failure.callback(os.close, descriptor)
         try:

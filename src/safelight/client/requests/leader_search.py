@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from safelight.client.requests.retry_policy import policy
 from safelight.client.transport.deadline import Backoff, Deadline
-from safelight.errors import SafelightError
+from safelight.errors import ClusterUnavailable, SafelightError
 from safelight.wire.messages import Grant, Problem, Refusal
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
@@ -34,7 +34,7 @@ as unreachable from here. The servers notice the death of a leader sooner.
 UNAVAILABLE = "the vault cannot be used: trying again"
 
 
-class NoLeader(SafelightError):
+class NoLeader(ClusterUnavailable):
     """No server granted the offer, or did the work, in time."""
 
 

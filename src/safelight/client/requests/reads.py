@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlencode
 from multidict import CIMultiDictProxy
 
 from safelight import timestamps
-from safelight.client.files.atomic_output import CHUNK, Reservation
+from safelight.client.files.sink import CHUNK, Sink
 from safelight.client.requests.leader_search import NoLeader
 from safelight.client.requests.retry_policy import policy
 from safelight.client.transport.account import Account
@@ -96,17 +96,27 @@ class Images:
         """What a NAME or PATTERN means: the image of exactly this name; else the only one whose file had exactly this
         name; only then what matches the pattern. Raises NoSuchImage, also where several files had this name.
         """
+        image = await self._one(word)
+        if image is None and not glob.has_magic(word):
+            raise NoSuchImage(f"no image is called {shown(word)}: see `ls`")
+        return Meaning(self._matching(word) if image is None else _each([image]), pattern=image is None)
+
+    async def one(self, name: str) -> Kept:
+        """The image of exactly this name, else the only one whose file had exactly this name. Raises NoSuchImage."""
+        if (image := await self._one(name)) is None:
+            raise NoSuchImage(f"no image is called {shown(name)}: see `ls`")
+        return image
+
+    async def _one(self, word: str) -> Kept | None:
         try:
-            return Meaning(_each([await self.find(word)]), pattern=False)
+            return await self.find(word)
         except NoSuchImage:
             same = [image for image in await self._called(word) if image.original == word]
         if len(same) > 1:
             raise NoSuchImage(
                 f"several images were made from {shown(word)}: say which, by a name that `ls {shlex.quote(word)}` shows"
             )
-        if not same and not glob.has_magic(word):
-            raise NoSuchImage(f"no image is called {shown(word)}: see `ls`")
-        return Meaning(self._matching(word) if not same else _each(same), pattern=not same)
+        return same[0] if same else None
 
     async def listed(self, word: str | None) -> AsyncIterator[list[Kept]]:
         """As `meant`, in pages, for a listing: all images that came from files of one name, and perhaps none at all.
@@ -178,15 +188,42 @@ class Images:
 
     # -- one image -----------------------------------------------------------------------------------
 
-    async def fetch(
-        self, image: Kept, reservation: Reservation, *, sealed: bool, progress: Callable[[int, int], None]
-    ) -> int:
-        """Write the image, or its sealed file, into the reserved file; goes on with another node where one breaks
-        off. Returns the node that finished it. Raises SafelightError.
+    async def fetch(self, image: Kept, sink: Sink, *, sealed: bool, progress: Callable[[int, int], None]) -> int:
+        """Write the image, or its sealed file, into the sink; goes on with another node where one breaks off. Returns
+        the node that finished it. Raises SafelightError.
         """
         size = sealed_size(Scheme.SEALED, image.size, self._account.user) if sealed else image.size
-        download = _Download(self._servers, image.name, size, reservation, sealed, progress)
+        download = _Download(self._servers, image.name, size, sink, sealed, progress)
         return await self._ask_any(download.go_on)
+
+    async def read(self, image: Kept, start: int, end: int, etag: str = "") -> tuple[bytes, str]:
+        """The bytes from `start` up to `end`, and the image's entity tag (RFC 9110, 8.8.3); of the image that has
+        this `etag`, if it is given. Raises NoSuchImage if that is gone, and SafelightError.
+        """
+
+        async def part(server: int, bearer: str, moved: Moved) -> tuple[bytes, str]:
+            headers = {"Authorization": bearer, "Range": f"bytes={start}-{end - 1}"} | (
+                {"If-Match": etag} if etag else {}
+            )
+            url = self._servers.at(server, _path(image.name))
+            async with self._servers.http.get(url, headers=headers, allow_redirects=False) as response:
+                if response.status in (404, 412):
+                    raise NoSuchImage(f"{shown(image.name)} was removed from the vault while it was read")
+                if response.status not in (200, 206):
+                    raise read_problem(response.status, await read_small(response))
+                if response.headers.get("Content-Range") != f"bytes {start}-{end - 1}/{image.size}":
+                    raise aiohttp.ClientPayloadError  # that is not what was asked for
+                found = bytearray()
+                async for chunk in response.content.iter_chunked(CHUNK):
+                    found += chunk
+                    moved(len(found))
+                    if len(found) > end - start:
+                        break
+            if len(found) != end - start:
+                raise aiohttp.ClientPayloadError
+            return bytes(found), response.headers.get("ETag", "")
+
+        return await self._ask_any(part)
 
     # -- any node ------------------------------------------------------------------------------------
 
@@ -264,11 +301,11 @@ class _Download:
         servers: Servers,
         name: str,
         size: int,
-        reservation: Reservation,
+        sink: Sink,
         sealed: bool,
         progress: Callable[[int, int], None],
     ) -> None:
-        self._servers, self._name, self._size, self._file = servers, name, size, reservation
+        self._servers, self._name, self._size, self._sink = servers, name, size, sink
         self._sealed, self._progress = sealed, progress
         self._etag = ""
         self.done = 0  # bytes
@@ -289,7 +326,7 @@ class _Download:
             elif response.headers.get("Content-Range") != f"bytes {self.done}-{self._size - 1}/{self._size}":
                 raise aiohttp.ClientPayloadError  # that is not what was asked for
             async for chunk in response.content.iter_chunked(CHUNK):
-                await self._file.append(chunk)
+                await self._sink.append(chunk)
                 self.done += len(chunk)
                 moved(self.done)
                 self._progress(self.done, self._size)
@@ -300,7 +337,7 @@ class _Download:
         return int(node) if node.isdecimal() and len(node) < 6 else server
 
     def _begin(self, headers: CIMultiDictProxy[str]) -> None:
-        self._file.restart()
+        self._sink.restart()
         self.done = 0
         etag = headers.get("ETag", "")
         self._etag = "" if etag.startswith("W/") else etag

@@ -6,7 +6,9 @@ import errno
 import math
 from collections.abc import Callable, Mapping
 
-from safelight.client.files import atomic_output, source_file
+from safelight.client.files import source_file
+from safelight.client.files.sink import CHUNK as RECEIVED
+from safelight.client.files.sink import Sink
 from safelight.client.requests.feedback import Feedback
 from safelight.client.requests.leader_request_state import Granted
 from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, read_small
@@ -34,16 +36,17 @@ class Transfer:
         offer: Offer,
         source: source_file.SourceFile,
         headers: Mapping[str, str],
-        reservation: atomic_output.Reservation,
+        sink: Sink | None,
         feedback: Feedback,
     ) -> None:
+        """`sink`: where the response's body goes; None: a receipt is enough, and the vault alone keeps the image."""
         self._servers = servers
         self._upload = offer.upload
         self._source = source
         self._headers = headers
-        self._reservation = reservation
+        self._sink = sink
         self._feedback = feedback
-        self._expected = _size_of_answer(offer, source)
+        self._expected = _size_of_answer(offer, source) if sink else 0
 
     async def send(self, granted: Granted, moved: Callable[[], None]) -> None:
         """PUT the body where the grant says, and write the answer into the part file. Call `moved` with each piece.
@@ -56,12 +59,14 @@ class Transfer:
             self._feedback.progress(done, 2 * self._source.size)
 
         read_errors: list[source_file.CannotRead] = []
-        self._reservation.restart()
+        if self._sink:
+            self._sink.restart()
         headers = {
             **self._headers,
             "Authorization": f"Ticket {granted.grant.ticket}",
             "Content-Length": str(self._source.size),
             "Safelight-Upload": self._upload,
+            **({} if self._sink else {"Prefer": "return=minimal"}),
         }
         try:
             async with self._servers.http.put(
@@ -75,13 +80,15 @@ class Transfer:
                 if response.status not in (200, 201):
                     raise read_problem(response.status, await read_small(response))
                 received = 0
-                async for chunk in response.content.iter_chunked(atomic_output.CHUNK):
-                    await self._reservation.append(chunk)
+                async for chunk in response.content.iter_chunked(RECEIVED):
                     received += len(chunk)
+                    if self._sink is None or received > self._expected:
+                        break
+                    await self._sink.append(chunk)
                     advance(self._source.size + received)
-                if received != self._expected:
-                    raise aiohttp.ClientPayloadError  # whatever that is, it is not the answer
                 self.kept = response.headers.get("Safelight-Kept") == "yes"
+                if received != self._expected or not (self._sink or self.kept):
+                    raise aiohttp.ClientPayloadError  # whatever that is, it is not the answer
         except TRANSPORT_ERRORS:
             if read_errors:
                 raise read_errors[0] from None

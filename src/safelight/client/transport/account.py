@@ -17,7 +17,7 @@ from safelight.client.transport.offer_channel import OfferChannels
 from safelight.client.transport.rounds import rounds
 from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, observe, reason
 from safelight.config import Config
-from safelight.errors import SafelightError
+from safelight.errors import ClusterUnavailable
 from safelight.runtime.http import aiohttp
 from safelight.runtime.network_errors import WrongCluster
 from safelight.wire.messages import API, Grant, Offer, Problem, Refusal, fingerprint
@@ -34,11 +34,11 @@ PAUSE = 0.1
 """Seconds between two rounds."""
 
 
-class Unreachable(SafelightError):
+class Unreachable(ClusterUnavailable):
     """No server of the cluster answers."""
 
 
-class Disagreement(SafelightError):
+class Disagreement(ClusterUnavailable):
     """The servers are of different clusters."""
 
 
