@@ -6,6 +6,7 @@ So it works in a notebook too, where a loop runs already, and from several threa
 from __future__ import annotations
 
 import asyncio
+import atexit
 import io
 import os
 import threading
@@ -163,6 +164,7 @@ class Client:
         thread = threading.Thread(target=loop.run_forever, name="safelight client", daemon=True)
         thread.start()
         self._loop, self._thread = loop, thread
+        atexit.register(self.close)
         try:
             asyncio.run_coroutine_threadsafe(self._client.__aenter__(), loop).result()
         except BaseException:
@@ -175,6 +177,7 @@ class Client:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+            atexit.unregister(self.close)
 
     async def _end(self) -> None:
         """Wait for what was cancelled to clean up, then end the session."""

@@ -58,7 +58,7 @@ class Transfer:
             moved()
             self._feedback.progress(done, 2 * self._source.size)
 
-        read_errors: list[source_file.CannotRead] = []
+        own_errors: list[Exception] = []
         if self._sink:
             self._sink.restart()
         headers = {
@@ -71,7 +71,7 @@ class Transfer:
         try:
             async with self._servers.http.put(
                 self._servers.reach(granted.grant.url, granted.server),
-                data=_Body(self._source, advance, read_errors)
+                data=_Body(self._source, advance, own_errors)
                 if self._source.size > CHUNK
                 else b"".join(self._source.chunks()),
                 headers=headers,
@@ -90,18 +90,16 @@ class Transfer:
                 if received != self._expected or not (self._sink or self.kept):
                     raise aiohttp.ClientPayloadError  # whatever that is, it is not the answer
         except TRANSPORT_ERRORS:
-            if read_errors:
-                raise read_errors[0] from None
+            if own_errors:
+                raise own_errors[0] from None
             raise
 
 
 class _Body(aiohttp.Payload):
     """A large image as the body of a request: its middle goes out by sendfile, where there is no TLS."""
 
-    def __init__(
-        self, source: source_file.SourceFile, advance: Callable[[int], None], errors: list[source_file.CannotRead]
-    ) -> None:
-        """`advance` is called with the number of bytes sent so far. Errors of reading are added to `errors`."""
+    def __init__(self, source: source_file.SourceFile, advance: Callable[[int], None], errors: list[Exception]) -> None:
+        """`advance` is called with the number of bytes sent so far. Errors of the file or of it go into `errors`."""
         super().__init__(source)
         self._size = source.size
         self._source, self._advance, self._errors = source, advance, errors
@@ -112,8 +110,9 @@ class _Body(aiohttp.Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         try:
             await self._write(writer)
-        except source_file.CannotRead as error:
-            self._errors.append(error)
+        except Exception as error:
+            if not isinstance(error, TRANSPORT_ERRORS):  # aiohttp would take it for a broken connection
+                self._errors.append(error)
             raise
 
     async def _write(self, writer: AbstractStreamWriter) -> None:
