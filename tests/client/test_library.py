@@ -25,7 +25,8 @@ from tests.running import Running
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = (ROOT / "docs" / "library.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", LIBRARY, re.DOTALL)
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README + LIBRARY, re.DOTALL)
 
 
 def client_of(config: Config, user: str = "alice") -> Client:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safelight import samples
 from safelight.cli.output.console import ConsoleReporter
+from safelight.client.async_client import AsyncClient
 from safelight.client.files.atomic_output import reserve
 from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Saved, Session
@@ -43,7 +44,8 @@ async def _walk(config: Config, cluster: LocalCluster, transcript: ConsoleReport
     first = await wait_for_leader(config, config.timeout)
     transcript.say(f"Node {first} leads.")
 
-    async with Session(config, USER) as session:
+    async with AsyncClient.of(config, USER) as client:
+        session = client.session
         step(2, f"{USER} encrypts a photograph.")
         before = await _seal(session, sample, scratch, transcript)
 

@@ -186,6 +186,9 @@ class Client:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._client.__aexit__(None, None, None)
+        loop = asyncio.get_running_loop()
+        await loop.shutdown_asyncgens()
+        await loop.shutdown_default_executor()
         self._client = self._client.again()
 
 

@@ -105,7 +105,7 @@ class NodeStatus(_Record):
         if load is None or status.heard:
             return cls(status.server, status.address, "unreachable", "", None, 0, status.problem)
         epoch = f"{load.counter}.{load.leader}" if load.leader is not None else ""
-        error = load.stands_back or load.degraded
+        error = load.ineligible or load.degraded
         uptime = timedelta(seconds=load.uptime)
         return cls(load.node, status.address, load.role, epoch, uptime, load.in_flight, error)
 

@@ -15,6 +15,7 @@ from safelight.cli.output import listing
 from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.user.bulk import Get, Remove, Upload, hopeless
 from safelight.cli.user.discovery import is_directory
+from safelight.client.async_client import AsyncClient
 from safelight.client.files.file_info import describe
 from safelight.client.requests.leader_request_state import BrokeOff
 from safelight.client.requests.reads import Meaning
@@ -282,11 +283,11 @@ async def status(config: Config, *, as_json: bool) -> bool:
 
 async def fingerprint(config: Config, user: str) -> str:
     """Of the user's token for this cluster, which is made if there is none. Raises InvalidName for the user."""
-    async with Session(config, user) as session:
-        return await session.fingerprint()
+    async with AsyncClient.of(config, user) as client:
+        return await client.session.fingerprint()
 
 
 @asynccontextmanager
 async def _commands(config: Config, user: str, quiet: bool) -> AsyncIterator[Commands]:
-    async with Session(config, user) as session:
-        yield Commands(session, ConsoleReporter(dialogue=False, quiet=quiet))
+    async with AsyncClient.of(config, user) as client:
+        yield Commands(client.session, ConsoleReporter(dialogue=False, quiet=quiet))

@@ -33,6 +33,7 @@ from safelight.cli.user.arguments import (
     upload_arguments,
 )
 from safelight.cli.user.commands import Commands, Confirm, info
+from safelight.client.async_client import AsyncClient
 from safelight.client.requests.status import leader_of, survey
 from safelight.client.session import Session
 from safelight.config import Config, expanded
@@ -318,7 +319,8 @@ async def converse(config: Config, user: str, transcript: ConsoleReporter) -> bo
 
     Raises InvalidName for the user.
     """
-    async with Session(config, user) as session:
+    async with AsyncClient.of(config, user) as client:
+        session = client.session
         at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         repl = Repl(config, session, transcript, _confirm if at_terminal else None)
         if at_terminal:
