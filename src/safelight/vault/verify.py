@@ -42,8 +42,11 @@ from safelight.vault.vault import UnknownImage, Vault, sealed_size_of
 Fault = Literal["", "damaged", "missing", "foreign", "leftover"]
 
 
-class Checked(msgspec.Struct, frozen=True):
-    """One checked object: its key, its size in bytes, and its fault, if it has one."""
+class Checked(msgspec.Struct, frozen=True, rename={"fault": "trouble"}):
+    """One checked object: its key, its size in bytes, and its fault, if it has one.
+
+    In JSON, as `safelight verify --json` writes it, the fault is called "trouble".
+    """
 
     key: str
     size: int
