@@ -133,15 +133,15 @@ def _report(place: Path) -> float:
 
 
 def _choice() -> float:
-    """Choosing among many nodes, a node: as the gate does it."""
+    """Choosing among many nodes, a node: as the scheduler does it."""
     book = LoadTracker(MANY, lambda: ("leader", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256, 0)
     for node in range(1, MANY):
         own = LoadTracker(node, lambda: ("worker", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256, 0).own()
-        book.heard(node, [own])
+        book.received(node, [own])
     balance = Balancer()
     began = time.process_time()
     for number in range(OFFERS):
-        in_hand = {load.node: load.weight for load in book.known() if load.room > balance.waiting(load.node)}
+        in_hand = {load.node: load.weight for load in book.known() if load.free_slots > balance.waiting(load.node)}
         balance.assign(f"{number}", SMALL, in_hand, number / 1000)
     return (time.process_time() - began) / OFFERS / MANY
 

@@ -182,7 +182,7 @@ class _Run:
         if self._policy != "least-loaded":
             return
         if node == self._leader:
-            self._balance.begun(begun)
+            self._balance.started(begun)
             return
         core = self._cores[node]
         core.begun += begun
@@ -197,7 +197,7 @@ class _Run:
 
         def hear(at: float) -> None:
             self._told[node] = in_hand
-            self._balance.begun(begun)
+            self._balance.started(begun)
 
         def arrive(at: float) -> None:
             self._at(self._cores[self._leader].message(at, self._costs.report), hear)

@@ -60,7 +60,7 @@ def test_an_upload_waits_for_a_leader_until_its_time_limit(tmp_path: Path, photo
         leaderless(cluster)
         with pytest.raises(NoLeader, match=r"no server took the image within \d+ s") as raised:
             seal(cluster.config, photograph, tmp_path / "images")
-        assert "server 1: Node 1 knows no leader: an election is going on" in str(raised.value)
+        assert "server 1: Node 1 knows no leader: an election is in progress" in str(raised.value)
         assert "server 3: connection refused" in str(raised.value)
         assert "\n" not in str(raised.value)
         assert contents(tmp_path / "images") == []

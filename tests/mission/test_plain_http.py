@@ -216,19 +216,19 @@ def test_a_ticket_does_not_serve_another_upload_or_user(shared_cluster: Running)
     [
         ({"expires": time.time() - 1}, b"expired"),
         ({"node": 2}, b"for node 2"),
-        ({"incarnation": "0" * 16}, b"for node 3 as it was then"),
+        ({"incarnation": "0" * 16}, b"from before node 3 restarted"),
         ({"user": "bob"}, b""),
     ],
-    ids=["expired", "another node's", "an earlier incarnation's", "signed for another user"],
+    ids=["expired", "another node's", "an earlier life's", "signed for another user"],
 )
 def test_a_ticket_of_another_time_or_node_is_refused(
     shared_cluster: Running, key: bytes, changes: dict[str, object], reason: bytes
 ) -> None:
     ticket = tickets.read(granted(shared_cluster).ticket, key)
     if "user" in changes:
-        changes = {"job": msgspec.structs.replace(ticket.job, **changes)}
+        changes = {"scope": msgspec.structs.replace(ticket.scope, **changes)}
     altered = tickets.write(msgspec.structs.replace(ticket, **changes), key)
-    if "job" in changes:  # the cluster's own signature, but the token beside it is alice's
+    if "scope" in changes:  # the cluster's own signature, but the token beside it is alice's
         alice = {"Authorization": f"Bearer {enrolled(shared_cluster.config, 'alice')}"}
         path = f"/v1/images/{NAME}?ticket={altered}"
         answer = request(shared_cluster.config, LEADER, "PUT", path, IMAGE, alice)

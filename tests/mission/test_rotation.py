@@ -260,7 +260,7 @@ def test_keys_come_by_an_order_of_the_operator_alone(cluster: Running) -> None:
     assert give(config, text, 3)[0] == 200
     assert ring_of(config).waiting == key
     status, body = give(config, text, 3)
-    assert (status, "obeyed already" in body) == (403, True)
+    assert (status, "executed already" in body) == (403, True)
 
 
 def add_order(ring: Keyring, key: ClusterKey, node: int) -> AdminCommand:

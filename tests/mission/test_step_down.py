@@ -172,7 +172,7 @@ def test_only_the_operators_own_order_is_obeyed_and_once(cluster: Running) -> No
     cluster.wait_until_leader(3)
     status, body = give(cluster, good)
     assert (status, msgspec.json.decode(body)["type"]) == (403, "urn:safelight:problem:bad-order")
-    assert "obeyed already" in body
+    assert "executed already" in body
     assert cluster.leader() == 3
 
     again = signed.write(order(), key)
@@ -182,4 +182,4 @@ def test_only_the_operators_own_order_is_obeyed_and_once(cluster: Running) -> No
     cluster.cluster.start(3)
     cluster.wait_until_leader(3)
     status, body = give(cluster, again)
-    assert (status, "before the node was started" in body) == (403, True)
+    assert (status, "before the node started" in body) == (403, True)

@@ -38,16 +38,17 @@ def test_every_route_is_documented_and_nothing_else() -> None:
         Config(),
         1,
         "",
-        gate=nothing,
-        jobs=AsyncMock(expecting=Mock(return_value=AsyncMock())),
-        images=AsyncMock(),
+        authentication=nothing,
+        admission=nothing,
+        writes=AsyncMock(),
+        reads=AsyncMock(),
         users=nothing,
         links=Mock(accept=AsyncMock()),
         load=nothing,
         keys=nothing,
-        sharing=nothing,
+        key_sync=nothing,
         step_down=print,
-        say=print,
+        log=print,
     )
     built = routes.application().router.routes()
     served = {
@@ -74,7 +75,7 @@ def test_every_route_is_documented_and_nothing_else() -> None:
 )
 def test_every_field_of_every_message_is_documented_and_nothing_else(message: type[msgspec.Struct]) -> None:
     documented = [row[0] for row in tables(f"#### {message.__name__}") if len(row) == 3]
-    assert documented == list(message.__struct_fields__)
+    assert documented == list(message.__struct_encode_fields__)
 
 
 def test_every_problem_is_documented_and_nothing_else() -> None:

@@ -137,7 +137,7 @@ def test_a_client_that_goes_away_half_way_is_forgotten(node: Node) -> None:
     with line(node.address) as connection:
         connection.request(new_image(), node.token, "Content-Length: 1000000", body=image(500_000))
         eventually(lambda: node.in_flight() == 1, "the body is in work")
-    node.running.wait_for_line(1, "went away half-way", after=before)
+    node.running.wait_for_line(1, "A client closed its connection early", after=before)
     eventually(lambda: node.in_flight() == 0, "it is given up")
     assert sum("Encrypted" not in each for each in node.running.said(1)[before:]) == 1
 

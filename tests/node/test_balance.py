@@ -24,7 +24,7 @@ def test_what_was_granted_weighs_until_it_has_begun() -> None:
     balance = Balancer()
     first = balance.assign("large", 100 * MEBIBYTE, IDLE, now=0)
     assert first not in [balance.assign(f"{number}", 100, IDLE, now=0) for number in range(20)]
-    balance.begun(["large"])
+    balance.started(["large"])
     assert first == balance.assign("next", 100, IDLE, now=0)
 
 
@@ -64,7 +64,7 @@ def test_what_a_user_was_granted_and_does_not_use_is_known() -> None:
         balance.assign(f"{number}", 100, IDLE, now=0, user="alice")
     balance.assign("another's", 100, IDLE, now=0, user="bob")
     assert (balance.unused("alice"), balance.unused("bob"), balance.unused("carol")) == (3, 1, 0)
-    balance.begun(["0"])
+    balance.started(["0"])
     assert balance.unused("alice") == 2
     balance.forget(UNUSED)
     assert balance.unused("alice") == 0
@@ -94,7 +94,7 @@ def test_promises_are_what_was_assigned_and_neither_begun_nor_lost_nor_old(event
                 assert sums[node] == min(sums.values())
                 open_[upload] = (node, weight(number), now + UNUSED)
             case "begun":
-                balance.begun([upload])
+                balance.started([upload])
                 open_.pop(upload, None)
             case "lost":
                 balance.lost(number)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from safelight.local.cluster import environment, ephemeral_config
-from safelight.node.work.pipeline import SPOOLS_IN_MEMORY
+from safelight.node.work.spool import SPOOLS_IN_MEMORY
 from safelight.wire.messages import Problem
 from tests.node.raw_http import ask, enrolled, image, line, new_image, refused
 from tests.running import Running, eventually, running
@@ -73,7 +73,7 @@ def test_an_answer_that_nobody_reads_is_broken_off(one: Running) -> None:
     with line(address) as deaf:
         deaf.request(new_image(), token, f"Content-Length: {len(large)}", body=large)
         eventually(lambda: in_flight(one) == 1, "it is in work")
-        one.wait_for_line(1, "An answer broke off half-way")
+        one.wait_for_line(1, "A response ended early")
         eventually(lambda: in_flight(one) == 0, "it is given up")
 
 

@@ -23,7 +23,7 @@ class Desk:
         self._stack = stack
 
     def take(self, user: str, *, active: bool = True) -> Slot:
-        return self._stack.enter_context(self.it.place(user, active=active))
+        return self._stack.enter_context(self.it.slot(user, active=active))
 
     def ask(self, user: str) -> Slot | None:
         if self.it.takes(user):
@@ -60,7 +60,7 @@ def test_what_a_user_holds_beyond_its_share_is_not_given_again_while_others_are_
     with ExitStack() as theirs, ExitStack() as stack:
         desk, alices = Desk(stack), [ExitStack() for _ in range(MOST)]
         for each in alices:
-            each.enter_context(desk.it.place("alice"))
+            each.enter_context(desk.it.slot("alice"))
         desk.many("bob")
         alices[0].close()
         assert desk.ask("alice") is None
@@ -87,7 +87,7 @@ def test_with_more_users_than_places_each_holds_one_and_the_next_waits_for_one_o
     with ExitStack() as stack:
         desk = Desk(stack)
         with ExitStack() as first:
-            first.enter_context(desk.it.place("0"))
+            first.enter_context(desk.it.slot("0"))
             for number in range(1, HARD):
                 assert desk.ask(f"{number}") is not None
             assert desk.ask("late") is None
@@ -123,10 +123,10 @@ def test_who_crawls_takes_nobodys_place() -> None:
     with ExitStack() as stack:
         desk = Desk(stack)
         for place in desk.many("alice"):
-            place.crawls(True)
-        assert desk.it.room == MOST
+            place.set_slow(True)
+        assert desk.it.free_slots == MOST
         assert len(desk.many("alice")) == MOST
-        assert desk.it.room == 0
+        assert desk.it.free_slots == 0
 
 
 def test_who_was_refused_has_a_share_kept_for_a_while() -> None:
@@ -158,12 +158,12 @@ def test_whatever_happens_the_utmost_holds_and_a_user_without_a_place_gets_one(s
                     assert takes or own
                     if takes:
                         stack = everything.enter_context(ExitStack())
-                        held.append((stack.enter_context(desk.it.place(user)), stack))
+                        held.append((stack.enter_context(desk.it.slot(user)), stack))
                 case "end" if own:
                     own[0][1].close()
                     held.remove(own[0])
                 case "crawl" if own:
-                    own[-1][0].crawls(True)
+                    own[-1][0].set_slow(True)
             held = [each for each in held if not closed(each[0])]
             assert desk.it.total == len(held) <= HARD
             assert desk.it.active == sum(place.active for place, _ in held)

@@ -97,7 +97,7 @@ def test_who_crawls_takes_nobodys_place_and_is_cut_off(one: Running, token: str)
         try:
             eventually(lambda: ask(address, new_image(), token, body=image(1000)).status == 201, "another is taken")
             for each in crawlers:
-                assert "bytes came within" in refused(each.answer(), Problem.STALLED)
+                assert "bytes arrived within" in refused(each.answer(), Problem.STALLED)
         finally:
             done.set()
             crawling.join()

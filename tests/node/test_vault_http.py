@@ -202,7 +202,7 @@ def test_an_image_whose_answer_nobody_took_is_kept_all_the_same(shared_cluster: 
     with line(config.addresses[LEADER]) as connection:
         connection.request(f"PUT {path}", *said, f"Content-Length: {len(content)}", body=content)
         assert connection.interim().startswith("HTTP/1.1 201 ")
-    shared_cluster.wait_for_line(LEADER, "An answer broke off half-way")
+    shared_cluster.wait_for_line(LEADER, "A response ended early")
     assert ask(config, "GET", path, node=1).body == content
     again = ask(config, "PUT", path, content, Safelight_Upload=UPLOAD)
     assert (again.status, ask(config, "PUT", "/v1/opened/x", again.body).body == content) == (201, True)

@@ -388,7 +388,7 @@ def test_damage_at_the_beginning_is_said(alone: Running, damage: str) -> None:
     reader = damaged(alone, name, EARLY[damage])
     answer = reader.ask("GET", f"/v1/images/{name}")
     assert (answer.status, answer.problem) == (500, "damaged")
-    assert "cannot be opened" in alone.wait_for_line(1, "in the vault")
+    assert "cannot be decrypted" in alone.wait_for_line(1, "in the vault")
     assert str(alone.config.data_dir).encode() not in answer.body
 
 

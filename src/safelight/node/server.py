@@ -31,6 +31,7 @@ from safelight.node.election.key_sync import KeySharing
 from safelight.node.election.links import Links
 from safelight.node.http.admission import Admission
 from safelight.node.http.app import Routes
+from safelight.node.http.authentication import Authentication
 from safelight.node.http.reads import ReadHandlers
 from safelight.node.http.writes import WriteHandlers
 from safelight.node.state import crash_record, data_directory
@@ -39,15 +40,15 @@ from safelight.node.state.key_usage import KeyUsage
 from safelight.node.state.log_writer import LogWriter
 from safelight.node.state.users import Users
 from safelight.node.state.vault_handle import VaultHandle
-from safelight.node.work.balance import Balancer, report_pause
+from safelight.node.work.balance import report_pause
 from safelight.node.work.load import LoadTracker
 from safelight.node.work.pipeline import Pipeline
+from safelight.node.work.scheduler import Scheduler
 from safelight.runtime.allocator import keep_segments
 from safelight.runtime.descriptors import raise_limit
 from safelight.runtime.http import web
 from safelight.runtime.tls import check_plain_http, client_tls, server_tls
 from safelight.vault.bootstrap import check_unused, users_here
-from safelight.wire.messages import Load
 
 UNUSED_GRANTS = 0.5
 """Seconds that a leaving node waits for bodies which it granted and which have not begun to come."""
@@ -113,7 +114,7 @@ class Node:
         self._usage = KeyUsage(
             data_directory.load_usage(config.data_dir, node), len(config.addresses), self._save_usage
         )
-        self._balance = Balancer()
+        self._scheduler = Scheduler(config, node, self._load)
         self._reporting: asyncio.TimerHandle | None = None
         tls = client_tls(config)
         self._sharing = KeySharing(
@@ -147,8 +148,8 @@ class Node:
             save=self._save,
             unsaved=lambda error: self._health.observe("epoch", False, unsaved(error)),
             loads=lambda: self._load.known() if self._election.leads else [self._load.own()],
-            begun=lambda: self._gate.begun(),
-            loads_received=self._heard,
+            begun=self._scheduler.take_started,
+            loads_received=self._scheduler.received,
             log=say,
         )
         others = config.addresses.keys() - {node}
@@ -158,7 +159,7 @@ class Node:
             set_eligible=self._election.set_eligible,
             wait_for_leader=lambda: self._election.wait_for_leader(timing.leader_timeout),
             leads=lambda: self._election.leads,
-            another_is_healthy=lambda: bool(others) and self._load.another_is_well(),
+            another_is_healthy=lambda: bool(others) and self._load.another_is_healthy(),
             crashes=crash_record.record_start(config.data_dir, node, time.time()).crashes,
             log=say,
         )
@@ -168,30 +169,41 @@ class Node:
             lambda: keys.ring,
             leads=lambda: self._election.leads,
             sealed=self._sealed,
-            alarm=self._load.another_is_unwell,
+            alarm=self._load.another_is_unhealthy,
             observe=self._observe_vault,
             say=say,
         )
         here = users_here(config, lambda: keys.ring, self._sealed)
         users = Users(lambda: self._keeper.vault or here)
-        self._gate = Admission(config, node, incarnation, keys.ring, users, self._election, self._load, self._balance)
-        workshop = Pipeline(config, keys, self._wrapped)
+        authentication = Authentication(config, node, keys.ring, users)
+        self._admission = Admission(
+            config, node, incarnation, keys.ring, authentication, self._election, self._scheduler
+        )
         self._routes = Routes(
             config,
             node,
             self._cluster,
-            gate=self._gate,
-            jobs=WriteHandlers(
-                config, node, gate=self._gate, workshop=workshop, keeper=self._keeper, load=self._load, say=say
+            authentication=authentication,
+            admission=self._admission,
+            writes=WriteHandlers(
+                config,
+                node,
+                admission=self._admission,
+                pipeline=Pipeline(config, keys, self._wrapped),
+                vault_handle=self._keeper,
+                load=self._load,
+                log=say,
             ),
-            images=ReadHandlers(config, node, gate=self._gate, keeper=self._keeper, load=self._load, say=say),
+            reads=ReadHandlers(
+                config, node, authentication=authentication, vault_handle=self._keeper, load=self._load, log=say
+            ),
             users=users,
             links=self._links,
             load=self._load,
             keys=keys,
-            sharing=self._sharing,
+            key_sync=self._sharing,
             step_down=self._health.step_down,
-            say=say,
+            log=say,
         )
 
     async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None, *, until_eof: bool) -> None:
@@ -214,8 +226,8 @@ class Node:
                 "set a longer one, and run `safelight keys wrap`"
             )
         await self._health.start()
-        self._routes.running.start()
-        self._load.listens()
+        self._routes.active_requests.start()
+        self._load.start()
         self._sharing.start()
         self._links.start()
         self._election.start()
@@ -227,8 +239,8 @@ class Node:
         door.close()  # before the links: peers redial at once
         await self._links.close()
         await self._sharing.stop()
-        await self._routes.lines.close()
-        self._routes.running.stop()
+        await self._routes.offer_channels.close()
+        self._routes.active_requests.stop()
         await runner.cleanup()
         await self._keeper.stop()
         if self._usage:
@@ -269,13 +281,9 @@ class Node:
             self._election.send_load()
 
     def _lost(self, peer: int) -> None:
-        self._balance.lost(peer)
+        self._scheduler.lost(peer)
         self._sharing.lost(peer)
         self._election.lost(peer)
-
-    def _heard(self, peer: int, loads: list[Load], begun: list[str]) -> None:
-        self._load.heard(peer, loads)
-        self._balance.begun(begun)
 
     def _report_soon(self) -> None:
         """Tell the leader that our load has changed, where it matters: once for all changes of the next moment."""
@@ -289,12 +297,12 @@ class Node:
 
     async def _leave(self) -> None:
         """Resign, decline what is new, finish what was granted."""
-        self._gate.leaving = True
+        self._admission.drain()
         self._health.drain()
         await self._links.flush()
         started = time.monotonic()
         while (waited := time.monotonic() - started) < self._config.drain_timeout:
-            unused = self._gate.book.outstanding(time.time()) if waited < UNUSED_GRANTS else 0
+            unused = self._admission.outstanding() if waited < UNUSED_GRANTS else 0
             if not (self._load.in_flight or unused):
                 return
             await asyncio.sleep(0.02)

@@ -1,8 +1,8 @@
-"""Orders: what an operator tells a node to do, proved by the cluster's own secret.
+"""Admin commands: what an operator has a node do, signed with a key of the cluster.
 
-Whoever can read the keyring is the operator; there is no other password. An order holds for one request to one
-life of one node, for some seconds, and is signed together with what it says, so nothing in it can be changed on its
-way. An operator who was told that a node does not answer is not surprised by it later.
+Anyone who can read the keyring is the operator; there is no other password. A command is valid for one request to one
+incarnation of one node, for some seconds, and its signature covers all of it. A command that timed out is never
+executed later.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from safelight.errors import SafelightError
 from safelight.wire import signed
 
 LIFETIME = 10.0
-"""Seconds for which an operator waits for the answer. Machines' clocks must agree to within that."""
+"""Seconds for which an operator waits for the acknowledgement. The machines' clocks must agree within that time."""
 
 LONGEST = 7 * 24 * 3600.0
-"""Seconds for which a node may be ineligible on request; to exclude it for longer, remove it from `servers`."""
+"""Seconds for which a node may step down. To exclude it for longer, remove it from `servers`."""
 
-KEY, ANSWERS, WRAPPING = "orders", "answers", "new keys"
-"""The labels of the keys (`Keyring.derive`) that sign orders, sign answers to them, and wrap a key in an order."""
+KEY, ACKNOWLEDGEMENTS, WRAPPING = "orders", "answers", "new keys"
+"""Labels of the keys (`Keyring.derive`) that sign commands, sign acknowledgements, and wrap a key in a command."""
 
 
 class BadCommand(SafelightError):
-    """The order is not to be obeyed, and why."""
+    """The command is not valid; the message says why."""
 
 
 class StepDown(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="step-down"):
-    """Let others lead for so many seconds; 0: stand for election again."""
+    """Be ineligible for so many seconds while another leads; 0 ends that."""
 
     seconds: Annotated[float, msgspec.Meta(ge=0, le=LONGEST)]
 
 
 class AddKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="add-key"):
-    """Have this cluster key, on the disk, and do not use it yet. `wrapped` is for one order only: see `to_add`."""
+    """Store this cluster key, and do not use it yet. `wrapped` is valid in one command only: see `add_key_command`."""
 
     wrapped: Annotated[bytes, msgspec.Meta(max_length=256)]
     created: int | None
 
 
 class UseKey(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="use-key"):
-    """Seal with the key of this id from now on: every node has it."""
+    """Encrypt with this key from now on: every node has stored it."""
 
     key: KeyId
 
 
 class AdminCommand(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a node is to do, for one request."""
+    """What one node is to do, once."""
 
     node: int
     task: StepDown | AddKey | UseKey
@@ -63,33 +63,33 @@ class AdminCommand(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Acknowledgement(msgspec.Struct, frozen=True):
-    """What a node says when it has obeyed: signed, as whoever listens on a dead node's port could say so, too."""
+    """A node's answer after it executed a command. Signed, as any process could listen on a dead node's port."""
 
     node: int
     nonce: str
-    """Of the order."""
+    """The nonce of the command."""
     current: str
-    """The key id of the key that this node seals with now."""
+    """The id of the key that this node encrypts with now."""
 
 
 def add_key_command(key: ClusterKey, keyring: Keyring, node: int, expires: float, nonce: str) -> AdminCommand:
-    """The order that gives a node a cluster key, readable for nodes of this cluster alone, whatever it travels on.
+    """The command that gives a node a cluster key, which only nodes of this cluster can unwrap.
 
-    wrapped = nonce (12 random bytes) || AES-256-GCM(subkey, nonce, cluster key, associated data = order's nonce / node)
+    wrapped = iv (12 random bytes) || AES-256-GCM(subkey, iv, cluster key, associated data = command's nonce / node)
     """
     iv = os.urandom(12)
     wrapped = iv + AESGCM(keyring.derive(WRAPPING)).encrypt(iv, key.secret, _bound_to(node, nonce))
     return AdminCommand(node, AddKey(wrapped, key.created), expires, nonce)
 
 
-def unwrap_key(order: AdminCommand, task: AddKey, keyring: Keyring) -> ClusterKey:
-    """The key that an order gives. Raises BadOrder."""
+def unwrap_key(command: AdminCommand, task: AddKey, keyring: Keyring) -> ClusterKey:
+    """The key in a command. Raises BadCommand."""
     iv, ciphertext = task.wrapped[:12], task.wrapped[12:]
     try:
-        secret = AESGCM(keyring.derive(WRAPPING)).decrypt(iv, ciphertext, _bound_to(order.node, order.nonce))
+        secret = AESGCM(keyring.derive(WRAPPING)).decrypt(iv, ciphertext, _bound_to(command.node, command.nonce))
         return ClusterKey(secret, task.created)
     except (InvalidTag, ValueError, KeyringError):  # ValueError: too short for a nonce
-        raise BadCommand("the key in this order is not wrapped for it: give it again") from None
+        raise BadCommand("the key in this command is not wrapped for it: run the command again") from None
 
 
 def _bound_to(node: int, nonce: str) -> bytes:
@@ -97,45 +97,49 @@ def _bound_to(node: int, nonce: str) -> bytes:
 
 
 class CommandVerifier:
-    """One node's ear for orders. It remembers those that it obeyed until they have expired."""
+    """Verifies commands to one node. It remembers each command that it accepted until that has expired."""
 
-    def __init__(self, node: int, keyring: Keyring, born: float) -> None:
-        """`born`: when this life of the node began, in Unix seconds; earlier orders may have been obeyed by another."""
-        self._born = born
-        self._node, self._key, self._answers = node, keyring.derive(KEY), keyring.derive(ANSWERS)
-        self._obeyed = signed.ReplayCache()
+    def __init__(self, node: int, keyring: Keyring, started: float) -> None:
+        """`started`: Unix seconds. An earlier incarnation of the node may have executed commands from before that."""
+        self._started = started
+        self._node, self._key, self._answer_key = node, keyring.derive(KEY), keyring.derive(ACKNOWLEDGEMENTS)
+        self._accepted = signed.ReplayCache()
 
     def read(self, text: str, now: float) -> AdminCommand:
-        """The order in a signed text; only once. Raises BadOrder."""
+        """The command in a signed text; accepted only once. Raises BadCommand."""
         try:
-            order = signed.read(text, self._key, AdminCommand)
+            command = signed.read(text, self._key, AdminCommand)
         except signed.NotSigned:
-            raise BadCommand("this order is not signed with the keyring of this cluster") from None
+            raise BadCommand("this command is not signed with the keyring of this cluster") from None
         except signed.OtherVersion:
-            raise BadCommand("this order is of another version of Safelight: use this node's own") from None
-        self._obeyed.forget(now)
-        if order.node != self._node:
-            raise BadCommand(f"this order is for node {order.node}, and this is node {self._node}")
-        if not now < order.expires <= now + 2 * LIFETIME:
-            raise BadCommand("this order has expired: give it again, and see that the machines' clocks agree")
-        if order.expires - LIFETIME < self._born:
-            raise BadCommand("this order was given before the node was started: give it again")
-        if order in self._obeyed:
-            raise BadCommand("this order was obeyed already: give it again")
-        self._obeyed.add(order)
-        return order
+            raise BadCommand(
+                "this command is from another version of Safelight: run the version that this node runs"
+            ) from None
+        self._accepted.forget(now)
+        if command.node != self._node:
+            raise BadCommand(f"this command is for node {command.node}, and this is node {self._node}")
+        if not now < command.expires <= now + 2 * LIFETIME:
+            raise BadCommand("this command has expired: run it again, and check that the machines' clocks agree")
+        if command.expires - LIFETIME < self._started:
+            raise BadCommand("this command was issued before the node started: run it again")
+        if command in self._accepted:
+            raise BadCommand("this command was executed already: run it again")
+        self._accepted.add(command)
+        return command
 
-    def answer(self, order: AdminCommand, current: str) -> str:
-        """Signed, that the order was obeyed, and which key is current now."""
-        return signed.write(Acknowledgement(self._node, order.nonce, current), self._answers)
+    def acknowledge(self, command: AdminCommand, current: str) -> str:
+        """The signed acknowledgement of an executed command. `current`: the id of the current key."""
+        return signed.write(Acknowledgement(self._node, command.nonce, current), self._answer_key)
 
 
-def read_acknowledgement(text: str, order: AdminCommand, keyring: Keyring) -> Acknowledgement:
-    """A node's answer to an order. Raises BadOrder."""
+def read_acknowledgement(text: str, command: AdminCommand, keyring: Keyring) -> Acknowledgement:
+    """A node's acknowledgement of a command. Raises BadCommand."""
     try:
-        answer = signed.read(text, keyring.derive(ANSWERS), Acknowledgement)
+        acknowledgement = signed.read(text, keyring.derive(ACKNOWLEDGEMENTS), Acknowledgement)
     except (signed.NotSigned, signed.OtherVersion):
-        raise BadCommand("what answers there does not have the cluster's secret, or is of another version") from None
-    if (answer.node, answer.nonce) != (order.node, order.nonce):
-        raise BadCommand("what answers there answers another order")
-    return answer
+        raise BadCommand(
+            "the process that answers at this address does not have the node secret, or runs another version"
+        ) from None
+    if (acknowledgement.node, acknowledgement.nonce) != (command.node, command.nonce):
+        raise BadCommand("the answer is for another command")
+    return acknowledgement

@@ -1,7 +1,7 @@
-"""What crosses the wire, in one place: the words that clients and nodes say to each other over HTTP.
+"""The messages that clients and nodes exchange over HTTP. docs/api.md documents them with examples.
 
-Bodies of images travel as they are. Everything else is JSON of the structures below; every refusal is
-a problem document (RFC 9457) whose `type` is one of `Problem`. docs/api.md tells the same with examples.
+Images travel unencoded. Everything else is JSON of the structures below; every refusal is a problem document
+(RFC 9457) whose `type` is one of `Problem`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from safelight.errors import SafelightError
 
 API = "/v1"
 MAX_JSON = 16 * 1024
-"""Bytes; more than any message here needs. Longer ones are refused unread."""
+"""Bytes; more than any message here needs. Longer ones are refused before they are read."""
 
 MAX_AVOIDED = 100
-"""Nodes that an offer may ask to be spared."""
+"""Nodes in `Offer.avoid`."""
 
 MAX_LISTED = 10_000
 """Images in one listing."""
@@ -35,19 +35,19 @@ MAX_LISTING = 16 << 20
 PROBLEM_TYPE = "application/problem+json"
 SEALED_TYPE = "application/octet-stream"
 ACCEPT_SEALED = "application/vnd.safelight.sealed"
-"""The media type by which `Accept` asks for the sealed file in place of the image."""
+"""The media type in `Accept` that asks for the sealed file instead of the image."""
 UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 TOKEN = re.compile(r"slt_[A-Za-z0-9_-]{43}")
-"""A user's token: the prefix lets secret scanners know one; 43 characters are 32 bytes in base64url (RFC 4648, 5)."""
+"""A user's token. Secret scanners recognise the prefix; 43 characters are 32 bytes in base64url (RFC 4648, 5)."""
 
 
 def fingerprint(token: str) -> str:
-    """What the cluster keeps of a user's token: its SHA-256, in 64 hex digits. Public."""
+    """What the cluster stores of a user's token: its SHA-256, in 64 hex digits."""
     return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
 
 
 class Action(StrEnum):
-    """What a client wants done with a body."""
+    """What a request does."""
 
     SEAL = "seal"
     OPEN = "open"
@@ -153,34 +153,36 @@ def problem_body(refusal: Refusal) -> bytes:
 
 
 def read_problem(status: int, body: bytes) -> Refusal:
-    """The refusal that a problem document tells of; whatever else a server says becomes one, too."""
+    """The refusal in a problem document. Any other content becomes a Refusal with `Problem.INTERNAL`."""
     try:
         document = decode(body, ProblemDocument)
     except Malformed:
         document = ProblemDocument(type="")
     problem = Problem.of(document.type)
     if problem is None:
-        return Refusal(Problem.INTERNAL, f"the server answered {status}, which is not Safelight's way")
+        return Refusal(
+            Problem.INTERNAL, f"the server answered {status} without a problem document: it is not a Safelight node"
+        )
     return Refusal(problem, document.detail, node=document.node, leader=document.leader)
 
 
 class Offer(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """POST /v1/offers, to every node at once: "who does this for me?" No body of an image is in it."""
+    """POST /v1/offers, sent to every node at once: a request without its body. The leader grants it."""
 
     user: str
     upload: str
-    """The upload id: 32 hex digits, made by the client once for all its attempts."""
+    """The upload id: 32 hex digits, the same in all attempts."""
     name: str
     size: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     """Bytes of the body that will follow."""
     action: Action = Action.SEAL
     scheme: Scheme = Scheme.SEALED
     cluster: str = ""
-    """The cluster that is meant; a node of another refuses. Empty: whichever this is."""
+    """The cluster that the offer is for; nodes of another cluster refuse. Empty: any cluster."""
     keep: bool = True
-    """Whether the sealed image is to be kept in the vault, if there is one. Classic files never are."""
+    """Whether to store the sealed image in the vault, if there is one. Classic files are never stored."""
     avoid: Annotated[list[int], msgspec.Meta(max_length=MAX_AVOIDED)] = []
-    """Nodes that did not do it when they were assigned: assign another, if there is one."""
+    """Nodes that failed when this was assigned to them: assign another, if there is one."""
 
 
 class Grant(msgspec.Struct, omit_defaults=True):
@@ -192,7 +194,7 @@ class Grant(msgspec.Struct, omit_defaults=True):
     url: str
     ticket: str
     assigned: int | None = None
-    """The node that is to do it, at `url`; None if it is `node` itself."""
+    """The node that processes the request, at `url`; None if that is `node` itself."""
 
     @property
     def epoch(self) -> tuple[int, int]:
@@ -200,7 +202,7 @@ class Grant(msgspec.Struct, omit_defaults=True):
 
 
 class NumberedOffer(msgspec.Struct, forbid_unknown_fields=True):
-    """A frame over GET /v1/offers, a WebSocket: an offer, and the client's own number for it."""
+    """A frame on the WebSocket of GET /v1/offers: an offer, and the client's number for it."""
 
     number: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
     offer: msgspec.Raw
@@ -208,7 +210,7 @@ class NumberedOffer(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class NumberedAnswer(msgspec.Struct):
-    """The frame in answer: the status and the body that POST /v1/offers would have had."""
+    """The frame that answers an offer: the status and the body that POST /v1/offers would have."""
 
     number: int
     status: int
@@ -217,7 +219,7 @@ class NumberedAnswer(msgspec.Struct):
 
 
 class Kept(msgspec.Struct, omit_defaults=True):
-    """One image that the vault keeps for a user."""
+    """One stored image of a user."""
 
     name: str
     size: int
@@ -225,9 +227,9 @@ class Kept(msgspec.Struct, omit_defaults=True):
     type: str
     """Its media type."""
     created: float
-    """When it was kept: Unix seconds."""
+    """When it was stored: Unix seconds."""
     original: str = ""
-    """The name of the file that it came from, if the client said so."""
+    """The name of its original file, if the client sent it."""
     modified: Decimal | None = None
     """When that file was last modified: Unix seconds, to the nanosecond."""
 
@@ -237,17 +239,17 @@ class Listing(msgspec.Struct, omit_defaults=True):
 
     images: list[Kept]
     next: str | None = None
-    """What to say as `after` to get those that follow; None if these are all."""
+    """The value of `after` for the next listing; None if this is the last."""
 
 
 class CommandResult(msgspec.Struct):
-    """POST /v1/orders: that it was done. `answer` is signed: only a node of the cluster can say so."""
+    """POST /v1/orders: the command was executed. `answer` is the signed acknowledgement."""
 
     answer: str
 
 
 class ClusterInfo(msgspec.Struct):
-    """GET /v1/cluster: who we are. Public."""
+    """GET /v1/cluster: which cluster and node this is. Needs no token."""
 
     cluster: str
     node: int
@@ -256,7 +258,7 @@ class ClusterInfo(msgspec.Struct):
 
 
 class Load(msgspec.Struct):
-    """What one node has to do and has done. It tells its leader with every heartbeat."""
+    """What a node has in progress and has done. It sends this with every heartbeat."""
 
     node: int
     role: str
@@ -268,22 +270,22 @@ class Load(msgspec.Struct):
     bytes: int = 0
     declines: int = 0
     weight: int = 0
-    """Of the images in work: their bytes, and 256 KiB for each."""
+    """Of the requests in progress: their bytes, and 256 KiB for each."""
     ineligible: str = msgspec.field(default="", name="stands_back")
-    """Why it is ineligible to lead; empty if it is eligible."""
+    """Why it may not lead; empty if it may."""
     degraded: str = ""
-    """Its fault, if it is eligible in spite of it, as no other node is known to have none; empty if it has none."""
-    room: int = 0
+    """The fault of a node that may lead in spite of it, as no other node is known to be healthy; else empty."""
+    free_slots: int = msgspec.field(default=0, name="room")
     """How many more images it takes."""
     used: int = 0
-    """How often it has used the current cluster key: the records that it sealed, or the data keys that it wrapped if
-    those are more."""
+    """How often it has used the current cluster key: the larger of records that it sealed and data keys that it
+    wrapped."""
     advice: str = ""
-    """What the operator had better do with that key; empty if nothing."""
+    """What the operator should do about that key; empty if nothing."""
 
 
 class Status(msgspec.Struct):
-    """GET /v1/status: this node, and what it knows of the others by heartbeat."""
+    """GET /v1/status: this node's load, and those of the others from their heartbeats."""
 
     cluster: str
     node: int

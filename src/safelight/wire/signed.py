@@ -1,10 +1,9 @@
-"""Structures as text that only this cluster can have signed: what tickets and orders are written in.
+"""Structures as signed text: the form of tickets and admin commands.
 
     text = base64url(JSON of the structure) "." base64url(HMAC-SHA256 of that text)      RFC 4648 §5, RFC 2104
 
-Each kind of structure is signed with a key of its own (`Keyring.derive`), so none can be taken for another.
-What is signed for one use carries a nonce and a time of expiry, so a node need not remember used ones
-permanently.
+Each kind of structure is signed with its own key (`Keyring.derive`), so none passes for another kind. A structure for
+one use has a nonce and a time of expiry, so a node need not remember used ones after that time.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class NotSigned(SafelightError):
 
 
 class OtherVersion(SafelightError):
-    """The text was signed with this key, and says what this version does not understand."""
+    """The text was signed with this key, by a version of Safelight that this one does not understand."""
 
 
 def write(value: msgspec.Struct, key: bytes) -> str:
@@ -49,7 +48,7 @@ def read(text: str, key: bytes, kind: type[T]) -> T:
         raise NotSigned("this was not signed by this cluster")
     try:
         return decode(_decode(body), kind)
-    except Malformed:  # what a newer version says more may be a condition: it must not be ignored
+    except Malformed:  # an unknown field of a newer version may be a condition: it must not be ignored
         raise OtherVersion("this was signed by another version of Safelight") from None
 
 
@@ -64,10 +63,10 @@ class SingleUse(Protocol):
 
 
 class ReplayCache:
-    """The nonces of what is signed for one use, until it expires, kept by the second of that.
+    """The nonces of used structures until they expire, grouped by the second of expiry.
 
-    They come in any order of expiry: other nodes' clocks, and steps of our own, see to that. The heap has the
-    seconds, which are few, and not the nonces, so every operation takes constant time, amortised.
+    They come in any order of expiry, as clocks of nodes differ and may be set. The heap contains seconds, which are
+    few, not nonces, so every operation takes amortised constant time.
     """
 
     def __init__(self) -> None:
@@ -91,7 +90,7 @@ class ReplayCache:
         self._nonces.get(ceil(signed.expires), set()).discard(signed.nonce)
 
     def forget(self, now: float) -> None:
-        """Forget the seconds that have passed."""
+        """Forget what expired before `now` (Unix seconds)."""
         while self._seconds and self._seconds[0] <= now:
             del self._nonces[heappop(self._seconds)]
 

@@ -1,8 +1,8 @@
-"""Tickets: single-use capabilities that the cluster signs, so that a body may go where a token does not.
+"""Tickets: single-use capabilities that the cluster signs.
 
-A ticket says who may send which body to which node for what. curl, browsers and HTTP libraries drop
-`Authorization` when they are redirected to another port; a ticket travels in the address instead, and is
-worth little to anyone who reads it there: it is valid for one request, to one incarnation of one node, for a minute.
+A ticket admits one request of one user to one node. curl, browsers and HTTP libraries drop `Authorization` when they
+are redirected to another port. A ticket travels in the address instead, and is worth little to anyone who reads it
+there: it is valid for one request, to one incarnation of one node, for a minute.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from safelight.wire import signed
 from safelight.wire.messages import Action
 
 LIFETIME = 60.0
-"""Seconds. Longer than a client takes from grant to body, short enough to be remembered whole."""
+"""Seconds. Longer than a client takes from grant to body; short enough to remember all tickets that are still valid."""
 
 
 class BadTicket(SafelightError):
-    """The ticket does not admit the request, and why."""
+    """The ticket does not admit the request; the message says why."""
 
 
 class Scope(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What one request asks for. `size` is what the client announced, in bytes; None if it could not say."""
+    """What one request may do. `size`: bytes that the client announced; None if it did not."""
 
     user: str
     upload: str
@@ -34,24 +34,24 @@ class Scope(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     action: Action
     scheme: Scheme
     keep: bool = True
-    """Whether the sealed image goes into the vault, where there is one."""
+    """Whether to store the sealed image in the vault, if there is one."""
     enrolment: str = ""
     """The user's enrolment id: see `vault.records.User`."""
 
 
-class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename={"incarnation": "life"}):
-    """Which job a ticket admits, at which node, and until when."""
+class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Which request a ticket admits, at which node, and until when. Its JSON is signed, and keeps older field names."""
 
-    job: Scope
+    scope: Scope = msgspec.field(name="job")
     node: int
-    incarnation: str
-    """Which incarnation of that node: its next one accepts none of these, as it has no memory of which were used."""
+    incarnation: str = msgspec.field(name="life")
+    """Of that node: a restart voids its tickets, as the node no longer knows which were used."""
     issuer: int
     expires: float
     """Unix seconds."""
     nonce: str
     counter: int | None = None
-    """With `issuer` the epoch in which that leader assigned the job to the node; None: it only leads there."""
+    """With `issuer` the epoch in which that leader assigned the request to the node; None: a redirect."""
 
 
 def new_nonce() -> str:
@@ -74,7 +74,7 @@ def read(text: str, key: bytes) -> Ticket:
 
 
 class TicketLedger:
-    """One node's memory of its tickets: which were used, and which it granted that may still come.
+    """One node's record of its tickets: which were used, and which it granted that may still come.
 
     Both are forgotten within a second of their expiry, so the memory is bounded by the rate of requests times
     `LIFETIME`.
@@ -87,7 +87,7 @@ class TicketLedger:
         self._granted = signed.ReplayCache()
 
     def granted(self, ticket: Ticket) -> None:
-        """Remember a ticket that this node has just issued for itself."""
+        """Record a ticket that this node has just issued for itself."""
         self._granted.forget(ticket.expires - LIFETIME)
         self._granted.add(ticket)
 
@@ -97,10 +97,12 @@ class TicketLedger:
         return len(self._granted)
 
     def redeem(self, ticket: Ticket, now: float) -> None:
-        """Use a ticket up. Raises BadTicket if it is for another node, expired or used."""
+        """Consume a ticket. Raises BadTicket if it is for another node or incarnation, expired or used."""
         self._used.forget(now)
-        if (ticket.node, ticket.incarnation) != (self.node, self.incarnation):
-            raise BadTicket(f"this ticket is for node {ticket.node} as it was then: ask for a new one")
+        if ticket.node != self.node:
+            raise BadTicket(f"this ticket is for node {ticket.node}: ask for a new one")
+        if ticket.incarnation != self.incarnation:
+            raise BadTicket(f"this ticket is from before node {ticket.node} restarted: ask for a new one")
         if now >= ticket.expires:
             raise BadTicket("this ticket has expired: ask for a new one")
         if ticket in self._used:

@@ -347,7 +347,7 @@ def waiting(request: web.Request) -> Iterator[None]:
         entry.began()
 
 
-def proved(request: web.Request, user: str) -> None:
+def authenticated(request: web.Request, user: str) -> None:
     """The request is this user's: its connection is no stranger's any more."""
     request[USER] = user
     _entry(request).belongs_to(user)

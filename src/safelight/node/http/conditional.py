@@ -1,4 +1,4 @@
-"""The conditions of a request (RFC 9110, 13), evaluated alike for every method before anything is done.
+"""Conditional requests (RFC 9110, 13), evaluated in the same way for every method before it takes effect.
 
 If-Match, If-Unmodified-Since, If-None-Match and If-Modified-Since are evaluated in the order of 13.2.2. A list of
 entity tags that is malformed is refused; a date that is malformed is ignored (13.1.3, 13.1.4).
@@ -21,16 +21,16 @@ _DATES = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H
 
 
 class Current(NamedTuple):
-    """What there is at the address now."""
+    """The current state of the addressed resource."""
 
     tags: tuple[str, ...]
     """The strong entity tags of its representations."""
     modified: float | None
-    """Unix seconds, whole; None where it is not known."""
+    """Unix seconds, whole; None if unknown."""
 
 
 def conditional(request: web.Request) -> bool:
-    """Whether the request has a condition: otherwise there is nothing to look up for it."""
+    """Whether the request has a condition: without one, no lookup is needed."""
     return any(
         header in request.headers
         for header in ("If-Match", "If-Unmodified-Since", "If-None-Match", "If-Modified-Since")
@@ -38,48 +38,51 @@ def conditional(request: web.Request) -> bool:
 
 
 def check_conditions(request: web.Request, current: Current | None) -> bool:
-    """False if the answer is 304 (Not Modified), which only GET and HEAD get. `current`: None if there is nothing.
+    """False for 304 (Not Modified), with GET and HEAD only. `current`: None if the resource does not exist.
 
     Raises Refusal (PRECONDITION; BAD_REQUEST for a malformed list of entity tags).
     """
     reads = request.method in ("GET", "HEAD")
     modified = None if current is None else current.modified
     if "If-Match" in request.headers:  # 13.1.1
-        holds = _names(request, "If-Match", current, weakly=False)
+        holds = _matches(request, "If-Match", current, weakly=False)
     else:  # 13.1.4
         date = _date(request, "If-Unmodified-Since")
         holds = date is None or modified is None or modified <= date
     if not holds:
-        raise Refusal(Problem.PRECONDITION, "the image is not the one that your condition names: get it again")
+        raise Refusal(Problem.PRECONDITION, "the image is not the one in the condition of the request: get it again")
     if "If-None-Match" in request.headers:  # 13.1.2
-        differs = not _names(request, "If-None-Match", current, weakly=True)
+        differs = not _matches(request, "If-None-Match", current, weakly=True)
     else:  # 13.1.3
         date = _date(request, "If-Modified-Since") if reads else None
         differs = date is None or modified is None or modified > date
     if not differs and not reads:
-        raise Refusal(Problem.PRECONDITION, "there is an image that your condition excludes: choose another name")
+        raise Refusal(
+            Problem.PRECONDITION,
+            "an image has this name, which the condition of the request excludes: choose another name",
+        )
     return differs
 
 
-def http_date(said: str) -> float | None:
-    """A date (5.6.7) in Unix seconds; None for what is none."""
+def http_date(text: str) -> float | None:
+    """A date (5.6.7) in Unix seconds; None if it is malformed."""
     for form in _DATES:
         with suppress(ValueError):
-            return datetime.strptime(said, form).replace(tzinfo=UTC).timestamp()
+            return datetime.strptime(text, form).replace(tzinfo=UTC).timestamp()
     return None
 
 
 def _date(request: web.Request, header: str) -> float | None:
-    said = request.headers.getall(header, [])
-    return http_date(said[0]) if len(said) == 1 else None
+    values = request.headers.getall(header, [])
+    return http_date(values[0]) if len(values) == 1 else None
 
 
-def _names(request: web.Request, header: str, current: Current | None, *, weakly: bool) -> bool:
-    """Whether a list of entity tags, or `*`, names what there is (8.8.3.2)."""
-    said = ",".join(request.headers.getall(header))
-    if said.strip() == "*":
+def _matches(request: web.Request, header: str, current: Current | None, *, weakly: bool) -> bool:
+    """Whether a list of entity tags, or `*`, matches the current state (8.8.3.2)."""
+    value = ",".join(request.headers.getall(header))
+    if value.strip() == "*":
         return current is not None
-    if not _TAGS.fullmatch(said):
+    if not _TAGS.fullmatch(value):
         raise Refusal(Problem.BAD_REQUEST, f'{header} is a list of entity tags, such as "abc", or * alone')
     tags = () if current is None else current.tags
-    return any((each.removeprefix("W/") if weakly else each) in tags for each in _EACH.findall(said))
+    return any((each.removeprefix("W/") if weakly else each) in tags for each in _EACH.findall(value))

@@ -1,8 +1,8 @@
-"""How many unknown tokens one address may have looked up one by one: each costs reads of the store.
+"""How many unknown tokens an address may try: the lookup of each costs reads of the store.
 
-A token bucket for each address: `BURST` looks at once, and `RATE` a second after that; beyond, tokens are looked for in
-a listing (see `claims`). A look that finds a user costs nothing, and who is known already needs none. Without a clock:
-the caller says what time it is, in seconds.
+A token bucket for each address: `BURST` lookups at once, then `RATE` a second. Beyond that, a listing answers (see
+`token_index`). A lookup that finds a user does not count, and a known token needs none. Without a clock: the caller
+passes the time, in seconds.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections import OrderedDict
 BURST, RATE = 50.0, 5.0
 
 ADDRESSES = 10_000
-"""Addresses that are remembered; of more, those that have tried longest ago are forgotten."""
+"""Addresses with a bucket; beyond, the one that tried longest ago is forgotten."""
 
 
 class GuessRateLimit:
     """One node's buckets."""
 
     def __init__(self) -> None:
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # looks, and when that was so
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # lookups that are left, and as of when
 
     def take(self, address: str, now: float) -> bool:
-        """Whether this address may look a token up now; to be given back if it is a user's."""
+        """Whether this address may look up a token now. Give it back if a user has the token."""
         left = self._now(address, now)
         if left < 1:
             return False

@@ -1,7 +1,7 @@
-"""What a request's head may say, whatever it asks for: checked before anything of its body is read.
+"""Checks of a request's head that apply to every route, before its body is read.
 
 A header that changes what the body means is applied or refused, never ignored: otherwise a part of an image, or an
-image in a wrapping, would be kept as the image. And an address that cannot be decoded names nothing: a name is never
+image in another encoding, would be stored as the image. An address that cannot be decoded is refused: a name is never
 guessed.
 """
 
@@ -14,33 +14,31 @@ from safelight.runtime.http import HttpVersion11, web
 from safelight.wire.messages import Problem, Refusal
 
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_WRAPPINGS = ("multipart/", "message/")
-"""Types whose bodies have the content inside, or a part of it (RFC 2046). What curl and wget call any body of theirs,
+_CONTAINERS = ("multipart/", "message/")
+"""Types whose bodies contain other content (RFC 2046). The default of curl and wget for any body,
 application/x-www-form-urlencoded, is not among them."""
 
 
 def check_head(request: web.Request) -> None:
-    """Raises Refusal for a request whose head this node cannot, or must not, follow."""
+    """Raises Refusal for a request whose head this node does not support."""
     url = request.rel_url
     unescaped(url.raw_path, "the address")
-    unescaped(url.raw_query_string, "what follows ? in the address")
+    unescaped(url.raw_query_string, "the query in the address")
     _check_coding(request)
     if request.method not in ("GET", "HEAD") and "Content-Range" in request.headers:  # RFC 9110, 14.5
-        raise Refusal(Problem.BAD_REQUEST, "Content-Range: a part of an image is not taken, send the whole image")
+        raise Refusal(Problem.BAD_REQUEST, "Content-Range: parts of an image are not supported; send the whole image")
     for header, part in (("Upload-Complete", "?0"), ("Upload-Incomplete", "?1")):  # resumable uploads (IETF drafts)
         if request.method == "PUT" and request.headers.get(header, "").strip() == part:
-            raise Refusal(Problem.BAD_REQUEST, f"{header}: a part of an image is not taken, send the whole image")
+            raise Refusal(Problem.BAD_REQUEST, f"{header}: parts of an image are not supported; send the whole image")
     for coding in _listed(request, "Content-Encoding"):
         if coding != "identity":
-            raise Refusal(
-                Problem.UNSUPPORTED_TYPE, "the body has a Content-Encoding: send it as it is, without compression"
-            )
-    if request.headers.get("Content-Type", "").strip().lower().startswith(_WRAPPINGS):
+            raise Refusal(Problem.UNSUPPORTED_TYPE, "the body has a Content-Encoding: send it unencoded")
+    if request.headers.get("Content-Type", "").strip().lower().startswith(_CONTAINERS):
         raise Refusal(
-            Problem.UNSUPPORTED_TYPE, "the body is a form or another wrapping: send the bytes alone (curl -T FILE)"
+            Problem.UNSUPPORTED_TYPE, "the body is a form or a multipart message: send the bytes alone (curl -T FILE)"
         )
     if any(expected != "100-continue" for expected in _listed(request, "Expect")):  # RFC 9110, 10.1.1
-        raise Refusal(Problem.EXPECTATION, "the only expectation known here is 100-continue")
+        raise Refusal(Problem.EXPECTATION, "the only supported expectation is 100-continue")
 
 
 def unescaped(text: str, what: str) -> str:
@@ -59,10 +57,10 @@ def _check_coding(request: web.Request) -> None:
     if codings and request.version < HttpVersion11:
         raise Refusal(Problem.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding: send Content-Length, or use HTTP/1.1")
     if codings not in ([], ["chunked"]):
-        raise Refusal(Problem.UNKNOWN_CODING, "the only transfer coding known here is chunked")
+        raise Refusal(Problem.UNKNOWN_CODING, "the only supported transfer coding is chunked")
 
 
 def _listed(request: web.Request, header: str) -> list[str]:
     """The members of a header that is a list (RFC 9110, 5.6.1), in lower case."""
-    said = ",".join(request.headers.getall(header, []))
-    return [each for part in said.split(",") if (each := part.strip().lower())]
+    value = ",".join(request.headers.getall(header, []))
+    return [each for part in value.split(",") if (each := part.strip().lower())]

@@ -1,6 +1,6 @@
-"""Answers with an image or a sealed file in them: sent piece by piece, and broken off visibly if it comes to that.
+"""Responses with an image or a sealed file: sent piece by piece, and reset if they cannot be completed.
 
-How fast a client takes one is measured by what it has acknowledged (`pour.unsent`), not by what was written.
+What a client has acknowledged (`unacknowledged_bytes`) measures how fast it is, not what was written.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from safelight.wire.messages import Problem, Refusal
 
 
 @contextmanager
-def from_the_vault(user: str, say: Callable[[str], None]) -> Iterator[None]:
-    """For work with what the vault keeps for a user: that it does not open is the vault's damage, not the request's."""
+def from_the_vault(user: str, log: Callable[[str], None]) -> Iterator[None]:
+    """Report an image in the vault that cannot be decrypted as damage of the vault, not as an error of the request."""
     try:
         yield
-    except OtherCluster as error:  # which another node may have
-        raise OtherKey(f"An image of {user} in the vault cannot be opened: {error}", error.key_id) from None
+    except OtherCluster as error:  # another node may have the key
+        raise OtherKey(f"An image of {user} in the vault cannot be decrypted: {error}", error.key_id) from None
     except CannotOpen as error:
-        say(f"An image of {user} in the vault cannot be opened: {error}")
-        raise Refusal(Problem.DAMAGED, f"the image in the vault cannot be opened: {error}") from None
+        log(f"An image of {user} in the vault cannot be decrypted: {error}")
+        raise Refusal(Problem.DAMAGED, f"the image in the vault cannot be decrypted: {error}") from None
 
 
 class Interrupted(Exception):
-    """A response broke off in its middle; it is too late for another."""
+    """A response ended early; it is too late for another."""
 
     def __init__(self, response: web.StreamResponse, reason: str) -> None:
         super().__init__(reason)
@@ -48,24 +48,24 @@ async def send(
     response: web.StreamResponse,
     chunks: AsyncGenerator[Bytes],
     stall_timeout: float,
-    place: Slot,
+    slot: Slot,
 ) -> web.StreamResponse:
-    """Send the response with `chunks` as its body. Closes `chunks`.
+    """Send the response with `chunks` as its body. Closes `chunks`; for HEAD it reads none.
 
-    `stall_timeout`: seconds within which the client must take something. `place` measures how fast it does.
+    `stall_timeout`: seconds within which the client must acknowledge something. `slot` measures how fast it does.
 
-    Raises Interrupted, and before anything was sent whatever the first chunk raises. HEAD asks for no chunk.
+    Raises Interrupted; and what the first chunk raises, before anything was sent.
     """
     async with aclosing(chunks):
         first = b"" if request.method == "HEAD" else await anext(chunks, b"")
         await response.prepare(request)
         try:
             if request.method != "HEAD":
-                await _write(request, response, first, stall_timeout, place)
+                await _write(request, response, first, stall_timeout, slot)
                 async for chunk in chunks:
-                    await _write(request, response, chunk, stall_timeout, place)
+                    await _write(request, response, chunk, stall_timeout, slot)
         except (SafelightError, TimeoutError, OSError) as error:
-            raise _broken_off(request, response, error) from None
+            raise _interrupted(request, response, error) from None
         await response.write_eof()
         return response
 
@@ -77,9 +77,9 @@ async def _send_file(
     file: FileBody,
     end: int,
     stall_timeout: float,
-    place: Slot,
+    slot: Slot,
 ) -> web.StreamResponse:
-    """Send the response: `beginning`, and the file's bytes from there up to `end`. Closes the file.
+    """Send the response: `beginning`, then the file's bytes from there up to `end`. Closes the file.
 
     Raises Interrupted.
     """
@@ -88,10 +88,10 @@ async def _send_file(
         try:
             await response.write(beginning)
             if request.transport is None:
-                raise ConnectionResetError("the client went away")
-            await sendfile(request.transport, file, len(beginning), end, stall_timeout=stall_timeout, taken=place.moved)
+                raise ConnectionResetError("the client closed the connection")
+            await sendfile(request.transport, file, len(beginning), end, stall_timeout=stall_timeout, taken=slot.moved)
         except (SafelightError, EOFError, TimeoutError, OSError) as error:
-            raise _broken_off(request, response, error) from None
+            raise _interrupted(request, response, error) from None
         await response.write_eof()
         return response
     finally:
@@ -99,58 +99,58 @@ async def _send_file(
 
 
 async def send_whole(
-    request: web.Request, response: web.StreamResponse, body: bytes, stall_timeout: float, place: Slot | None = None
+    request: web.Request, response: web.StreamResponse, body: bytes, stall_timeout: float, slot: Slot | None = None
 ) -> web.StreamResponse:
     """Send the response with all of its body at once, for small ones. Arguments and Interrupted: as `send`."""
     await response.prepare(request)
     try:
         if request.method != "HEAD":
-            await _write(request, response, body, stall_timeout, place)
+            await _write(request, response, body, stall_timeout, slot)
         await response.write_eof()
     except (SafelightError, TimeoutError, OSError) as error:
-        raise _broken_off(request, response, error) from None
+        raise _interrupted(request, response, error) from None
     return response
 
 
 async def send_sealed(
-    request: web.Request, response: web.StreamResponse, vault: Vault, image: Image, stall_timeout: float, place: Slot
+    request: web.Request, response: web.StreamResponse, vault: Vault, image: Image, stall_timeout: float, slot: Slot
 ) -> web.StreamResponse:
     """Send the response with the sealed file of an image as its body. Raises as `send`."""
-    pours = request.method != "HEAD" and can_sendfile(request.transport)
-    file = await vault.sealed_file(image) if pours else None
+    from_file = request.method != "HEAD" and can_sendfile(request.transport)
+    file = await vault.sealed_file(image) if from_file else None
     if file is None:
-        return await send(request, response, vault.sealed(image), stall_timeout, place)
-    return await _send_file(request, response, image.header, file, sealed_size_of(image), stall_timeout, place)
+        return await send(request, response, vault.sealed(image), stall_timeout, slot)
+    return await _send_file(request, response, image.header, file, sealed_size_of(image), stall_timeout, slot)
 
 
 async def _write(
-    request: web.Request, response: web.StreamResponse, chunk: Bytes, stall_timeout: float, place: Slot | None = None
+    request: web.Request, response: web.StreamResponse, chunk: Bytes, stall_timeout: float, slot: Slot | None = None
 ) -> None:
-    """Raises TimeoutError if the client takes nothing for `stall_timeout` seconds, and as `Place.moved`."""
+    """Raises TimeoutError if the client takes nothing for `stall_timeout` seconds, and as `Slot.moved`."""
     left, moved = unacknowledged_bytes(request.transport) + len(chunk), time.monotonic()
-    writing, looked = asyncio.ensure_future(response.write(chunk)), moved
+    writing, checked = asyncio.ensure_future(response.write(chunk)), moved
     try:
         done: set[asyncio.Future[None]] = set()
         while not done:
             done, _ = await asyncio.wait([writing], timeout=min(LOOK, stall_timeout))
             before, left = left, unacknowledged_bytes(request.transport)
-            since, looked = looked, time.monotonic()
+            since, checked = checked, time.monotonic()
             if left < before:
-                moved = looked
-            if place is not None:
-                place.moved(looked - since, max(0, before - left))
-            if not done and looked - moved >= stall_timeout:
-                raise TimeoutError("the client takes nothing more")
+                moved = checked
+            if slot is not None:
+                slot.moved(checked - since, max(0, before - left))
+            if not done and checked - moved >= stall_timeout:
+                raise TimeoutError("the client stalled")
         writing.result()
     finally:
         writing.cancel()
 
 
-def _broken_off(request: web.Request, response: web.StreamResponse, error: BaseException) -> Interrupted:
-    """Too late for another status: break off visibly, so that nobody takes a part for the whole.
+def _interrupted(request: web.Request, response: web.StreamResponse, error: BaseException) -> Interrupted:
+    """Reset the connection, so that no client takes a part for the whole: it is too late for another status.
 
-    What a slow client has yet to take is thrown away with it (SO_LINGER, socket(7)): the system would go on offering it
-    those megabytes, for as long as it likes.
+    What a slow client has not received is discarded (SO_LINGER, socket(7)): the system would keep those megabytes for
+    as long as the client likes.
     """
     if request.transport is not None:
         if isinstance(error, Refusal | TimeoutError):

@@ -1,8 +1,8 @@
-"""A revocation ends what its user has running: uploads, downloads, listings and WebSockets.
+"""A revocation ends the active requests of its user: uploads, downloads, listings and WebSockets.
 
-Requests are checked as they come, and those that last are checked again while they run: every `CHECK` seconds, so
-that a revocation is noticed within the second for which a node believes what it read of a user. What a token began ends
-with the token, too, if the user has been given another. Where the users cannot be read, what runs goes on.
+A request is checked when it arrives, and every `CHECK` seconds while it runs, so that a revocation takes effect within
+the second for which a node caches what it read about a user. A new token ends the requests of the old one, too. If the
+users cannot be read, active requests continue.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from safelight.node.state.users import FRESH, Users
 from safelight.runtime.http import web
 
 CHECK = 0.2
-"""Seconds between two checks of what runs."""
+"""Seconds between two checks of the active requests."""
 
 AT_ONCE = 32
-"""Users that are looked up at the same time."""
+"""Users that are looked up at a time."""
 
 LOOKUP_TIMEOUT = 10.0
 """Seconds that one lookup may take; the others continue meanwhile."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ActiveRequests:
-    """The requests of one node that are being answered."""
+    """The active requests of one node."""
 
-    def __init__(self, users: Users, say: Callable[[str], None]) -> None:
-        self._users, self._say = users, say
+    def __init__(self, users: Users, log: Callable[[str], None]) -> None:
+        self._users, self._log = users, log
         self._requests: dict[int, web.Request] = {}  # by id: they are not hashable
         self._checking: asyncio.Task[None] | None = None
         self._checks: dict[tuple[str, str | None], asyncio.Task[None]] = {}
@@ -51,7 +51,7 @@ class ActiveRequests:
 
     @contextmanager
     def watched(self, request: web.Request) -> Iterator[None]:
-        """The request runs."""
+        """The request is active."""
         if id(request) in self._requests:  # one of a WebSocket's offers
             yield
             return
@@ -64,12 +64,12 @@ class ActiveRequests:
     async def _check_again(self) -> None:
         while True:
             await asyncio.sleep(CHECK)
-            whose = {(request[USER], request.get(TOKEN_OF)) for request in self._requests.values() if USER in request}
-            for user, token in whose - self._checks.keys():
+            users = {(request[USER], request.get(TOKEN_OF)) for request in self._requests.values() if USER in request}
+            for user, token in users - self._checks.keys():
                 self._checks[user, token] = asyncio.create_task(self._check(user, token))
 
     async def _check(self, user: str, token: str | None) -> None:
-        """End what the user has running, if it is to end. An error here leaves the checks of the others alone."""
+        """End the user's requests if the user was revoked. An error here does not affect the checks of other users."""
         try:
             async with self._free, asyncio.timeout(LOOKUP_TIMEOUT):
                 active = await self._users.active(user, token, within=FRESH - CHECK)
@@ -80,7 +80,7 @@ class ActiveRequests:
         except Exception:
             if not self._failed:
                 self._failed = True
-                log.exception("cannot check whether users were revoked; this is reported once")
+                logger.exception("cannot check whether users were revoked; this is reported once")
         finally:
             self._checks.pop((user, token), None)
 
@@ -91,4 +91,4 @@ class ActiveRequests:
             if (request.get(USER), request.get(TOKEN_OF)) == (user, token) and isinstance(connection, HttpConnection):
                 ended += connection.abort()
         if ended:
-            self._say(f"broke off {ended} requests of {user}, who was revoked or has another token")
+            self._log(f"closed {ended} requests of {user}, who was revoked or has another token")

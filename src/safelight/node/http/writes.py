@@ -1,4 +1,4 @@
-"""What only the leader does: an image in, its sealed file out; a sealed file in, its image out; an image removed."""
+"""The requests that only a leader, or a node that it assigns, processes: encrypt, decrypt, remove."""
 
 from __future__ import annotations
 
@@ -28,173 +28,168 @@ from safelight.vault.vault import AlreadyRemoved, UnknownImage, Vault, sealed_si
 from safelight.wire.messages import SEALED_TYPE, Action, Problem, Refusal
 from safelight.wire.tickets import Scope
 
-JOB = web.RequestKey("job", Scope)
+SCOPE = web.RequestKey("scope", Scope)
+"""What the request was admitted for."""
 
 
 class WriteHandlers:
-    """The handlers of requests that pass the leader's gate."""
+    """The handlers of requests that need admission."""
 
     def __init__(
         self,
         config: Config,
         node: int,
         *,
-        gate: Admission,
-        workshop: Pipeline,
-        keeper: VaultHandle,
+        admission: Admission,
+        pipeline: Pipeline,
+        vault_handle: VaultHandle,
         load: LoadTracker,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         self._config, self._node = config, node
-        self._gate, self._workshop, self._keeper, self._load, self._say = gate, workshop, keeper, load, say
+        self._admission, self._pipeline, self._vault_handle = admission, pipeline, vault_handle
+        self._load, self._log = load, log
 
     async def seal(self, request: web.Request) -> web.StreamResponse:
-        """PUT /v1/images/NAME: an image in, its sealed file out, and kept in the vault."""
-        job = await self._job(request, Action.SEAL)
-        vault = self._keeper.vault if job.keep and job.scheme is Scheme.SEALED else None
+        """PUT /v1/images/NAME: the response to an image is its sealed file, which the vault stores."""
+        scope = await self._scope(request, Action.SEAL)
+        vault = self._vault_handle.vault if scope.keep and scope.scheme is Scheme.SEALED else None
         if vault is not None:
-            with from_the_vault(job.user, self._say):
-                return await self._keep(request, job, vault)
-        async with self._workshop.spool() as spool:
-            with self._load.work(job.user, job.size) as place:
-                size = await self._workshop.seal(job, self._body(request, job, place), spool)
-            self._say(f"Encrypted an image for {job.user} ({human_size(size)})")
-            with self._load.answering(job.user) as place:
-                return await self._send(request, job, place, spool.size, spool.chunks(), status=201)
+            with from_the_vault(scope.user, self._log):
+                return await self._store(request, scope, vault)
+        async with self._pipeline.spool() as spool:
+            with self._load.work(scope.user, scope.size) as slot:
+                size = await self._pipeline.seal(scope, self._body(request, scope, slot), spool)
+            self._log(f"Encrypted an image for {scope.user} ({human_size(size)})")
+            with self._load.answering(scope.user) as slot:
+                return await self._send(request, scope, slot, spool.size, spool.chunks(), status=201)
 
-    async def _keep(self, request: web.Request, job: Scope, vault: Vault) -> web.StreamResponse:
+    async def _store(self, request: web.Request, scope: Scope, vault: Vault) -> web.StreamResponse:
         try:
-            return await self._keep_and_answer(request, job, vault)
-        except UnknownImage:  # what this very upload has made, and what was compared with the body or about to be sent
+            return await self._store_and_respond(request, scope, vault)
+        except UnknownImage:  # the image of this very upload, before it was compared with the body or sent
             raise AlreadyRemoved("this upload succeeded, and its image was removed since") from None
 
-    async def _keep_and_answer(self, request: web.Request, job: Scope, vault: Vault) -> web.StreamResponse:
-        original, modified = _original(request, job), _modified(request)
-        with self._load.work(job.user, job.size) as place:
-            body = self._body(request, job, place)
-            image, sealed = await self._workshop.keep(job, body, vault, original, modified)
-        self._say(f"Encrypted an image for {job.user} ({human_size(image.size)})")
+    async def _store_and_respond(self, request: web.Request, scope: Scope, vault: Vault) -> web.StreamResponse:
+        original, modified = _original(request, scope), _modified(request)
+        with self._load.work(scope.user, scope.size) as slot:
+            body = self._body(request, scope, slot)
+            image, sealed = await self._pipeline.store(scope, body, vault, original, modified)
+        self._log(f"Encrypted an image for {scope.user} ({human_size(image.size)})")
         if _wants_a_receipt(request):
-            headers = {**self._headers(job, kept=True), "Preference-Applied": "return=minimal"}
+            headers = {**self._headers(scope, kept=True), "Preference-Applied": "return=minimal"}
             return web.Response(status=201, headers=headers)
         if sealed:
-            response = web.StreamResponse(status=201, headers=self._file(job, len(sealed), kept=True))
+            response = web.StreamResponse(status=201, headers=self._file(scope, len(sealed), kept=True))
             return await send_whole(request, response, sealed, self._config.body_timeout)
-        with self._load.answering(job.user) as place:
-            response = web.StreamResponse(status=201, headers=self._file(job, sealed_size_of(image), kept=True))
-            return await send_sealed(request, response, vault, image, self._config.body_timeout, place)
+        with self._load.answering(scope.user) as slot:
+            response = web.StreamResponse(status=201, headers=self._file(scope, sealed_size_of(image), kept=True))
+            return await send_sealed(request, response, vault, image, self._config.body_timeout, slot)
 
     async def open(self, request: web.Request) -> web.StreamResponse:
-        """PUT /v1/opened/NAME: a sealed file in, its image out."""
-        job = await self._job(request, Action.OPEN)
-        async with self._workshop.spool() as spool:
-            with self._load.work(job.user, job.size) as place:
-                size = await self._workshop.verify(job, self._body(request, job, place), spool)
-            self._say(f"Opened an image for {job.user} ({human_size(size)})")
-            with self._load.answering(job.user) as place:
-                return await self._send(request, job, place, size, self._workshop.opened(job, spool), status=200)
+        """PUT /v1/opened/NAME: the response to a sealed file is its image."""
+        scope = await self._scope(request, Action.OPEN)
+        async with self._pipeline.spool() as spool:
+            with self._load.work(scope.user, scope.size) as slot:
+                size = await self._pipeline.verify(scope, self._body(request, scope, slot), spool)
+            self._log(f"Decrypted an image for {scope.user} ({human_size(size)})")
+            with self._load.answering(scope.user) as slot:
+                return await self._send(request, scope, slot, size, self._pipeline.opened(scope, spool), status=200)
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
-        """DELETE /v1/images/NAME: remove an image from the vault permanently."""
-        job = await self._gate.admit(request, Action.REMOVE)
-        vault = self._keeper.vault
+        """DELETE /v1/images/NAME: remove an image from the vault, permanently."""
+        scope = await self._admission.admit(request, Action.REMOVE)
+        vault = self._vault_handle.vault
         if vault is None:
-            raise Refusal(Problem.NO_VAULT, "this cluster has no vault: there is nothing to remove")
-        with self._load.answering(job.user):
-            await vault.remove(
-                job.user,
-                job.name,
-                lambda image: check_conditions(request, current(image)),
-                enrolment=job.enrolment,
-            )
-        self._say(f"Removed an image of {job.user}")
+            raise Refusal(Problem.NO_VAULT, "this cluster has no vault, so there is nothing to remove")
+        with self._load.answering(scope.user):
+
+            def check(image: Image) -> None:
+                check_conditions(request, current(image))
+
+            await vault.remove(scope.user, scope.name, check, enrolment=scope.enrolment)
+        self._log(f"Removed an image of {scope.user}")
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
     # -- admission -----------------------------------------------------------------------------------
 
-    def _body(self, request: web.Request, job: Scope, place: Slot) -> RequestBody:
+    def _body(self, request: web.Request, scope: Scope, slot: Slot) -> RequestBody:
         return RequestBody(
             request.content,
-            announced=job.size,
-            limit=largest_body(self._config, job),
+            announced=scope.size,
+            limit=largest_body(self._config, scope),
             stall_timeout=self._config.body_timeout,
-            place=place,
+            slot=slot,
         )
 
-    async def _job(self, request: web.Request, action: Action) -> Scope:
-        if (job := request.get(JOB)) is None:
-            job = await self.admit(request, action)
-        return job
+    async def _scope(self, request: web.Request, action: Action) -> Scope:
+        return request.get(SCOPE) or await self.admit(request, action)
 
     async def admit(self, request: web.Request, action: Action) -> Scope:
-        """The job that a request with a body is, if the body is wanted. Raises GoTo and Refusal."""
-        job = request[JOB] = await self._gate.admit(request, action)
+        """Admit a request with a body, before its body. Raises Redirect and Refusal."""
+        scope = request[SCOPE] = await self._admission.admit(request, action)
         if conditional(request):
-            image = await self._kept(job) if action is Action.SEAL else None  # what is opened is never kept
-            if image is None or image.upload != job.upload:  # else it has succeeded already (RFC 9110, 13.1.1)
+            image = await self._stored(scope) if action is Action.SEAL else None
+            if image is None or image.upload != scope.upload:  # else it has succeeded already (RFC 9110, 13.1.1)
                 check_conditions(request, None if image is None else current(image))
-        return job
+        return scope
 
-    async def _kept(self, job: Scope) -> Image | None:
-        """What the vault has under a job's name."""
+    async def _stored(self, scope: Scope) -> Image | None:
+        """The image in the vault with the name of a request."""
+        vault = self._vault_handle.vault
         try:
-            return (
-                await self._keeper.vault.find(job.user, job.name, enrolment=job.enrolment)
-                if self._keeper.vault is not None
-                else None
-            )
+            return None if vault is None else await vault.find(scope.user, scope.name, enrolment=scope.enrolment)
         except UnknownImage:
             return None
 
-    # -- answers -------------------------------------------------------------------------------------
+    # -- responses -----------------------------------------------------------------------------------
 
     async def _send(
         self,
         request: web.Request,
-        job: Scope,
-        place: Slot,
+        scope: Scope,
+        slot: Slot,
         size: int,
         chunks: AsyncGenerator[Bytes],
         *,
         status: int,
-        kept: bool = False,
     ) -> web.StreamResponse:
-        response = web.StreamResponse(status=status, headers=self._file(job, size, kept=kept))
-        return await send(request, response, chunks, self._config.body_timeout, place)
+        response = web.StreamResponse(status=status, headers=self._file(scope, size, kept=False))
+        return await send(request, response, chunks, self._config.body_timeout, slot)
 
-    def _file(self, job: Scope, size: int, *, kept: bool) -> dict[str, str]:
-        return {**self._headers(job, kept=kept), "Content-Type": SEALED_TYPE, "Content-Length": str(size)}
+    def _file(self, scope: Scope, size: int, *, kept: bool) -> dict[str, str]:
+        return {**self._headers(scope, kept=kept), "Content-Type": SEALED_TYPE, "Content-Length": str(size)}
 
-    def _headers(self, job: Scope, *, kept: bool) -> dict[str, str]:
+    def _headers(self, scope: Scope, *, kept: bool) -> dict[str, str]:
         return {
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
             "Safelight-Node": str(self._node),
-            "Safelight-Upload": job.upload,
+            "Safelight-Upload": scope.upload,
             "Safelight-Kept": "yes" if kept else "no",
         }
 
 
-def _original(request: web.Request, job: Scope) -> str:
-    """The name of the file that the image comes from, as the request says it; else the image's name."""
-    said = request.headers.get("Safelight-Original")
-    if said is None:
-        return job.name
-    return check_image_name(unescaped(said, "Safelight-Original"))
+def _original(request: web.Request, scope: Scope) -> str:
+    """The name of the image's original file, from the request's header; otherwise the image's name."""
+    value = request.headers.get("Safelight-Original")
+    if value is None:
+        return scope.name
+    return check_image_name(unescaped(value, "Safelight-Original"))
 
 
 def _modified(request: web.Request) -> Decimal | None:
-    """When that file was last modified: Unix seconds."""
-    said = request.headers.get("Safelight-Modified")
-    if said is None:
+    """When that file was last modified, in Unix seconds."""
+    value = request.headers.get("Safelight-Modified")
+    if value is None:
         return None
-    modified = timestamps.read(said)
+    modified = timestamps.read(value)
     if modified is None:
-        raise Refusal(Problem.BAD_REQUEST, "Safelight-Modified is a number of Unix seconds, such as 1795380272.5")
+        raise Refusal(Problem.BAD_REQUEST, "Safelight-Modified is a time in Unix seconds, such as 1795380272.5")
     return modified
 
 
 def _wants_a_receipt(request: web.Request) -> bool:
-    """Whether the request says `Prefer: return=minimal` (RFC 7240, 4.2)."""
+    """Whether the request has `Prefer: return=minimal` (RFC 7240, 4.2)."""
     preferences = ",".join(request.headers.getall("Prefer", [])).split(",")
     return "return=minimal" in (each.partition(";")[0].replace(" ", "").lower() for each in preferences)

@@ -1,9 +1,8 @@
-"""Whom a leader gives an image to: the node that has the least to do, as far as the leader knows.
+"""Which node a leader assigns an image to: the one with the least in progress, as far as the leader knows.
 
-It knows what each node last told of the work it had in hand, and which images it has granted that the node has not
-begun since. Both are weighed by their bytes, and each image by a fixed part on top: small ones cost, too. So a slow
-node, whose work piles up, is given less; and many images that are granted within one report's time do not all go to
-the node that was idle in the last one.
+It knows the load that each node last reported, and which images it has granted that the node has not started since.
+Both are weighed by their bytes, plus a fixed part for each image. So a slow node, whose work accumulates, gets less;
+and images that are granted between two reports do not all go to the node that was idle in the last one.
 
 Without a clock: the caller passes the time, in seconds.
 """
@@ -16,24 +15,24 @@ from itertools import count
 from typing import NamedTuple
 
 FIXED = 256 << 10
-"""Bytes that cost about as much to seal as the rest of what an image costs: requests, records, syncs."""
+"""Bytes that cost as much to encrypt as everything else that an image costs: requests, records, syncs."""
 
 UNUSED = 2.0
-"""Seconds within which a client takes up a grant, or has died, or uses another: then it weighs nothing any more."""
+"""Seconds within which a client uses a grant. One that is older has no weight: its client died, or uses another."""
 
 REPORT, REPORTS = 0.01, 400
-"""Seconds until a worker whose work has changed tells the leader; and how many such reports a second a leader is to
-hear at most, from all workers together: each costs it, too.
+"""Seconds until a worker whose load has changed reports it to the leader; and how many such reports a second a leader
+receives at most, from all workers together.
 """
 
 
 def report_pause(nodes: int) -> float:
-    """Seconds that a worker gathers changes for one report, in a cluster of so many nodes."""
+    """Seconds for which a worker collects changes for one report, in a cluster of so many nodes."""
     return max(REPORT, (nodes - 1) / REPORTS)
 
 
 def weight(size: int | None) -> int:
-    """What an image of so many bytes weighs; None if nobody knows."""
+    """The weight of an image of so many bytes; None if its size is unknown."""
     return FIXED + (size or 0)
 
 
@@ -45,7 +44,7 @@ class _Granted(NamedTuple):
 
 
 class Balancer:
-    """One leader's grants that have not begun, as far as it has heard. At most as many as it makes within `UNUSED`."""
+    """One leader's grants that have not started, as far as it knows. At most as many as it makes within `UNUSED`."""
 
     def __init__(self) -> None:
         self._granted: OrderedDict[str, _Granted] = OrderedDict()  # by upload, the oldest first
@@ -56,11 +55,11 @@ class Balancer:
         self._last: Counter[int] = Counter()  # the turn in which a node was chosen last
 
     def assign(self, upload: str, size: int | None, in_hand: Mapping[int, int], now: float, user: str = "") -> int:
-        """The node for a user's upload, out of those whose work `in_hand` is given: the sum of their images' weights.
+        """The node for a user's upload, of those in `in_hand`: the weight of what each has in progress.
 
-        Of equals, the one that has waited longest. An upload that is assigned again counts once.
+        Of equals, the one that was chosen longest ago. An upload that is assigned again counts once.
         """
-        self.begun([upload])
+        self.started([upload])
         self.forget(now)
         node = min(in_hand, key=lambda each: (in_hand[each] + self._promised[each], self._last[each], each))
         self._granted[upload] = _Granted(node, weight(size), now + UNUSED, user)
@@ -70,8 +69,8 @@ class Balancer:
         self._last[node] = next(self._turns)
         return node
 
-    def begun(self, uploads: Iterable[str]) -> None:
-        """These have begun: from now on they are among what their nodes report."""
+    def started(self, uploads: Iterable[str]) -> None:
+        """These have started: from now on their nodes report them."""
         for upload in uploads:
             if (granted := self._granted.pop(upload, None)) is not None:
                 self._promised[granted.node] -= granted.weight
@@ -81,22 +80,22 @@ class Balancer:
                     del self._unused[granted.user]
 
     def lost(self, node: int) -> None:
-        """A node has gone, and what was granted to it: its clients will ask again."""
-        self.begun([upload for upload, granted in self._granted.items() if granted.node == node])
+        """A node has gone: its clients will repeat what was granted to it."""
+        self.started([upload for upload, granted in self._granted.items() if granted.node == node])
 
     def forget(self, now: float) -> None:
-        """Forget what nobody has taken up in time."""
+        """Forget grants that were not used in time."""
         while self._granted and (oldest := next(iter(self._granted.items())))[1].until <= now:
-            self.begun([oldest[0]])
+            self.started([oldest[0]])
 
     def waiting(self, node: int) -> int:
-        """How many images were granted to a node and have not begun."""
+        """How many grants of a node have not started."""
         return self._waiting[node]
 
     def unused(self, user: str) -> int:
-        """How many images were granted to a user and have not begun."""
+        """How many grants of a user have not started."""
         return self._unused[user]
 
     def promised(self, node: int) -> int:
-        """What was granted to a node and has not begun: the sum of the weights."""
+        """The weight of a node's grants that have not started."""
         return self._promised[node]

@@ -1,18 +1,18 @@
-"""Who gets a place when more is asked for than there are places: max-min fair shares between users (admission).
+"""Who gets a slot when a node is at capacity: max-min fair shares between users.
 
-A node takes `most` transfers at a time, and `hard` at the utmost, with those that are slow or are only being answered
-(they cost memory, and no work). As long as a place is free, everybody gets one. Where none is, a user still gets one
-who has less than an equal share of them; and where even the utmost is reached, another is closed for it (eviction): the
-slowest of the user who has the most. While others wait, whatever moves slower than `min_rate` is closed, too.
+A node takes `most` transfers at a time, and `hard` including those that are slow or only being answered (these cost
+memory, but no work). While a slot is free, every user gets one. When none is, a user with less than an equal share gets
+one anyway; and at the hard limit another transfer is closed for it (eviction): the slowest of the user with the most.
+While other users wait, transfers slower than `min_rate` are closed, too.
 
-Why nobody starves. Let k users be active: who hold a place, or were refused one lately. A user who holds none has less
-than its share, max(1, most / k), whatever the others hold, so its first transfer is refused only if `hard` places are
-held by as many users, one each. And then no place is held permanently: others wait, so what is slower than `min_rate`
-is closed, and what is not ends after its size divided by `min_rate`. A place that becomes free goes to who asks next,
-which is not one of those who hold one, as they have their share: those who wait are alike, and ask at random times.
-Whatever a user holds beyond its share, because nobody else wanted it, comes back as its transfers end: it gets no more
-while others are below theirs. Users are as many as the operator admits; on loopback, where enrolment is open, one
-person can make many users, and so get many shares.
+Why no user starves. Let k users be active: they hold a slot, or were refused one lately. A user without a slot has less
+than its share, max(1, most / k), whatever the others hold, so its first transfer is refused only if `hard` slots are
+held by as many users, one each. Then no slot is held permanently: others wait, so a transfer slower than `min_rate` is
+closed, and any other ends after its size divided by `min_rate`. A free slot goes to the next request, which is from
+none of those who hold one, as they have their share; those who wait are alike, and repeat at random times. What a user
+holds beyond its share, because it was free, comes back as its transfers end: it gets no more while others have less
+than theirs. There are as many users as the operator admits; on loopback, where enrolment is open, one person can enrol
+many users, and so get many shares.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from math import inf
 from safelight.wire.messages import Problem, Refusal
 
 WAITING = 5.0
-"""Seconds for which a user that was refused counts as waiting: clients ask again after a second or so."""
+"""Seconds for which a user that was refused counts as waiting: clients retry after about a second."""
 
 WINDOW = 5.0
 """Seconds of waiting for a client over which its rate is measured."""
@@ -41,16 +41,16 @@ class Slot:
         self.user = user
         self.active = active
         self.rate: float | None = None
-        """Bytes a second; None as long as nobody has waited for its client for `WINDOW`."""
+        """Bytes a second; None until the node has waited for its client for `WINDOW`."""
 
-    def crawls(self, so: bool) -> None:
-        """Whether its client lets us wait: then it takes no place."""
-        self._shares.set_active(self, not so)
+    def set_slow(self, slow: bool) -> None:
+        """Whether the node waits for its client: then it uses no capacity."""
+        self._shares.set_active(self, not slow)
 
     def moved(self, waited: float, moved: int) -> None:
-        """So many seconds were spent waiting for its client, and so many bytes have come or gone since the last time.
+        """The node has waited `waited` seconds for its client, and `moved` bytes have moved, since the last call.
 
-        Call it every second or so. Raises Refusal (STALLED) if the place is wanted for others.
+        Call it about every second. Raises Refusal (STALLED) if the slot is needed for another user.
         """
         self._waited += waited
         self._moved += moved
@@ -60,101 +60,101 @@ class Slot:
         if self._closed:
             raise Refusal(Problem.STALLED, f"{self._closed}: try again")
 
-    def close(self, why: str) -> None:
-        """Have `moved` raise."""
-        self._closed = why
+    def close(self, reason: str) -> None:
+        """Let `moved` raise."""
+        self._closed = reason
 
 
 class FairShares:
-    """The places of one kind on a node, and who holds them."""
+    """The slots of one kind on a node, and who holds them."""
 
     def __init__(self, most: int, hard: int, min_rate: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`min_rate` in bytes a second; `clock` gives seconds."""
         self._most, self._hard, self._min_rate, self._clock = most, hard, min_rate, clock
-        self._held: dict[str, set[Slot]] = {}  # by user
-        self._refused: dict[str, float] = {}  # users, and when
+        self._slots: dict[str, set[Slot]] = {}  # by user
+        self._refused: dict[str, float] = {}  # when, by user
         self.active = 0
         self.total = 0
 
     @property
-    def room(self) -> int:
-        """How many more a node takes before it matters whose they are."""
+    def free_slots(self) -> int:
+        """How many more transfers a node takes from any user."""
         return max(0, min(self._most - self.active, self._hard - self.total))
 
     def held(self, user: str) -> int:
-        return len(self._held.get(user, ()))
+        return len(self._slots.get(user, ()))
 
     def takes(self, user: str, *, promised: int = 0, own: int = 0) -> bool:
-        """Whether a user gets one more place; `promised` are as good as held, and `own` of them by this user."""
-        users = len({*self._held, *self._waiting(), user})
-        active = sum(place.active for place in self._held.get(user, ())) + own
+        """Whether a user gets one more slot. `promised`: grants that count as slots; `own`: those of this user."""
+        users = len({*self._slots, *self._waiting(), user})
+        active = sum(slot.active for slot in self._slots.get(user, ())) + own
         if self.active + promised >= self._most and active >= max(1, self._most // users):
             return False
         if self.total + promised < self._hard:
             return True
-        can_evict = max(map(len, self._held.values()), default=0) > 1
+        can_evict = max(map(len, self._slots.values()), default=0) > 1
         return can_evict and self.held(user) + own < max(1, self._hard // users)
 
     def refused(self, user: str) -> None:
-        """A user gets none now, and will ask again: it waits."""
+        """A user was refused: it counts as waiting."""
         self._refused[user] = self._clock()
         self._reclaim(user)
 
     @contextmanager
-    def place(self, user: str, *, active: bool = True) -> Iterator[Slot]:
-        """A place for this user, whether there is one or not: `takes` says so."""
+    def slot(self, user: str, *, active: bool = True) -> Iterator[Slot]:
+        """A slot for this user. Whether there is a free one, the caller has asked `takes`."""
         if self.total >= self._hard:
             self._evict()
         elif active and self.active >= self._most:
             self._reclaim(user)
-        place = Slot(self, user, active)
-        self._held.setdefault(user, set()).add(place)
+        slot = Slot(self, user, active)
+        self._slots.setdefault(user, set()).add(slot)
         self.total += 1
         self.active += active
         try:
-            yield place
+            yield slot
         finally:
-            self._leave(place)
+            self._release(slot)
 
-    def set_active(self, place: Slot, active: bool) -> None:
-        if place in self._held.get(place.user, ()):
-            self.active += active - place.active
-            place.active = active
+    def set_active(self, slot: Slot, active: bool) -> None:
+        if slot in self._slots.get(slot.user, ()):
+            self.active += active - slot.active
+            slot.active = active
 
     def _waiting(self) -> list[str]:
-        """Users that were refused lately."""
+        """The users that were refused lately."""
         oldest = self._clock() - WAITING
         self._refused = {user: when for user, when in self._refused.items() if when >= oldest}
         return [*self._refused]
 
     def _reclaim(self, user: str) -> None:
-        """Close the slowest transfer of another user, if it is too slow while this one waits."""
+        """Close the slowest transfer of another user, if it is slower than `min_rate`."""
         slow = [
-            place
-            for other, places in self._held.items()
-            for place in places
-            if other != user and place.rate is not None and place.rate < self._min_rate
+            slot
+            for other, slots in self._slots.items()
+            for slot in slots
+            if other != user and slot.rate is not None and slot.rate < self._min_rate
         ]
         if slow:
-            place = min(slow, key=lambda place: (not place.active, place.rate))
-            self._close(place, f"it moved slower than {self._min_rate:g} bytes a second while others waited")
+            slot = min(slow, key=lambda slot: (not slot.active, slot.rate))
+            self._close(slot, f"it moved slower than {self._min_rate:g} bytes a second while others waited")
 
     def _evict(self) -> None:
-        """Close the slowest transfer of the user who has the most, if that is more than one."""
-        places = max(self._held.values(), key=len)
-        if len(places) > 1:
-            place = min(places, key=lambda place: (place.active, inf if place.rate is None else place.rate))
-            self._close(place, "its place was needed for another user")
+        """Close the slowest transfer of the user who has the most, if they have more than one."""
+        slots = max(self._slots.values(), key=len)
+        if len(slots) > 1:
+            slot = min(slots, key=lambda slot: (slot.active, inf if slot.rate is None else slot.rate))
+            self._close(slot, "its slot was needed for another user")
 
-    def _close(self, place: Slot, why: str) -> None:
-        self._leave(place)
-        place.close(why)
+    def _close(self, slot: Slot, reason: str) -> None:
+        self._release(slot)
+        slot.close(reason)
 
-    def _leave(self, place: Slot) -> None:
-        places = self._held.get(place.user, set())
-        if place in places:
-            places.remove(place)
+    def _release(self, slot: Slot) -> None:
+        slots = self._slots.get(slot.user, set())
+        if slot in slots:
+            slots.remove(slot)
             self.total -= 1
-            self.active -= place.active
-            if not places:
-                del self._held[place.user]
+            self.active -= slot.active
+            if not slots:
+                del self._slots[slot.user]
