@@ -1,24 +1,24 @@
-"""A directory tree that others may write to, read and changed without ever leaving it.
+"""Read and change a directory tree that others may write to, without ever leaving it.
 
-Three rules, which hold for every path that the store in a directory touches:
+Three rules hold for every path that the directory store touches:
 
-- **Beneath the root, no link is followed.** Each directory on the way is opened by itself, relative to the one above it
-  (`dir_fd`, O_NOFOLLOW), and the last step is relative to the last directory. So whatever another puts in the place
-  of a part of the path, at whatever moment, what is read, made or deleted is in this tree. What lies under a key and
-  is no plain file of the vault's owner is a `BadObject`: neither read nor taken for absent. (openat2(2) with
-  RESOLVE_BENEATH would do the same; Python does not have it, and keys have three parts.)
+- **Beneath the root, no link is followed.** Each directory on the way is opened relative to the one above it (`dir_fd`,
+  O_NOFOLLOW), and the last step is relative to the last directory. So what is read, created or deleted is always in
+  this tree, even if another process replaces a part of the path at any moment. Anything under a key that is not a
+  regular file of the vault's owner is a `BadObject`: neither read nor treated as absent. (openat2(2) with
+  RESOLVE_BENEATH does the same; Python does not have it, and keys have three parts.)
 
-- **A root rests on its guard.** A path may lead to another directory at any moment: a file system is unmounted, a
-  directory moved, its contents deleted. So the root is opened once for each operation, and what is opened must be what
-  was last checked: the same device and inode, and in it the same guard, an object with a known content. If one of
-  them differs, the guard's content is read again; if that differs, too, the store is unavailable. A root without a
-  guard is pinned to the directory that it was at first. Before anything is acknowledged, or said to be missing, the
-  path must still lead to the root that was opened: what is done in a directory that was moved away counts as not done.
+- **The guard identifies the root.** A path may lead to another directory at any moment: a file system is unmounted, a
+  directory moved, its contents deleted. So each operation opens the root once, and it must be the one that was last
+  checked: the same device and inode, with the same guard, an object with a known content. If one of them differs, the
+  guard's content is read again; if that differs, too, the store is unavailable. A root without a guard is pinned to its
+  first directory. Before anything is acknowledged or reported missing, the path must still lead to the root that was
+  opened: an operation in a directory that was moved aside has failed.
 
-- **Below the root there is one file system.** A directory with another device is refused: what is mounted on a part of
-  the vault could be unmounted, and the guard would still be there.
+- **The tree is one file system.** A directory with another device is refused: a mount on a part of the vault could be
+  unmounted while the guard stays.
 
-All functions block, and raise OSError where they say nothing else.
+All functions block, and raise OSError unless they state another error.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from safelight.errors import reason
 from safelight.vault.stores.base import BadObject, StoreError
 
 MAX_DEPTH = 8
-"""Directories below each other that a walk goes down; keys have three parts."""
+"""Levels of directories that a walk enters; keys have three parts."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _BENEATH = _DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # opening a FIFO would block
 
-# What open(2) answers for what is no file or directory of ours, though something is there.
+# Errors of open(2) for something that is not a file or directory of the store.
 _NOT_OURS = {errno.ELOOP, errno.EMLINK, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.EACCES}
 
 _KINDS = {
@@ -57,8 +57,8 @@ _KINDS = {
 
 
 class Found(NamedTuple):
-    """Something that a walk came to: its path below the root, the descriptor of its directory, lstat(2) of it, and
-    what is wrong with it if it is no object, in words.
+    """An entry of a walk: its path below the root, the descriptor of its directory, its lstat(2), and in words what is
+    wrong if it is not an object.
     """
 
     path: str
@@ -68,26 +68,25 @@ class Found(NamedTuple):
 
 
 class Root:
-    """A root's path, and what it was when it was last checked. For any number of threads."""
+    """A root's path, and its state when it was last checked. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.identity = 0
-        """Changes whenever the root was not what it had been, and was checked again: what was remembered of its
-        contents is to be forgotten then.
+        """Changes when the root was another one for a time and was checked again: caches of its contents are void then.
         """
         self._guard: tuple[str, bytes] | None = None
         self._checked: tuple[int, ...] | None = None
         self._lock = threading.Lock()
 
     def guard(self, name: str, data: bytes) -> None:
-        """From now on, the root is the one in which the object `name` has this content."""
+        """From now on the root is the one in which the object `name` has this content."""
         with self._lock:
             self._guard, self._checked = (name, data), None
 
     @contextmanager
     def opened(self) -> Iterator[Tree]:
-        """The tree, for one operation. Raises StoreError if it is not the one that it was."""
+        """The tree, for one operation. Raises StoreError if it is not the checked one."""
         tree = self.open()
         try:
             yield tree
@@ -95,7 +94,7 @@ class Root:
             tree.close()
 
     def open(self) -> Tree:
-        """As `opened`; to be closed."""
+        """As `opened`; the caller closes it."""
         tree = Tree(os.open(self.path, _DIRECTORY))
         try:
             self.check(tree)
@@ -105,15 +104,15 @@ class Root:
         return tree
 
     def check(self, tree: Tree) -> None:
-        """Make sure that an opened tree is still what it was. Raises StoreError.
+        """Make sure that an opened tree is still the checked one. Raises StoreError.
 
-        To be done again before a change is acknowledged, and before anything is said to be missing: also the path may
-        lead to another tree by then.
+        Do it again before a change is acknowledged or anything is reported missing: the path may lead to another tree
+        by then.
         """
         guard = self._guard
         seen = tree.signature(guard[0] if guard else None)
-        if not tree.is_at(self.path):  # whatever is done in it, nobody finds it any more
-            raise StoreError(f"the vault {self.path} was moved or exchanged while it was in use: try again")
+        if not tree.is_at(self.path):  # what is done in it is lost
+            raise StoreError(f"the vault {self.path} was moved or replaced while it was in use: try again")
         if seen == self._checked:
             tree.identity = self.identity
             return
@@ -123,7 +122,7 @@ class Root:
                     self._checked = seen
                 elif seen != self._checked:
                     raise StoreError(
-                        f"{self.path} is another directory than it was: mount or move back the one that was there"
+                        f"{self.path} is another directory than before: mount the earlier one, or move it back"
                     )
             elif seen != self._checked:
                 self._checked = None
@@ -138,20 +137,20 @@ class Root:
 
 
 class Tree:
-    """One opened root, and the directories below it that one operation needs. For one thread at a time."""
+    """One opened root, and the directories below it that one operation needs. Not thread-safe."""
 
     def __init__(self, root: int) -> None:
-        """`root`: a descriptor, which is the tree's own from now on."""
+        """`root`: a descriptor, which the tree owns from now on."""
         self.root = root
         self.identity = 0
-        """The root's when this tree was last checked."""
+        """The root's identity when this tree was last checked."""
         state = state_of(root)
         self._itself = state.st_dev, state.st_ino
         self._owners = {state.st_uid, os.geteuid()}
         self._directories: dict[str, int] = {}
 
     def close(self) -> None:
-        """Harmless a second time."""
+        """Release all descriptors. No effect the second time."""
         opened, self._directories = [*self._directories.values()], {}
         if self.root >= 0:
             opened.append(self.root)
@@ -160,12 +159,12 @@ class Tree:
             os.close(descriptor)
 
     def is_at(self, path: Path) -> bool:
-        """Whether a path leads to this very directory now."""
+        """Whether a path leads to this directory now."""
         there = os.stat(path)
         return (there.st_dev, there.st_ino) == self._itself
 
     def signature(self, name: str | None) -> tuple[int, ...]:
-        """Which directory this is, and which file is its object `name`, as it is now."""
+        """Identifies this directory and the file of its object `name`, as they are now."""
         if name is None:
             return self._itself
         try:
@@ -175,8 +174,8 @@ class Tree:
         return *self._itself, guard.st_dev, guard.st_ino, guard.st_size, guard.st_mtime_ns, guard.st_ctime_ns
 
     def directory(self, path: str) -> int:
-        """The descriptor of a directory below the root ("" is the root), which stays the tree's. Raises BadObject,
-        and StoreError for another file system.
+        """The descriptor of a directory below the root ("" is the root), owned by the tree. Raises BadObject, and
+        StoreError for another file system.
         """
         if not path:
             return self.root
@@ -191,7 +190,7 @@ class Tree:
         return descriptor
 
     def open(self, path: str) -> int:
-        """A descriptor of an object, for reading. Raises BadObject for what is none."""
+        """A descriptor of an object, for reading. Raises BadObject."""
         above, name = self._step(path)
         try:
             descriptor = os.open(name, _FILE, dir_fd=above)
@@ -203,7 +202,7 @@ class Tree:
         return descriptor
 
     def state(self, path: str) -> os.stat_result:
-        """lstat(2) of an object. Raises BadObject for what is none."""
+        """lstat(2) of an object. Raises BadObject."""
         above, name = self._step(path)
         state = os.stat(name, dir_fd=above, follow_symlinks=False)
         if wrong := self.wrong(state):
@@ -211,14 +210,16 @@ class Tree:
         return state
 
     def wrong(self, state: os.stat_result) -> str:
-        """What is wrong with a file as an object, in words; empty if nothing is."""
+        """Why a file is not an object, in words; empty if it is one."""
         if not stat.S_ISREG(state.st_mode):
             return f"is {_KINDS.get(stat.S_IFMT(state.st_mode), 'no file')}"
         return "" if state.st_uid in self._owners else f"belongs to another account ({state.st_uid})"
 
     def walk(self, path: str, inside: re.Pattern[str]) -> Iterator[Found]:
-        """Everything below a directory, but directories with such names: what is in those. What vanishes meanwhile is
-        left out; a directory that cannot be opened, or lies too deep, is found as itself. Raises as `directory`.
+        """Everything below a directory; for directories whose names match `inside`, their contents.
+
+        What vanishes meanwhile is omitted. A directory that cannot be opened or is too deep is an entry itself. Raises
+        as `directory`.
         """
         return self._walk(self.directory(path), f"{path}/" if path else "", inside, MAX_DEPTH)
 
@@ -250,9 +251,9 @@ class Tree:
                     os.close(below)
 
     def _enter(self, name: str, above: int, path: str) -> int:
-        """Open a directory. Raises StoreError if it is another file system's: that could come and go unseen.
+        """Open a directory. Raises StoreError if it is another file system, which could come and go undetected.
 
-        Files are not asked: on an overlay (overlayfs) they may have another device than their directory.
+        Files are not checked: on overlayfs they may have another device than their directory.
         """
         descriptor = os.open(name, _BENEATH, dir_fd=above)
         if state_of(descriptor).st_dev != self._itself[0]:
@@ -263,12 +264,12 @@ class Tree:
         return descriptor
 
     def _step(self, path: str) -> tuple[int, str]:
-        """The descriptor of the directory in which the last part of a path is, and that part."""
+        """The descriptor of the directory that contains the last part of a path, and that part."""
         above, _, name = path.rpartition("/")
         return self.directory(above), name
 
     def _explained(self, error: OSError, path: str, above: int, *, directory: bool) -> OSError | BadObject:
-        """What it means that something could not be opened: it may be there, and be none of ours."""
+        """The error for something that could not be opened: it may exist, and not belong to the store."""
         if error.errno not in _NOT_OURS:
             return error
         try:
@@ -281,11 +282,11 @@ class Tree:
             wrong = "" if state.st_uid in self._owners else f"belongs to another account ({state.st_uid})"
         if not wrong and error.errno == errno.EACCES:
             return error
-        return _bad(path, wrong or "was exchanged while it was looked at")
+        return _bad(path, wrong or "was replaced while it was read")
 
 
 def state_of(descriptor: int) -> os.stat_result:
-    """fstat(2) of what was just opened, which is closed if that fails."""
+    """fstat(2) of a new descriptor, which is closed if that fails."""
     try:
         return os.fstat(descriptor)
     except BaseException:
@@ -298,12 +299,12 @@ def _bad(path: str, wrong: str) -> BadObject:
 
 
 def _wrong_guard(tree: Tree, name: str, data: bytes) -> str:
-    """What is wrong with the guard in a tree; empty if it has this content."""
+    """Why a tree's guard does not have this content, in words; empty if it does."""
     try:
         descriptor = tree.open(name)
     except FileNotFoundError:
-        return f"there is no object {name!r} in it, which says whose it is"
+        return f"there is no object {name!r} in it, which identifies it"
     except BadObject as error:
         return str(error)
     with open(descriptor, "rb", buffering=0) as file:
-        return "" if file.read(len(data) + 1) == data else f"its object {name!r} says that it is another's"
+        return "" if file.read(len(data) + 1) == data else f"its object {name!r} names another cluster"

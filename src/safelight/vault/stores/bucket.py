@@ -1,7 +1,7 @@
 """A bucket of an object store: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
 
 The arbiter is the conditional put, `If-None-Match: *` (RFC 9110, section 13.1.2). Some servers that speak like S3
-ignore it and overwrite; so before its first create a bucket proves that it does not (`_prove`).
+ignore it and overwrite; so before its first create a bucket is tested (`_prove`).
 
 A create whose answer is lost, or which the library or a proxy sent twice, may be told that the key is taken, by
 itself. So each create has a mark, 16 random hex digits in the object's metadata; a writer that finds a key taken, or
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT = 10.0
 """Seconds for what moves little. A store that takes longer is unavailable."""
 TRANSFER = 60
-"""Seconds for one part or one range. Two parts at a time are on their way, so an uplink needs 2.2 Mbit/s."""
+"""Seconds for one part or one range. Two parts are in transfer at a time, so an uplink needs 2.2 Mbit/s."""
 PART = 8 << 20
-"""Bytes of a part. S3 takes 10,000 of them: a body has at most 78 GiB."""
+"""Bytes of a part. S3 allows 10,000 parts, so a body has at most 78 GiB."""
 IN_FLIGHT = 2
-"""Parts of one body on their way at a time, while the next is gathered: 24 MiB."""
+"""Parts of one body in transfer at a time, while the next is gathered: 24 MiB in all."""
 AT_ONCE = 32
-"""Small objects that are asked for at the same time."""
+"""Small objects requested at the same time."""
 
 ASSURED = 2.0
-"""Seconds for which a bucket that was found to be the vault counts as it: so long nobody notices that it was emptied.
-Asking costs one request."""
+"""Seconds for which a check of the bucket's guard is valid: for so long an emptied bucket goes undetected. A check
+costs one request."""
 
 RANGE = 4 << 20
-"""Bytes that are asked for at once in reading; the next are asked for before these are consumed."""
+"""Bytes of one range request; the next range is requested before this one is consumed."""
 
 _RETRY: RetryConfig = {
     "max_retries": 10,
@@ -62,7 +62,7 @@ _RETRY: RetryConfig = {
 _MARK = "mark"
 _PROBE = ".probe"  # no key begins with a dot
 
-# Where requests go, if not to the cloud itself; and what the advice says about credentials.
+# Environment variables of endpoints other than the cloud's, and of credentials.
 _ENDPOINTS = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "gs": ("GOOGLE_BASE_URL",),
@@ -92,7 +92,7 @@ class BucketStore:
         self._store = store
         self._proven = False
         self._guard: tuple[str, bytes] | None = None
-        self._assured = -inf  # when, by the monotonic clock, the guard was last found to be as it should
+        self._assured = -inf  # when, by the monotonic clock, the guard was last found intact
         self._assuring = asyncio.Lock()
         self.identity = 0
 
@@ -101,7 +101,7 @@ class BucketStore:
 
     @classmethod
     def open(cls, url: str) -> BucketStore:
-        """`s3://bucket/prefix`, `gs://…` or `az://…`; the prefix may be left out. Asks nothing of the store yet.
+        """`s3://bucket/prefix`, `gs://…` or `az://…`; the prefix is optional. Sends no request yet.
 
         Credentials and endpoints come from the environment, as obstore reads it. Raises StoreError.
         """
@@ -132,7 +132,7 @@ class BucketStore:
     async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
         """As in `Store`; a bucket has nothing in reserve."""
         if len(data) > MAX_SMALL:
-            raise ValueError(f"{len(data)} bytes are too many to be made in one call")
+            raise ValueError(f"{len(data)} bytes are too many for one call")
         _checked(key)
         await self._assure()
         await self._prove()
@@ -166,7 +166,7 @@ class BucketStore:
         _checked(key)
         async with self._finding(), self._asking():
             try:
-                # Not HEAD: its answer has no body, and so does not tell a missing bucket from a missing object.
+                # Not HEAD: its answer has no body, so it does not distinguish a missing bucket from a missing object.
                 return (await obstore.get_async(self._store, key, options={"range": (0, 1)})).meta["size"]
             except BaseError as error:
                 if _status(error) == 416:  # there is no first byte
@@ -180,7 +180,7 @@ class BucketStore:
             for begin in range(start, end, RANGE):
                 stop = min(begin + RANGE, end)
                 chunk = await (ahead or self._range(key, begin, stop))
-                if len(chunk) < stop - begin:  # here the object ends
+                if len(chunk) < stop - begin:  # the object ends here
                     end = stop
                 ahead = asyncio.create_task(self._range(key, stop, min(stop + RANGE, end))) if stop < end else None
                 if chunk:
@@ -197,7 +197,7 @@ class BucketStore:
 
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
         if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
-            raise ValueError(f"{prefix!r} is no beginning of keys")
+            raise ValueError(f"{prefix!r} is not a prefix of keys")
         pages = obstore.list(self._store, prefix[:-1] or None, chunk_size=1000)
         while True:
             async with self._asking():
@@ -206,7 +206,7 @@ class BucketStore:
                 await self._assure()
                 return
             for item in page:
-                if KEY.fullmatch(item["path"]):  # other things may lie in a bucket
+                if KEY.fullmatch(item["path"]):  # a bucket may contain other things
                     yield Entry(item["path"], item["size"], item["last_modified"].timestamp())
 
     async def delete(self, key: str) -> None:
@@ -219,14 +219,15 @@ class BucketStore:
             pass
 
     async def ensure_durable(self, key: str) -> None:
-        """Nothing to do: an object store shows what is durable."""
+        """No effect: what an object store shows is durable."""
         _checked(key)
 
     async def close(self) -> None:
-        """Nothing to do: connections end with the last reference to them."""
+        """No effect: connections end with the last reference to them."""
 
     async def _assure(self) -> None:
-        """Make sure that this is still the bucket that it was: its guard was there a moment ago. Raises StoreError."""
+        """Make sure that this is still the vault's bucket: its guard was there at most `ASSURED` seconds ago. Raises
+        StoreError."""
         if self._guard is None or time.monotonic() - self._assured < ASSURED:
             return
         async with self._assuring:
@@ -241,7 +242,7 @@ class BucketStore:
             except (Missing, BadObject):
                 found = None
             if found != data:
-                what = "is missing" if found is None else "says that it is another's"
+                what = "is missing" if found is None else "names another cluster"
                 raise StoreError(
                     f"The bucket {self._url} is not the vault that it was (its object {key!r} {what}): restore it from "
                     "a backup; until then nothing is written"
@@ -251,7 +252,8 @@ class BucketStore:
 
     @asynccontextmanager
     async def _finding(self) -> AsyncIterator[None]:
-        """For a look at one object: that it is missing says nothing where all are."""
+        """For a read of one object: check the guard before the object is reported missing, because all objects may
+        be."""
         try:
             yield
         except Missing:
@@ -283,7 +285,7 @@ class BucketStore:
                         found = await obstore.get_async(self._store, key)
                         return found.attributes.get(_MARK) == mark
                     except FileNotFoundError:
-                        # It never arrived, or it was deleted meanwhile, or S3 answered 409 to two at a time.
+                        # The put did not arrive, the object was deleted meanwhile, or S3 answered 409 to two puts.
                         await asyncio.sleep(0.1)
         except (BaseError, OSError) as error:
             raise self._error(failure or error) from None
@@ -303,7 +305,7 @@ class BucketStore:
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[None]:
-        """For a request that moves little: bounded in time, its errors in our words."""
+        """For a request with little data: limit its time, and translate its errors."""
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 yield
@@ -311,7 +313,7 @@ class BucketStore:
             raise self._error(error) from None
 
     def _error(self, error: BaseError | OSError) -> StoreError | Missing:
-        """What the library's error means. Its own text has addresses in it, which may have secrets in them."""
+        """Translate an error of the library. Its own text contains addresses, which may contain secrets."""
         what = self._meaning(error)
         if isinstance(what, StoreError):
             self._assured = -inf  # whatever was away may come back as another
@@ -321,7 +323,7 @@ class BucketStore:
         text = str(error)
         code = _code(error)
         if code in _FULL or _status(error) == 507:
-            return StoreFull(f"The bucket {self._url} is full: make room in it, or raise its quota")
+            return StoreFull(f"The bucket {self._url} is full: free space in it, or raise its quota")
         if code in _NO_BUCKET:
             return StoreError(f"There is no bucket {self._url}: make it, or correct the vault's URL")
         if isinstance(error, FileNotFoundError):
@@ -352,10 +354,10 @@ class BucketStore:
 
 
 class BucketBody:
-    """A body on its way into a bucket: up to PART bytes in one put, more in parts.
+    """A body that is being written to a bucket: up to PART bytes in one put, more in a multipart upload.
 
-    The library's calls are never cancelled: cancelled in the middle, it forgets the id of the upload in parts, and
-    nobody could abort that any more.
+    The library's calls are never cancelled: a cancelled call loses the id of the multipart upload, which then cannot be
+    aborted.
     """
 
     def __init__(self, bucket: BucketStore, store: S3Store | GCSStore | AzureStore, key: str) -> None:
@@ -402,7 +404,8 @@ class BucketBody:
             raise ValueError("a part of this body is lost: it can only be abandoned")
 
     async def _arrived(self) -> bool:
-        """Only the answer was lost. The key is random: whatever is there is ours, and it appears whole."""
+        """Whether only the answer was lost. The key is random, so the object there is this one, and it appears
+        whole."""
         try:
             return await self._bucket.size(self._key) == self._size
         except (StoreError, Missing):
@@ -413,7 +416,7 @@ class BucketBody:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 if self._running is not None:
                     await asyncio.wait([self._running])
-                if self._closing:  # the library gives an upload up by itself if it cannot complete it
+                if self._closing:  # the library aborts an upload itself if it cannot complete it
                     await self._bucket.delete(self._key)
                 else:
                     await self._writer.__aexit__(StoreError, None, None)  # this aborts the library's upload
@@ -428,18 +431,18 @@ class BucketBody:
         except (BaseError, OSError) as error:
             what = self._bucket._error(error)
             if isinstance(what, Missing):
-                what = StoreError("The store no longer knows an upload that was on its way to it: try again")
+                what = StoreError("The store no longer knows an unfinished upload: try again")
             raise what from None
 
 
 def _checked(key: str) -> str:
     if not KEY.fullmatch(key):
-        raise ValueError(f"{key!r} is no key of an object")
+        raise ValueError(f"{key!r} is not a key of an object")
     return key
 
 
 def _scheme(url: str) -> str:
-    """The scheme of a bucket's URL. Raises StoreError; what is wrong may be a secret, so it is not repeated."""
+    """The scheme of a bucket's URL. Raises StoreError, which does not repeat the URL: it may contain a secret."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -447,9 +450,9 @@ def _scheme(url: str) -> str:
     if parts.scheme not in _ENDPOINTS:
         raise StoreError("The vault's URL has to begin with s3://, gs:// or az://")
     if parts.query or parts.fragment or "@" in parts.netloc:
-        raise StoreError(f"Credentials do not belong into the vault's URL: set {_CREDENTIALS[parts.scheme]}")
+        raise StoreError(f"Credentials do not belong in the vault's URL: set {_CREDENTIALS[parts.scheme]}")
     if not _BUCKET_NAME.fullmatch(parts.netloc):
-        raise StoreError(f"The vault's URL names no bucket: write {parts.scheme}://bucket/prefix, in small letters")
+        raise StoreError(f"The vault's URL names no bucket: write {parts.scheme}://bucket/prefix, in lower case")
     prefix = parts.path.strip("/")
     if prefix and not KEY.fullmatch(prefix):
         raise StoreError("The vault's URL has a prefix that is not of a-z, 0-9, '.', '_', '-' and '/'")
@@ -457,7 +460,7 @@ def _scheme(url: str) -> str:
 
 
 def _plain_http(scheme: str) -> bool:
-    """Whether requests may go unencrypted: to this machine only, or if the environment says so."""
+    """Whether requests may be unencrypted: only to this machine, or if the environment allows it."""
     if os.environ.get(_ALLOW_HTTP[scheme], "").lower() in ("1", "true", "yes", "on"):
         return True
     endpoints = [urlsplit(os.environ[name]) for name in _ENDPOINTS[scheme] if os.environ.get(name)]
@@ -471,13 +474,13 @@ def _plain_http(scheme: str) -> bool:
 
 def _no_conditions(url: str) -> str:
     return (
-        f"The bucket {url} is on a server that does not know conditional puts (If-None-Match) and would overwrite "
+        f"The bucket {url} is on a server that does not support conditional puts (If-None-Match) and would overwrite "
         "images: use another server, or a newer version of it"
     )
 
 
 def _refused(error: BaseError | OSError) -> bool:
-    """Whether the store certainly did not do it; after anything else it may have."""
+    """Whether the store certainly rejected the request; after any other error it may have executed it."""
     status = _status(error)
     return status is not None and (400 <= status < 500 or status in (501, 507)) and status not in (408, 409, 429)
 
