@@ -278,7 +278,7 @@ def test_names_of_any_bytes_are_uploaded_and_come_back(
         (["verify", "--vault", "file:///a%00b"], 1, "control characters"),
         (["verify", "--vault", "file://[x"], 1, "not a vault's address"),
         (["init", "--data-dir", "/proc/a\nb"], 1, "data directory"),
-        (["init", "--data-dir", "x\udcff"], 0, "is made"),
+        (["init", "--data-dir", "x\udcff"], 0, "is created"),
     ],
 )
 def test_words_of_any_bytes_are_answered_in_one_line(

@@ -126,7 +126,7 @@ def test_a_single_node_that_is_down_keeps_the_key_from_being_used_and_the_next_r
     before = ring_of(config)
     cluster.cluster.kill(1)
     said = complaint(config, tmp_path)
-    assert f"node 1 at {config.addresses[1].netloc} did not obey: connection refused" in said
+    assert f"node 1 at {config.addresses[1].netloc} did not execute the command: connection refused" in said
     assert ring_of(config) == before
     # Killed right after the new key was on the operator's disk: the run after it begins there.
     key = ClusterKey(os.urandom(32), int(time.time()) + 1)

@@ -1,7 +1,7 @@
-"""Commands, options and exit codes. No logic: each command imports what does the work, and only that.
+"""Commands, options and exit codes. No logic: each command imports what does the work, and nothing else.
 
-Exit codes: 0, it is done; 1, it is not, and one line on standard error says why; 2, the command line is wrong;
-130, stopped by Ctrl-C. `up` and `server` are meant to be stopped: with them Ctrl-C ends in 0.
+Exit codes: 0, success; 1, failure, with one line on standard error that says why; 2, a wrong command line; 130,
+stopped by Ctrl-C. `up` and `server` run until they are stopped: for them, Ctrl-C is success.
 """
 
 from __future__ import annotations
@@ -93,47 +93,51 @@ _common = stacked(
         metavar="FILE",
         envvar="SAFELIGHT_CONFIG",
         show_envvar=True,
-        help="Configuration file (TOML), instead of your own one.",
+        help="Configuration file (TOML), instead of your own.",
     ),
     _setting("servers", "HOST:PORT,...", "Addresses of node 1, node 2, ..."),
     click.option("--nodes", type=int, metavar="N", help="Instead of --servers: N nodes on this machine."),
     click.option("--base-port", type=int, metavar="PORT", help="Instead of --servers: the port of node 1."),
-    _setting("tls_ca", "FILE", "PEM file of the authority to believe."),
+    _setting("tls_ca", "FILE", "PEM file of the certificate authority to trust."),
     click.option(
         "--insecure-http",
         is_flag=True,
         default=None,
         envvar="SAFELIGHT_INSECURE_HTTP",
         show_envvar=True,
-        help="Plain HTTP beyond loopback: tokens and images cross the network readable.",
+        help="Allow plain HTTP beyond loopback: tokens and images cross the network unencrypted.",
     ),
 )
 _data_dir = _setting("data_dir", "DIR", "Keyring, users and state of this machine's nodes.")
 _keyring = stacked(
     _data_dir,
-    _setting("keyring_secret_file", "FILE", "What wraps the keyring, if not SAFELIGHT_KEYRING_SECRET."),
+    _setting(
+        "keyring_secret_file",
+        "FILE",
+        "File with the secret that encrypts the keyring, instead of SAFELIGHT_KEYRING_SECRET.",
+    ),
 )
-_vault = _setting("vault", "URL", "Where images are kept: file:///DIR, s3://..., gs://..., az://... or none.")
+_vault = _setting("vault", "URL", "Where images are stored: file:///DIR, s3://..., gs://..., az://... or none.")
 _of_nodes = stacked(
     _keyring,
     _vault,
-    _setting("balance", "leader|least-loaded", "Who works: the leader, or whom it assigns."),
+    _setting("balance", "leader|least-loaded", "Who encrypts: the leader, or the node that it assigns."),
     _setting("profile", "local|lan|wan", "Timers for nodes on one machine, at one site, or at several."),
-    _setting("heartbeat", "SECONDS", "Between two heartbeats, if not the profile's.", float),
-    _setting("body_timeout", "SECONDS", "How long a body may stand still.", float),
-    _setting("max_in_flight", "N", "Images that a node works on at a time.", int),
+    _setting("heartbeat", "SECONDS", "Time between heartbeats, instead of the profile's.", float),
+    _setting("body_timeout", "SECONDS", "Time without a byte after which a transfer is closed.", float),
+    _setting("max_in_flight", "N", "Images that a node processes at a time.", int),
     _setting("min_rate", "SIZE", "Bytes a second; slower transfers are closed while other users wait."),
-    _setting("drain_timeout", "SECONDS", "For what was granted before a stop.", float),
+    _setting("drain_timeout", "SECONDS", "Time to finish granted requests before a node stops.", float),
     _setting("tls_certificate", "FILE", "PEM file of this node's certificate."),
     _setting("tls_key", "FILE", "PEM file of its private key."),
 )
 _of_clients = stacked(
-    _setting("client_dir", "DIR", "Your tokens and the REPL's history."),
+    _setting("client_dir", "DIR", "Directory of your tokens and the REPL's history."),
     _setting("timeout", "SECONDS", "How long to look for a leader.", float),
 )
 _max_image_size = _setting("max_image_size", "SIZE", "Largest image, such as 512M or 16 GiB.")
-_user = _setting("user", "NAME", "Whose images they are.")
-_quiet = click.option("--quiet", is_flag=True, help="On standard output the new paths only, one a line.")
+_user = _setting("user", "NAME", "The user whose images they are.")
+_quiet = click.option("--quiet", is_flag=True, help="Print only the new paths, one per line.")
 _user_argument = click.argument("user", required=False, envvar="SAFELIGHT_USER")
 
 
@@ -150,7 +154,7 @@ def _configured(*options: Decorator) -> Decorator:
             said = {key: rest.pop(key) for key in [*rest] if key in Config.__struct_fields__}
             if nodes is not None or base_port is not None:
                 if _on_command_line("servers"):
-                    raise click.UsageError("--servers says it all: leave out --nodes and --base-port")
+                    raise click.UsageError("--servers names all nodes: leave out --nodes and --base-port")
                 said["servers"] = local_servers(3 if nodes is None else nodes, 8001 if base_port is None else base_port)
             return function(load(file, {**said, "insecure_http": insecure_http}), **rest)
 
@@ -193,7 +197,7 @@ def _of_a_node_said_here() -> str:
 def safelight() -> None:
     """A fault-tolerant cluster that encrypts people's images.
 
-    To begin with, type: safelight run --user alice
+    To get started, run: safelight run --user alice
     """
     from safelight.runtime.descriptors import raise_limit
 
@@ -205,7 +209,7 @@ def safelight() -> None:
 @click.option("--until-eof", is_flag=True, hidden=True)
 @_configured(_of_nodes, _max_image_size)
 def server(config: Config, node: int, until_eof: bool) -> None:
-    """Run one node here: NODE is its place in --servers, from 1."""
+    """Run one node. NODE is its position in --servers, from 1."""
     with _much_that_stays():
         from safelight.node.server import run
 
@@ -215,7 +219,7 @@ def server(config: Config, node: int, until_eof: bool) -> None:
 @safelight.command()
 @_configured(_of_nodes, _max_image_size)
 def up(config: Config) -> None:
-    """All nodes in one terminal; Ctrl-C stops them."""
+    """Run all nodes in one terminal; Ctrl-C stops them."""
     from safelight.cli.launch import up
 
     up(config, _of_a_node_said_here())
@@ -225,9 +229,9 @@ def up(config: Config) -> None:
 @_user
 @_configured(_of_nodes, _of_clients, _max_image_size)
 def run(config: Config) -> None:
-    """All nodes, and a user's REPL on top.
+    """Run all nodes and a user's REPL.
 
-    When standard input is not a terminal the commands are read from it; the exit code is 0 if all of them succeeded.
+    If standard input is not a terminal, commands are read from it. The exit code is 0 if all of them succeeded.
     """
     with _much_that_stays():
         from safelight.cli.launch import run
@@ -239,7 +243,7 @@ def run(config: Config) -> None:
 @_user_argument
 @_configured(_of_clients, _max_image_size)
 def client(config: Config) -> None:
-    """The REPL of USER; type help in it."""
+    """Open the REPL of USER; type help in it."""
     with _much_that_stays():
         from safelight.cli.output.console import ConsoleReporter
         from safelight.cli.user.repl import converse
@@ -253,12 +257,12 @@ def client(config: Config) -> None:
 @_quiet
 @_configured(_of_clients, _max_image_size)
 def upload(config: Config, quiet: bool, **options: Any) -> None:
-    """Encrypt images, and keep them in the vault.
+    """Encrypt images and store them in the vault.
 
-    A directory means all images in it, at any depth. Of those, what an earlier run has finished is not uploaded again;
-    a file that you name always is. What else is in a directory is skipped, and named with the reason: hidden files,
-    what is not an image (but with --any), what is encrypted already, and the directory --to. Goes on after a failure;
-    the exit code is 0 if all succeeded.
+    A directory stands for all images in it, at any depth. Images that an earlier run has uploaded are not uploaded
+    again; a file that you name always is. Other files in a directory are skipped and listed with the reason: hidden
+    files, files that are not images (unless --any), encrypted files, and the directory --to. A failure does not stop
+    the rest. The exit code is 0 if all succeeded.
     """
     with _much_that_stays():
         from safelight.cli.user.commands import upload
@@ -272,7 +276,10 @@ def upload(config: Config, quiet: bool, **options: Any) -> None:
 @_quiet
 @_configured(_of_clients, _max_image_size)
 def decrypt(config: Config, quiet: bool, **options: Any) -> None:
-    """Open encrypted images again. Goes on after a failure; the exit code is 0 if all succeeded."""
+    """Decrypt encrypted images.
+
+    A failure does not stop the rest. The exit code is 0 if all succeeded.
+    """
     with _much_that_stays():
         from safelight.cli.user.commands import decrypt
 
@@ -286,8 +293,8 @@ def decrypt(config: Config, quiet: bool, **options: Any) -> None:
 def ls(config: Config, **options: Any) -> None:
     """List images of the vault, newest first.
 
-    PATTERN, such as '*.png', is for their names and for those of the files that they came from. If an image has exactly
-    this name, or came from a file that has it, that is what is listed, and nothing else.
+    PATTERN, such as '*.png', matches the names of images and of their original files. If an image or its original file
+    has exactly this name, only that image is listed.
     """
     with _much_that_stays():
         from safelight.cli.user.commands import ls
@@ -301,10 +308,10 @@ def ls(config: Config, **options: Any) -> None:
 @_quiet
 @_configured(_of_clients)
 def get(config: Config, quiet: bool, **options: Any) -> None:
-    """Decrypt images of the vault, under their files' own names.
+    """Download and decrypt images from the vault.
 
-    NAME is an image's, as `ls` shows it, or its file's, if no other image came from a file of that name. Only a word
-    that is neither is a PATTERN; files that are there already, with the image's size and time, are skipped then.
+    Files get their original names. NAME is the name of an image, as `ls` shows it, or of its original file, if that is
+    unique. Any other word is a PATTERN; files that exist already, with the image's size and time, are then skipped.
     """
     with _much_that_stays():
         from safelight.cli.user.commands import get
@@ -317,10 +324,10 @@ def get(config: Config, quiet: bool, **options: Any) -> None:
 @_user
 @_configured(_of_clients)
 def rm(config: Config, **options: Any) -> None:
-    """Remove images from the vault, for ever.
+    """Remove images from the vault permanently.
 
-    NAME and PATTERN are as with `get`. Names what it would remove, and asks, on a terminal. With --yes it does not ask,
-    and a PATTERN needs --pattern, too. Sealed files on this machine stay.
+    NAME and PATTERN are as for `get`. On a terminal, lists what it would remove and asks. With --yes it does not ask,
+    and a PATTERN needs --pattern, too. Encrypted files on this machine stay.
     """
     with _much_that_stays():
         from safelight.cli.user.commands import rm
@@ -331,7 +338,7 @@ def rm(config: Config, **options: Any) -> None:
 @safelight.command()
 @info_arguments
 def info(paths: tuple[str, ...]) -> None:
-    """Show what files say of themselves, without a key or a cluster."""
+    """Describe encrypted files, without a key or a cluster."""
     from safelight.cli.output.console import ConsoleReporter
     from safelight.cli.user.commands import info
 
@@ -339,10 +346,10 @@ def info(paths: tuple[str, ...]) -> None:
 
 
 @safelight.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_configured(_of_clients)
 def status(config: Config, as_json: bool) -> None:
-    """Show every node: role, epoch, leader, what it has done.
+    """Show every node: role, epoch, leader, load and counters.
 
     The exit code is 0 if there is a leader.
     """
@@ -353,13 +360,13 @@ def status(config: Config, as_json: bool) -> None:
 
 @safelight.command("step-down")
 @click.argument("node", type=int, required=False)
-@click.option("--for", "seconds", type=float, default=300.0, show_default=True, metavar="SECONDS", help="0: no longer.")
+@click.option("--for", "seconds", type=float, default=300.0, show_default=True, metavar="SECONDS", help="0 ends it.")
 @_configured(_keyring)
 def step_down(config: Config, node: int | None, seconds: float) -> None:
-    """Let others lead for a while: NODE, or whoever leads.
+    """Make NODE, or the leader, ineligible for a while.
 
-    What it granted, it finishes. Waits until another node leads; where none can, the node leads on. A restart of the
-    node ends it, too. It needs the cluster's keyring, so run it where a node runs.
+    The node finishes granted requests. The command waits until another node leads; if none can, the node keeps leading.
+    A restart of the node ends it, too. Run it on a machine with the cluster's keyring.
     """
     from safelight.cli.admin.cluster import step_down
 
@@ -369,10 +376,10 @@ def step_down(config: Config, node: int | None, seconds: float) -> None:
 @safelight.command()
 @_configured(_keyring, _vault)
 def init(config: Config) -> None:
-    """Make the keyring of a new cluster.
+    """Create the keyring of a new cluster.
 
-    It is the cluster's identity and all its secrets. On loopback the nodes make it by themselves. It is wrapped where a
-    secret is configured.
+    The keyring holds the cluster's identity and all its secrets. On loopback the nodes create it themselves. It is
+    encrypted if a secret is configured.
     """
     import asyncio
 
@@ -383,17 +390,17 @@ def init(config: Config) -> None:
     if not (config.data_dir / "keyring.json").exists():
         asyncio.run(check_unused(config))
     keyring = create_cluster(config.data_dir, wrapper_of(config))
-    click.echo(f"Cluster {keyring.cluster_id} is made. Its keyring is in: {config.data_dir}")
+    click.echo(f"Cluster {keyring.cluster_id} is created. Its keyring is in: {config.data_dir}")
 
 
 @safelight.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_configured(_keyring, _vault)
 def verify(config: Config, as_json: bool) -> None:
-    """Open every tag in the vault.
+    """Read every object in the vault and check every tag.
 
-    Tells what is damaged, missing, foreign or left over; the exit code is 0 if nothing is lost. Nodes may go on
-    working. Run it on a machine with the cluster's keyring.
+    Reports what is damaged, missing, foreign or left over. The exit code is 0 if nothing is lost. Nodes may keep
+    running. Run it on a machine with the cluster's keyring.
     """
     from safelight.cli.admin.vault import verify
 
@@ -403,10 +410,10 @@ def verify(config: Config, as_json: bool) -> None:
 @safelight.command()
 @_configured(_keyring, _vault)
 def rewrap(config: Config) -> None:
-    """Bring all images in the vault under the current key.
+    """Rewrap all images in the vault under the current key.
 
-    After `safelight keys rotate`. Only some sixty bytes an image are written anew. Nodes may go on working; if it
-    breaks off, run it again. It says when the vault needs an old key no more.
+    Run it after `safelight keys rotate`. It rewrites some sixty bytes per image. Nodes may keep running. If it is
+    interrupted, run it again. It reports when the vault no longer needs an old key.
     """
     from safelight.cli.admin.vault import rewrap
 
@@ -422,10 +429,10 @@ def keys() -> None:
 
 
 @keys.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_configured(_keyring)
 def list_keys(config: Config, as_json: bool) -> None:
-    """Show key ids, when each was made, and which is current. No secret."""
+    """Show key ids, when each was created, and which is current. No secret."""
     from safelight.cli.admin.cluster import list_keys
 
     click.echo(list_keys(config, as_json=as_json))
@@ -434,9 +441,9 @@ def list_keys(config: Config, as_json: bool) -> None:
 @keys.command()
 @_configured(_keyring)
 def rotate(config: Config) -> None:
-    """Have all nodes seal with a new key.
+    """Give all nodes a new key for new images.
 
-    Old images still open, and no node is started anew. All nodes must run. If it breaks off, run it again.
+    Old images can still be decrypted. All nodes must run; none needs a restart. If it is interrupted, run it again.
     """
     from safelight.cli.admin.cluster import rotate
 
@@ -446,7 +453,7 @@ def rotate(config: Config) -> None:
 @keys.command()
 @_configured(_keyring)
 def wrap(config: Config) -> None:
-    """Encrypt the keyring's file with a secret.
+    """Encrypt the keyring file under a secret.
 
     The secret is in the file that keyring_secret_file names, or in SAFELIGHT_KEYRING_SECRET. Give it to this machine's
     nodes first: one that cannot read the keyring is ineligible to lead.
@@ -471,7 +478,7 @@ def unwrap(config: Config) -> None:
 def token(config: Config) -> None:
     """Print the fingerprint of USER's token.
 
-    It is what the operator needs to add the user. It is no secret; the token is.
+    The operator needs it to add the user. It is not secret; the token is.
     """
     from safelight.cli.user.commands import fingerprint
 
@@ -491,14 +498,14 @@ def user() -> None:
 @click.argument("fingerprint")
 @_configured(_keyring, _vault)
 def add(config: Config, name: str, fingerprint: str) -> None:
-    """Admit user NAME, who has the token with this FINGERPRINT (64 hex digits)."""
+    """Add user NAME, who has the token with this FINGERPRINT (64 hex digits)."""
     from safelight.cli.admin.users import add
 
     click.echo(_complete(add(config, name, fingerprint)))
 
 
 @user.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For programs; with fingerprints.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with fingerprints.")
 @_configured(_keyring, _vault)
 def list_users(config: Config, as_json: bool) -> None:
     """Show all users: since when, active or revoked."""
@@ -514,8 +521,8 @@ def list_users(config: Config, as_json: bool) -> None:
 def give_token(config: Config, name: str, fingerprint: str) -> None:
     """Give user NAME the token with this FINGERPRINT.
 
-    It takes the place of the one before, which stops working within a second or so. A revoked user is active again.
-    Whoever has the token can open NAME's images: make sure whose it is.
+    It replaces the previous token, which stops working within a second. A revoked user becomes active again. The holder
+    of the token can decrypt NAME's images: verify whose it is.
     """
     from safelight.cli.admin.users import give
 
@@ -527,26 +534,28 @@ def give_token(config: Config, name: str, fingerprint: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_configured(_keyring, _vault)
 def revoke(config: Config, name: str, yes: bool) -> None:
-    """Let user NAME in no more.
+    """Revoke NAME's access.
 
-    The token stops working within a second or so, on every node. The images stay, and nobody else gets the name.
+    The token stops working within a second, on every node. The images stay, and the name stays reserved.
     """
     from safelight.cli.admin.users import revoke
 
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("This asks on a terminal only: say --yes.")
+            raise click.UsageError("This asks only on a terminal: add --yes.")
         if not click.confirm(f"Revoke {name}?"):
             raise SafelightError("nothing was changed")
     click.echo(_complete(revoke(config, name)))
 
 
 @safelight.command()
-@click.option("--to", type=click.Path(path_type=Path), default="demo", show_default=True, help="For the picture.")
+@click.option(
+    "--to", type=click.Path(path_type=Path), default="demo", show_default=True, help="Directory for the picture."
+)
 def demo(to: Path) -> None:
-    """Watch a failover, in a cluster of its own.
+    """Show a failover in a temporary cluster.
 
-    It encrypts a photograph, loses its leader, goes on, and draws a picture of it.
+    It encrypts a photograph, kills the leader, encrypts the photograph again, and draws a picture of both.
     """
     from safelight.cli.demo import walk_through
 
@@ -567,7 +576,7 @@ def main() -> NoReturn:
 
 
 def _code() -> int | str | None:
-    """Do what the command line says. The exit code, or None for 0; what went wrong is said in one line."""
+    """Run the command line. The exit code, or None for 0; an error is printed in one line."""
     try:
         return cast(int | str | None, safelight.main(prog_name="safelight", standalone_mode=False))
     except SafelightError as error:
@@ -582,7 +591,7 @@ def _code() -> int | str | None:
         return _complain(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except OSError as error:  # no disk for temporary files, no descriptors: the machine's trouble, and no bug
+    except OSError as error:  # no disk for temporary files, no descriptors: an error of the machine, not a bug
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{reason(error)}", 1)
     except UnicodeEncodeError:

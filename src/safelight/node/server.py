@@ -1,4 +1,4 @@
-"""One node as a process: builds its parts, listens, serves until it is told to stop, and leaves politely."""
+"""One node as a process: builds its parts, listens, serves until a signal stops it, then drains."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ from safelight.runtime.tls import check_plain_http, client_tls, server_tls
 from safelight.vault.bootstrap import check_unused, users_here
 
 UNUSED_GRANTS = 0.5
-"""Seconds that a leaving node waits for bodies which it granted and which have not begun to come."""
+"""Seconds that a draining node waits for granted bodies that have not begun to arrive."""
 
 LAST_WORDS = 1.0
-"""Seconds that whoever reads a stopping node's lines has to read the last of them."""
+"""Seconds that the reader of a stopping node's log has to read its last lines."""
 
 
 class CannotServe(SafelightError):
@@ -92,7 +92,7 @@ class Node:
     """The parts of a node, put together."""
 
     def __init__(self, config: Config, node: int, keys: Keys, say: Callable[[str], None]) -> None:
-        """`say` is told one line of what happens here at a time, for whoever watches the terminal."""
+        """`say` gets one line at a time for the node's log."""
         self._config = config
         self._number = node
         self._keys = keys
@@ -277,7 +277,7 @@ class Node:
         degraded = self._health.degraded
         self._health.observe("vault", not reason, reason)
         self._health.note("vault", suspicion)
-        if self._health.degraded != degraded:  # before a leader in trouble takes this node for a better one
+        if self._health.degraded != degraded:  # before a degraded leader takes this node for a better one
             self._election.send_load()
 
     def _lost(self, peer: int) -> None:
@@ -326,7 +326,7 @@ def _on_one_machine(config: Config) -> bool:
 
 
 def _stop_event(until_eof: bool) -> asyncio.Event:
-    """Set when the process is told to stop; a second signal then ends it at once."""
+    """Set by the first signal; a second one ends the process at once."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def told() -> None:

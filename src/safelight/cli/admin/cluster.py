@@ -61,7 +61,7 @@ async def step_down(config: Config, node: int | None, seconds: float) -> str:
             raise SafelightError(f"node {leader} leads and cannot be reached from here ({silent})")
         raise SafelightError(f"no node leads{silent and f' ({silent})'}: see `safelight status`")
     async with Servers(config, keyring.cluster_id) as servers:
-        await _tell(servers, keyring, _order(target, StepDown(seconds)))
+        await _tell(servers, keyring, _command(target, StepDown(seconds)))
         if seconds == 0:
             return f"Node {target} is eligible again."
     async for _ in rounds(PAUSE, LIFETIME):
@@ -95,7 +95,7 @@ async def rotate(config: Config) -> str:
         answers = await _tell_all(
             servers,
             ring,
-            [_order(node, UseKey(key.id)) for node in servers.addresses],
+            [_command(node, UseKey(key.id)) for node in servers.addresses],
             f"the key {key.id} is on the disk of every node, but not each is known to use it: those that do not will "
             "when they are linked with the others again, or when you run `safelight keys rotate` again",
         )
@@ -104,12 +104,12 @@ async def rotate(config: Config) -> str:
 
 async def _give_to_all(servers: Servers, file: KeyFile, keyring: Keyring, key: ClusterKey) -> list[Acknowledgement]:
     """Return when every node has the key on its disk. Raises SafelightError."""
-    orders = [
+    commands = [
         add_key_command(key, keyring, node, time.time() + LIFETIME, secrets.token_hex(8)) for node in servers.addresses
     ]
     used = "not used before every node has it" if key.id != keyring.current_id else "not changed"
     answers = await _tell_all(
-        servers, keyring, orders, f"the key is {used}: see to it, then run `safelight keys rotate` again"
+        servers, keyring, commands, f"the key is {used}: see to it, then run `safelight keys rotate` again"
     )
     found = file.read()  # again: another rotation may have added a key meanwhile, here first
     for answer in answers:
@@ -122,9 +122,9 @@ async def _give_to_all(servers: Servers, file: KeyFile, keyring: Keyring, key: C
 
 
 async def _tell_all(
-    servers: Servers, keyring: Keyring, orders: list[AdminCommand], otherwise: str
+    servers: Servers, keyring: Keyring, commands: list[AdminCommand], otherwise: str
 ) -> list[Acknowledgement]:
-    told = await asyncio.gather(*(_tell(servers, keyring, order) for order in orders), return_exceptions=True)
+    told = await asyncio.gather(*(_tell(servers, keyring, command) for command in commands), return_exceptions=True)
     answers = [each for each in told if isinstance(each, Acknowledgement)]
     failures = [each for each in told if isinstance(each, BaseException)]
     for each in failures:
@@ -174,17 +174,19 @@ def keyring_file(config: Config) -> KeyFile:
     return find_keyring(config.data_dir, wrapper=wrapper_of(config))
 
 
-def _order(node: int, task: StepDown | UseKey) -> AdminCommand:
+def _command(node: int, task: StepDown | UseKey) -> AdminCommand:
     return AdminCommand(node, task, time.time() + LIFETIME, secrets.token_hex(8))
 
 
-async def _tell(servers: Servers, keyring: Keyring, order: AdminCommand) -> Acknowledgement:
+async def _tell(servers: Servers, keyring: Keyring, command: AdminCommand) -> Acknowledgement:
     """Return when a node has done it. Raises SafelightError."""
-    node, text = order.node, signed.write(order, keyring.derive(KEY))
+    node, text = command.node, signed.write(command, keyring.derive(KEY))
     try:
         async with asyncio.timeout(LIFETIME):
-            obeyed = await servers.ask(node, "POST", f"{API}/orders", CommandResult, authorization=f"Order {text}")
-        return read_acknowledgement(obeyed.answer, order, keyring)
+            result = await servers.ask(node, "POST", f"{API}/orders", CommandResult, authorization=f"Order {text}")
+        return read_acknowledgement(result.answer, command, keyring)
     except (Refusal, BadCommand, *TRANSPORT_ERRORS) as error:
         why = str(error) if isinstance(error, BadCommand) else reason(error)
-        raise SafelightError(f"node {node} at {servers.addresses[node].netloc} did not obey: {why}") from None
+        raise SafelightError(
+            f"node {node} at {servers.addresses[node].netloc} did not execute the command: {why}"
+        ) from None

@@ -2,7 +2,7 @@
 
 Lines go to standard output; what moves (bar, spinner) and what nodes say goes to standard error, and what moves
 is only shown on a terminal. Everything that comes from elsewhere (names, a server's words) is shown without its
-control characters: a terminal would obey them.
+control characters: a terminal would execute them.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class ConsoleReporter:
             click.echo(os.fsencode(path))
 
     def complaint(self, message: str) -> tuple[Console, Text]:
-        """Where and how a failure is told."""
+        """Where and how a failure is printed."""
         if self._dialogue:
             return self._lines, Text(f"✗ {plain(message)}", "red")
         return self._moving, Text(f"safelight: {plain(message)}")

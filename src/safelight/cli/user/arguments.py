@@ -30,19 +30,17 @@ _scheme = click.option(
     type=click.Choice(["sealed", "classic"]),
     default="sealed",
     show_default=True,
-    help="'classic' is AES-128-CTR under SHA-256 of the user name: for teaching; it protects nothing.",
+    help="'classic' is AES-128-CTR under SHA-256 of the user name: for teaching only. It protects nothing.",
 )
-_any = click.option("--any", "any_type", is_flag=True, help="Take files that are no images, too.")
-_no_keep = click.option("--no-keep", is_flag=True, help="Do not keep them in the vault.")
-_follow_links = click.option(
-    "--follow-links", is_flag=True, help="Enter the directories behind symbolic links, too, each once."
-)
+_any = click.option("--any", "any_type", is_flag=True, help="Accept files that are not images, too.")
+_no_keep = click.option("--no-keep", is_flag=True, help="Do not store them in the vault.")
+_follow_links = click.option("--follow-links", is_flag=True, help="Follow symbolic links to directories, each once.")
 
 upload_arguments = stacked(_paths, _to("images", "encrypted"), _scheme, _any, _no_keep, _follow_links)
 decrypt_arguments = stacked(_paths, _to("decrypted", "decrypted"), _scheme)
 ls_arguments = stacked(
     click.argument("pattern", required=False, metavar="[PATTERN]"),
-    click.option("--json", "as_json", is_flag=True, help="For programs: an object a line (JSON Lines)."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON Lines: one object per line."),
 )
 get_arguments = stacked(
     _names,
@@ -51,12 +49,12 @@ get_arguments = stacked(
         type=click.Path(path_type=Path),
         help="Directory for the images.  [default: decrypted; with --sealed: images]",
     ),
-    click.option("--sealed", is_flag=True, help="Not the images: their sealed files, as the vault keeps them."),
-    click.option("--force", is_flag=True, help="Replace files that are there."),
+    click.option("--sealed", is_flag=True, help="Download the sealed files instead of the images."),
+    click.option("--force", is_flag=True, help="Replace existing files."),
 )
 rm_arguments = stacked(
     _names,
     click.option("--yes", is_flag=True, help="Do not ask."),
-    click.option("--pattern", is_flag=True, help="With --yes: a PATTERN, too, removes what it matches."),
+    click.option("--pattern", is_flag=True, help="With --yes: allow a PATTERN to remove what it matches."),
 )
 info_arguments = click.argument("paths", nargs=-1, required=True, metavar="FILE...")

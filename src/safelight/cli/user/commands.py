@@ -34,7 +34,7 @@ Confirm = Callable[[str], Awaitable[bool]]
 
 
 class Commands:
-    """Each method says whether all of it succeeded; what did not is told, and does not keep the rest from it."""
+    """Each method returns whether everything succeeded; a failure is reported, and does not stop the rest."""
 
     def __init__(self, session: Session, transcript: ConsoleReporter) -> None:
         self._session = session
