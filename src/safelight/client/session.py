@@ -306,7 +306,7 @@ class Session:
         return found
 
     async def remove(self, name: str, *, feedback: Feedback) -> int:
-        """Remove an image from the vault, for ever. Returns the node that did it. Raises SafelightError."""
+        """Remove an image from the vault permanently. Returns the node that did it. Raises SafelightError."""
         offer = Offer(
             user=self._account.user,
             upload=secrets.token_hex(16),

@@ -45,7 +45,7 @@ Fault = Literal["", "damaged", "missing", "foreign", "leftover"]
 class Checked(msgspec.Struct, frozen=True, rename={"fault": "trouble"}):
     """One checked object: its key, its size in bytes, and its fault, if it has one.
 
-    In JSON, as `safelight verify --json` writes it, the fault is called "trouble".
+    `safelight verify --json` writes the fault under the name that 0.1 gave it: see `rename`.
     """
 
     key: str

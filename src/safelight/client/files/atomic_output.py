@@ -5,8 +5,8 @@ An output's name is fixed before the cluster hears of it, so it is *reserved* wh
     final name   images/encrypted_cat_1730738456.png     does not exist until `commit`
     part file    images/.3f0c5a9be2714d08.part           named by the final name's SHA-256; 0600; flock'ed
 
-Whoever holds the lock of the part file holds the name. Another process that wants it finds the lock taken,
-or the final file there, and counts on. The kernel drops the lock of a process that dies, so nothing stale
+The process that holds the lock of the part file holds the name. Another process finds the lock taken, or the
+final file there, and tries the next name. The kernel drops the lock of a process that dies, so nothing stale
 blocks a name. `commit` makes the bytes durable and then *links* them to the final name: a link, unlike a
 rename, fails if something is there.
 

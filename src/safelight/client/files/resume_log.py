@@ -1,13 +1,13 @@
-"""What became of the files of a directory that is being uploaded, so that an interrupted run can go on.
+"""The progress of each file of a directory upload, so that an interrupted run can resume.
 
     <client directory>/uploads/<cluster id>/<user>/<hash of the directory>      one JSON object a line, appended
 
 A line is written before a file is first offered, with the name and the upload id that it gets; another before its
-sealed file is put in place, with a tag by which that is known again; another after that. So whoever is killed at any
-point goes on under the same upload id, and the vault, which may have the image already, keeps it once. The vault's
-listing could not tell all this: two files of one name, size and time in two folders are two images, and there may be
-no vault. Losing the journal costs an upload too many, nothing else; it is not synced, and a line that cannot be
-written or understood does not count.
+sealed file is put in place, with a tag by which that is known again; another after that. So a run that
+follows a killed one uses the same upload id, and the vault, which may have the image already, stores it once. The
+vault's listing is not enough for this: two files of one name, size and time in two directories are two images, and
+there may be no vault. A lost log costs a repeated upload, nothing else: it is not synced, and a line that cannot be
+written or read is ignored.
 """
 
 from __future__ import annotations

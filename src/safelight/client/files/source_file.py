@@ -84,8 +84,8 @@ class SourceFile:
     def chunks(self, length: int = 1 << 20, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes from `start` up to `end`, or all, at most `length` at a time; iterators do not disturb each other.
 
-        Raises ChangedWhileReading, at the latest instead of the last piece: so whoever waits for `size` bytes
-        never gets a complete image that is a mixture of two.
+        Raises ChangedWhileReading, at the latest instead of the last piece: so a reader that waits for `size`
+        bytes never gets a complete image that is a mixture of two.
         """
         end = self.size if end is None else min(end, self.size)
         while start < end:

@@ -1,4 +1,4 @@
-"""What a session tells whoever watches: who declined, who did the work, what it waits for, how far it is."""
+"""What a session reports: which servers declined, which processed the request, what it waits for, and its progress."""
 
 from typing import Protocol
 

@@ -174,7 +174,7 @@ class RequestMachine:
         """`preferred`: the server that probably leads. `jitter`: a random factor for pauses, from 0.5 to 1.5."""
         self.phase = Phase.PAUSING
         self.moved = now
-        """When a byte of the request last moved; whoever sends it keeps this up to date."""
+        """When a byte of the request last moved; the sender keeps this up to date."""
         self._servers = tuple(servers)
         self._timeout, self._body_timeout, self._jitter = timeout, body_timeout, jitter
         self._preferred = preferred

@@ -25,7 +25,7 @@ PAUSE = 0.05
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """One server: its load, or (None) the problem with it. `heard`: the load is known by hearsay alone."""
+    """One server: its load, or (None) the problem with it. `heard`: the load was reported by another node."""
 
     server: int
     address: str
@@ -35,7 +35,7 @@ class ServerStatus:
 
 
 def leader_of(servers: Iterable[ServerStatus]) -> int | None:
-    """The node that answers and says of itself that it leads; hearsay may be of one that has died."""
+    """The node that reports itself as the leader; another node's report may be about one that has died."""
     loads = [status.load for status in servers if status.load and not status.heard]
     leaders = [load for load in loads if load.leader == load.node]
     return max(leaders, key=lambda load: load.counter).node if leaders else None

@@ -1,7 +1,7 @@
-"""The lines over which a client makes its offers: WebSockets that stay open from one image to the next.
+"""The channels for a client's offers: WebSockets that stay open from one image to the next.
 
-A POST does, too, and whoever makes one offer makes it so. From the second on a line is dialed on the side, and the
-offers go over it as soon as it stands; where it breaks, or cannot be had, the next ones are POSTed again.
+The first offer is a POST. From the second on, the client opens a channel in the background, and offers use it as soon
+as it is open; if it breaks or cannot be opened, the next offers are POSTs again.
 """
 
 from __future__ import annotations

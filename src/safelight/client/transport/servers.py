@@ -28,7 +28,7 @@ KEEPALIVE = 60.0
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
-"""What a request raises when the server, or the way to it, failed: whoever catches it may try again."""
+"""What a request raises when the server, or the way to it, failed: the caller may retry."""
 
 
 class Servers:

@@ -122,8 +122,8 @@ class Admission:
             await self._check_ticket(request, ticket, scope)
             assigned = self._assigned(ticket)
             authenticated(request, scope.user)
-            # This node processes what it granted or was assigned, whoever leads by now; while it drains, also what
-            # others redirected here before.
+            # This node processes what it granted or was assigned, even if another node leads by now; while it drains,
+            # also what others redirected here before.
             here = ticket.issuer == self._node or assigned or self._draining
         if not here:
             await self._require_leader(scope, redirect=True)
