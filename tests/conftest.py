@@ -1,4 +1,4 @@
-"""Fixtures that start real clusters. See `running`."""
+"""Fixtures that start real clusters (see `running`), and the option `--rewrite`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,19 @@ from tests.running import SETTLED, Running, running
 
 hypothesis.settings.register_profile("safelight", deadline=None)  # no test depends on the machine's speed
 hypothesis.settings.load_profile("safelight")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite",
+        action="store_true",
+        help="write transcripts, pictures and tables in documents again instead of comparing them",
+    )
+
+
+@pytest.fixture
+def rewrites(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--rewrite", default=False))
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def rewrite(text: str, core: type[Election] = Election) -> str:
     """Carry out a scenario's commands and return it with the transcripts that followed."""
     scenario = Scenario(core)
     out: list[str] = []
-    for prose, commands in _blocks(text):
+    for prose, commands in blocks(text):
         out += prose
         if commands:
             world, before = scenario.world, scenario.world.messages.copy()
@@ -183,10 +183,10 @@ def rewrite(text: str, core: type[Election] = Election) -> str:
 
 
 def commands(text: str) -> list[str]:
-    return [command for _, block in _blocks(text) for command in block]
+    return [command for _, block in blocks(text) for command in block]
 
 
-def _blocks(text: str) -> Iterator[tuple[list[str], list[str]]]:
+def blocks(text: str) -> Iterator[tuple[list[str], list[str]]]:
     """Split into (prose, commands), leaving the old transcripts out."""
     prose: list[str] = []
     commands: list[str] = []

@@ -380,6 +380,9 @@ class RequestMachine:
 
     def _supersede(self, other: Granted) -> None:
         self._effects.append(CancelBody())
+        if self._attempts >= ATTEMPTS:
+            self._broke_off(TIMED_OUT)
+            return
         self._wait_for("another node takes it: sending again")
         self._send(other)
 

@@ -137,9 +137,9 @@ class LeaderSearch:
         """Why the search has failed by now; None if it goes on."""
         if self._final is not None and (now >= self.started + OFFER_TIMEOUT or self._all_replied <= now):
             return self._final
-        waited = self._deadline.waited(now)
+        waited = now - self.started
         if self.cut_off(now) and all(reply.final for reply in self.replies.values() if isinstance(reply, OfferFailed)):
-            return self._no_leader(now - self.started)
+            return self._no_leader(waited)
         return self._no_leader(waited) if now >= self._deadline.at(unreachable=self.all_down) else None
 
     # -- what the replies mean -----------------------------------------------------------------------
