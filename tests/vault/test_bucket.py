@@ -124,9 +124,9 @@ def test_a_large_body_goes_up_in_parts_and_comes_back(s3: S3, bucket: BucketStor
 
     asyncio.run(go())
     (key,) = [key for key in s3.stored() if key.endswith("bodies/large.1")]
-    head = s3.oracle.head_object(BucketStore="images", Key=key)
+    head = s3.oracle.head_object(Bucket="images", Key=key)
     assert head["ETag"].strip('"').endswith("-3")
-    assert s3.oracle.get_object(BucketStore="images", Key=key)["Body"].read() == data
+    assert s3.oracle.get_object(Bucket="images", Key=key)["Body"].read() == data
 
 
 def test_an_abandoned_body_leaves_no_parts_also_when_its_maker_was_cancelled(s3: S3, bucket: BucketStore) -> None:
@@ -221,7 +221,7 @@ def test_a_listing_is_of_all_pages_and_says_nothing_of_other_things_in_the_bucke
     prefix = secrets.token_hex(4)
     wanted = {f"records/u/{number}.1" for number in range(25)}
     for key in [*wanted, "recordsish", "records/Thumbs.db"]:
-        s3.oracle.put_object(BucketStore="images", Key=f"{prefix}/{key}", Body=b"x")
+        s3.oracle.put_object(Bucket="images", Key=f"{prefix}/{key}", Body=b"x")
 
     async def go() -> None:
         bucket = BucketStore.open(f"s3://images/{prefix}/")
