@@ -200,10 +200,10 @@ def test_a_root_that_is_missing_is_said_and_never_made_anew(root: Path) -> None:
 
 
 def test_a_vault_is_not_made_on_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"disk is missing; mount or make it$"):
+    with pytest.raises(StoreError, match=r"disk is missing; mount or create it$"):
         DirectoryStore.make(tmp_path / "disk" / "vault")
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="not a directory; move away what is in its place"):
+    with pytest.raises(StoreError, match="not a directory; remove what is in its place"):
         DirectoryStore.make(tmp_path / "file")
     assert os.listdir(tmp_path) == ["file"]
 

@@ -1,8 +1,8 @@
-"""The vault: which images there are, whose they are, and their bytes. The arbiter between nodes that know nothing.
+"""The vault: the images, their users and their bytes. It arbitrates between nodes that keep no state.
 
 An image is a body, durable before anything names it, and a chain of records (`chain`, `records`), of which the highest
-decides. So an upload, a removal, a rewrap and a sweep (`maintenance`) may meet, or die, at any point: each is a body
-written aside and one generation that exactly one of them creates. docs/vault.md has the argument in full.
+decides. So an upload, a removal, a rewrap and a sweep (`maintenance`) may meet, or die, at any point: each needs one
+generation, which exactly one of them creates. docs/vault.md has the full argument.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from safelight.vault.records import Aborted, BadRecord, Image, Record, Records, 
 from safelight.vault.stores.base import BadObject, Body, Missing, Store, StoreError
 
 SMALL = 1 << 16
-"""Bytes of a segment that is opened where it is; a larger one is opened in a thread."""
+"""Bytes of the largest segment that is opened on the event loop; a larger one is opened in a thread."""
 
 
 class UnknownImage(SafelightError):
-    """This user has no image of this name, or has one no more."""
+    """The user has no image of this name, or no longer has one."""
 
 
 class NameTaken(SafelightError):
-    """Another upload has this name, or had it: names are not given back."""
+    """Another upload has or had this name: names are not given back."""
 
 
 class AlreadyRemoved(SafelightError):
-    """This very upload succeeded, and its image was removed since."""
+    """This upload succeeded, and its image was removed since."""
 
 
 class UploadConflict(SafelightError):
-    """The upload must begin again: its body was swept, or the image that it met went while the two were compared."""
+    """The upload must start again: its body was swept, or the other image was removed while the two were compared."""
 
 
 class ImageMetadata(NamedTuple):
-    """What an image's record says beside its bytes: see `Image`."""
+    """The fields of an image's record that its sender determines: see `Image`."""
 
     size: int
     type: str
@@ -62,7 +62,7 @@ _Record = TypeVar("_Record", bound=Record | None)
 
 
 class Vault:
-    """The images in a store. All methods raise StoreError where it fails, and BadObject where it has been damaged."""
+    """The images in a store. All methods raise StoreError if the store fails, and BadObject if an object is damaged."""
 
     def __init__(
         self,
@@ -72,8 +72,8 @@ class Vault:
         clock: Callable[[], float] = time.time,
         sealed: Callable[[str], object] = str,
     ) -> None:
-        """`keyring` is asked at each use: a rotation takes effect at once. `clock` gives Unix seconds. `sealed` gets
-        the key id before each record is sealed.
+        """`keyring` is called at each use, so a rotation takes effect at once. `clock` returns Unix seconds. `sealed`
+        receives the key id before each record is sealed.
         """
         self.store = store
         self.keyring = keyring
@@ -84,10 +84,10 @@ class Vault:
     # -- one image -----------------------------------------------------------------------------------
 
     async def find(self, user: str, name: str, *, enrolment: str | None = None) -> Image:
-        """Raises NoSuchImage.
+        """The record of an image. Raises UnknownImage.
 
         `enrolment`, here and elsewhere: the user's enrolment id (see `User`). An image of another enrolment is not the
-        user's: BadRecord. None, for who looks after the vault: whichever it is.
+        user's: BadRecord. None, for maintenance, accepts any.
         """
         record = _owned((await self.latest(self.records.chain(user, name)))[0], enrolment)
         if not isinstance(record, Image):
@@ -102,9 +102,9 @@ class Vault:
         *,
         enrolment: str | None = None,
     ) -> None:
-        """Remove an image, permanently. Raises NoSuchImage, also for the second of two callers.
+        """Remove an image, permanently. Raises UnknownImage, also for the second of two callers.
 
-        `check` raises if the image is to be kept: it gets the very image that is removed if it does not.
+        `check` receives the image that is removed unless it raises.
         """
         chain = self.records.chain(user, name)
         while True:
@@ -121,8 +121,8 @@ class Vault:
     async def part(self, image: Image, start: int, end: int) -> AsyncGenerator[Bytes]:
         """The image's bytes from `start` up to `end`, each verified before it is released.
 
-        Raises Damaged, also half-way, for a body that is not what was sealed; NoSuchImage if it is removed meanwhile;
-        OtherCluster. To be closed (`aclose`) if not read to its end.
+        Raises Damaged, also halfway, for a body that differs from what was sealed; UnknownImage if it is removed
+        meanwhile; OtherCluster. Close it (`aclose`) if it is not read to the end.
         """
         header = read_header(image.header)
         try:
@@ -142,9 +142,8 @@ class Vault:
             raise await self._gone(image) from None
 
     async def check(self, image: Image) -> None:
-        """Make sure, without opening it, that the body is the one that was sealed for this image, and is whole.
-
-        Raises as `part`.
+        """Make sure, without decryption, that the body is the one sealed for this image, and complete. Raises as
+        `part`.
         """
         try:
             size = await self.store.size(image.body)
@@ -154,9 +153,9 @@ class Vault:
         _check(image, size, beginning)
 
     async def sealed(self, image: Image) -> AsyncGenerator[Bytes]:
-        """The sealed file as it is now, `sealed_size_of` bytes, of a body that was checked. Raises as `part`.
+        """The current sealed file, `sealed_size_of` bytes, from a checked body. Raises as `part`.
 
-        In a directory the file that was checked is the one that is read, whatever becomes of its name meanwhile.
+        In a directory the file that was checked is the one that is read, even if its name changes meanwhile.
         """
         at, end = len(image.header), sealed_size_of(image)
         file = await self.sealed_file(image)
@@ -196,7 +195,7 @@ class Vault:
         return file
 
     async def _gone(self, image: Image) -> SafelightError:
-        """What it means that the body is missing: its image was removed meanwhile, or the store has lost it."""
+        """The error for a missing body: its image was removed meanwhile, or the store has lost it."""
         record, _ = await self.latest(self.records.chain(image.user, image.name))
         there = isinstance(record, Image) and record.body == image.body
         return Damaged() if there else UnknownImage("the image was removed meanwhile")
@@ -206,7 +205,7 @@ class Vault:
     async def begin(
         self, user: str, name: str, upload: str, *, skip_lookup: bool = False, enrolment: str | None = None
     ) -> Draft | Image:
-        """A draft to write the sealed file to; or the image, if this very upload has succeeded before.
+        """A draft to write the sealed file to; or the image, if this upload has already succeeded.
 
         `skip_lookup`: if nothing of the name is cached here, assume that it is free; `commit` finds out. Use it for
         small images, which cost little if the name is taken.
@@ -223,9 +222,9 @@ class Vault:
         return Draft(self, user, name, upload, chain, number + 1, body, await self.store.body(body), enrolment)
 
     async def commit(self, draft: Draft, header: bytes, metadata: ImageMetadata) -> Image:
-        """Make a draft, which is complete, an image. Raises NameTaken, AlreadyRemoved and Overtaken."""
+        """Make a complete draft an image. Raises NameTaken, AlreadyRemoved and UploadConflict."""
         keyring = self.keyring()
-        if read_header(header).key_id != keyring.current_id:  # a rotation came while it was sealed
+        if read_header(header).key_id != keyring.current_id:  # a rotation happened while it was sealed
             header = rewrapped(read_header(header), keyring).encode()
         image = Image(
             draft.user, draft.name, draft.upload, draft.key, header, metadata.size, self.clock(),
@@ -236,11 +235,11 @@ class Vault:
             return image
         record, number = await self.latest(draft.chain)
         await self.ensure_durable(draft.chain, number)
-        if isinstance(record, Image) and record.body == draft.key:  # we made it, and the answer got lost on its way
+        if isinstance(record, Image) and record.body == draft.key:  # this call created it, and the answer was lost
             return record
         try:
             if not isinstance(record, Image | Removed):
-                raise UploadConflict("this upload took too long and was given up: send it again")
+                raise UploadConflict("this upload took too long and was aborted: send it again")
             there = _found(_owned(record, draft.enrolment), draft.upload)
             if there.size != image.size or await self.digest(there) != await self.digest(image):
                 raise NameTaken("this upload id has been used for another image: use a new one")
@@ -252,10 +251,10 @@ class Vault:
                 _found(record, draft.upload)
             raise UploadConflict("this upload met a removal or a sweep: send it again") from None
         finally:
-            await self._drop(draft.key)  # no record names it, nor will: its generation is another's
+            await self._drop(draft.key)  # no record names it or can name it: its generation is taken
 
     async def _drop(self, body: str) -> None:
-        """Delete a body that no record names any more. Where that fails, or we die before, the sweeper will."""
+        """Delete a body that no record names any more. If that fails, or the process dies, the sweeper deletes it."""
         with suppress(StoreError, BadObject):
             await self.store.delete(body)
 
@@ -282,7 +281,7 @@ class Vault:
         wanted: Callable[[Image], bool],
         enrolment: str | None = None,
     ) -> list[Image]:
-        """The newest `count` images that are wanted, older than `before` (created, name), newest first."""
+        """The newest `count` images for which `wanted` is true, older than `before` (created, name), newest first."""
         found = []
         async for image in self.images(user, enrolment=enrolment):
             if (before is None or _age(image) < before) and wanted(image):
@@ -301,7 +300,7 @@ class Vault:
     # -- chains of records ---------------------------------------------------------------------------
 
     async def latest(self, chain: str) -> tuple[Record | None, int]:
-        """What the chain says now, and the number of that generation; (None, 0) for no chain."""
+        """The current record of a chain and the number of its generation; (None, 0) if there is no chain."""
         latest = await self.chains.latest(chain)
         try:
             return (self.read(latest), latest.number) if latest else (None, 0)
@@ -310,7 +309,7 @@ class Vault:
             raise
 
     async def append(self, chain: str, number: int, record: Record, *, after: Body | None = None) -> bool:
-        """As `Chains.append`. What frees room, or ends somebody's access, may take what is in reserve."""
+        """As `Chains.append`. Records that free space or end a user's access may use the reserve."""
         data, reserve = (
             self.records.write(record, key_of(chain, number)),
             isinstance(record, Removed | Aborted | Revoked),
@@ -318,22 +317,22 @@ class Vault:
         return await self.chains.append(chain, number, data, after=after, reserve=reserve)
 
     async def ensure_durable(self, chain: str, number: int) -> None:
-        """Make sure that what was found in a chain is durable: its maker may still be about it.
+        """Make sure that a generation that was found is durable: its creator may not have synced it yet.
 
-        Call it before the fact is reported to anyone, and before anything is created or deleted because of it:
-        otherwise a power failure could take what was found, and leave what followed from it.
+        Call it before the generation is reported, and before anything is created or deleted because of it: otherwise a
+        power failure could remove the generation, and leave what followed from it.
         """
         if number:
             await self.chains.ensure_durable(chain, number)
 
     def read(self, generation: Generation) -> Record:
-        """What a generation says. Raises BadRecord."""
+        """The record of a generation. Raises BadRecord."""
         return self.records.read(generation.data, generation.key)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """An upload in progress: its body is written to, and then it is committed or abandoned."""
+    """An upload in progress: write its body, then commit or abandon it."""
 
     vault: Vault
     user: str
@@ -341,18 +340,18 @@ class Draft:
     upload: str
     chain: str
     number: int
-    """The generation that it aims at."""
+    """The number of its target generation."""
     key: str
-    """Of its body."""
+    """The key of its body."""
     body: Body
     enrolment: str | None = None
 
     async def write(self, pieces: Sequence[Bytes]) -> None:
-        """The sealed file, piece after piece."""
+        """Append pieces of the sealed file."""
         await self.body.write(pieces)
 
     async def commit(self, header: bytes, metadata: ImageMetadata) -> Image:
-        """Durable when it returns. `header` is the sealed file's. Raises as `Vault.commit`."""
+        """Make it an image, durable when this returns. `header` is the sealed file's. Raises as `Vault.commit`."""
         return await self.vault.commit(self, header, metadata)
 
     async def abandon(self) -> None:
@@ -362,7 +361,7 @@ class Draft:
 async def _one_ahead(
     work: Callable[[int, int, int], Awaitable[Bytes]], places: Sequence[tuple[int, int, int]]
 ) -> AsyncGenerator[Bytes]:
-    """What `work` makes of each place, in order; the next is in work while this one is used."""
+    """The results of `work` for each place, in order; the next runs while this one is used."""
     ahead: asyncio.Future[Bytes] | None = None
     try:
         for place, following in zip_longest(places, places[1:]):
@@ -386,7 +385,7 @@ def _owned(record: _Record, enrolment: str | None) -> _Record:
 
 
 def _found(record: Image | Removed, upload: str) -> Image:
-    """What a record under its name means for an upload."""
+    """What the record of its name means for an upload: the image, or the error."""
     if record.upload != upload:
         raise NameTaken("another image has this name, or had it: choose another name")
     if isinstance(record, Removed):
@@ -395,7 +394,7 @@ def _found(record: Image | Removed, upload: str) -> Image:
 
 
 def _check(image: Image, size: int, beginning: bytes) -> None:
-    """Make sure that a file of this size with this beginning is the one sealed for an image. Raises CannotOpen."""
+    """Make sure that a file of this size with these first bytes is the one sealed for an image. Raises CannotOpen."""
     if size != sealed_size_of(image) or read_header(beginning).fixed != read_header(image.header).fixed:
         raise Damaged
 

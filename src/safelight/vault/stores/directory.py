@@ -48,16 +48,16 @@ CHUNK = 1 << 20
 costs one call in a thread."""
 
 THREADS = 16
-"""More than processors: they wait for the disk, and a journal syncs for all who wait at once."""
+"""More than processors: they wait for the disk, and one journal commit of the file system serves all that wait."""
 
 BATCH = 1000
 """Entries of a listing that are in memory at a time."""
 
 LEFT_OVER = 3600.0
-"""Seconds that nobody has written to a hidden file, after which its writer is taken for dead. If it was not, it
-fails cleanly: it finds nothing to give a name to."""
+"""Seconds without a write to a hidden file after which its writer counts as dead. If it is not, it fails cleanly: it
+finds no file to link."""
 
-_FILES = 4  # that an upload takes, with its directories
+_FILES = 4  # inodes of one upload, with its directories
 _SPARES = [f".spare-{number}" for number in range(16)]
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 _MOST_PIECES = 1024  # of one writev(2): IOV_MAX on Linux and macOS
@@ -67,17 +67,17 @@ _REMEDY = {
     errno.EACCES: "let the user that runs Safelight own it",
     errno.EPERM: "let the user that runs Safelight own it",
     errno.EROFS: "mount it writable",
-    errno.ENOTDIR: "move away what is in its place",
+    errno.ENOTDIR: "remove what is in its place",
 }
 
 _T = TypeVar("_T")
 
 
 class DirectoryStore:
-    """A `Store` in plain files, 0600 in directories 0700. No key may be another's beginning: `a` and `a/b`.
+    """A `Store` of regular files, 0600 in directories 0700. No key may be a path prefix of another: `a` and `a/b`.
 
-    Any number of processes may use one directory at the same time. The root has to be there: see `make`.
-    A bad key is a ValueError. Without a `guard` the root has to stay the directory that it is at first.
+    Any number of processes may use one directory at the same time. The root must exist: see `make`. A bad key is a
+    ValueError. Without a `guard` the root must stay the same directory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,9 +86,9 @@ class DirectoryStore:
 
     @staticmethod
     def make(path: Path) -> None:
-        """Make the root (0700, durable) unless it is there. Blocks. Raises StoreError.
+        """Create the root (0700, durable) unless it exists. Blocks. Raises StoreError.
 
-        Its parent is not made: where that is missing, it is more likely that a disk is not mounted.
+        It does not create the parent: if that is missing, a disk is probably not mounted.
         """
         try:
             with suppress(FileExistsError):
@@ -96,7 +96,7 @@ class DirectoryStore:
             sync_directory(path.parent)
             os.scandir(path).close()
         except FileNotFoundError as error:
-            raise StoreError(f"cannot make the vault {path}: {path.parent} is missing; mount or make it") from error
+            raise StoreError(f"cannot make the vault {path}: {path.parent} is missing; mount or create it") from error
         except OSError as error:
             raise _trouble(path, error) from error
 
@@ -114,9 +114,9 @@ class DirectoryStore:
         return await self._run(partial(self._files.create, *_small(key, data), reserve=reserve))
 
     async def fill_reserve(self) -> None:
-        """Put files in reserve, for objects that must find room when there is no other; as far as there is room now.
+        """Fill the reserve, for objects that must fit on a full disk, as far as there is space now.
 
-        For nodes, once. Deletions refill what was used.
+        Nodes call it once. Deletions refill what was used.
         """
         await self._run(self._files.fill_reserve)
 
@@ -133,14 +133,14 @@ class DirectoryStore:
         return await self._run(self._files.size, _checked(key))
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        """As in `Store`; but an object that is deleted meanwhile is read to its end all the same."""
+        """As in `Store`, but an object that is deleted meanwhile is still read to its end."""
         reader = _Reader(self._files, _checked(key))
         try:
             while chunk := await self._run(reader.read, max(0, min(CHUNK, end - start)), start):
                 yield chunk
                 start += len(chunk)
         finally:
-            self._threads.submit(reader.close)  # not awaited: so neither cancellation nor a slow disk is in the way
+            self._threads.submit(reader.close)  # not awaited, so that neither cancellation nor a slow disk delays it
 
     def file(self, key: str) -> FileBody | None:
         _checked(key)
@@ -155,8 +155,8 @@ class DirectoryStore:
 
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
         if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
-            raise ValueError(f"{prefix!r} is no beginning of keys")
-        found = self._files.objects(prefix)  # not closed here: a thread may still be in it after a cancellation
+            raise ValueError(f"{prefix!r} is not a prefix of keys")
+        found = self._files.objects(prefix)  # not closed here: a thread may still use it after a cancellation
         while batch := await self._run(_next_of, found):
             for entry in batch:
                 yield entry
@@ -168,17 +168,17 @@ class DirectoryStore:
         await self._run(self._files.ensure_durable, _checked(key))
 
     async def tidy(self) -> int:
-        """Remove what crashes have left half-written; how many files that were. Raises StoreError.
+        """Delete the half-written files that crashes left; return their number. Raises StoreError.
 
-        Anybody may go on writing: hidden files that were written to within the last hour are left alone.
+        Writers may continue: hidden files written to within the last hour stay.
         """
         return await self._run(self._files.tidy)
 
     async def close(self) -> None:
-        """There is nothing to give back: idle threads end when the store is forgotten."""
+        """No effect: idle threads end with the last reference to the store."""
 
     async def _run(self, work: Callable[..., _T], *arguments: object) -> _T:
-        """Do it in a thread. If the caller is cancelled, it is done to its end there, or never begun."""
+        """Run `work` in a thread. If the caller is cancelled, it runs to its end there, or never starts."""
 
         def done() -> _T:
             try:
@@ -190,7 +190,7 @@ class DirectoryStore:
 
 
 def read_from(root: Path, key: str) -> bytes:
-    """A small object of a store in a directory. Blocks. Raises Missing, BadObject and StoreError."""
+    """The content of a small object of a directory store. Blocks. Raises Missing, BadObject and StoreError."""
     try:
         return _Files(root).get(_checked(key))
     except OSError as error:
@@ -198,17 +198,17 @@ def read_from(root: Path, key: str) -> bytes:
 
 
 class _DirectoryBody:
-    """A `Body` that is a hidden file from its first mebibyte on."""
+    """A `Body` that becomes a hidden file at its first mebibyte."""
 
     def __init__(self, part: _Part, run: Callable[..., Awaitable[bool | None]], threads: ThreadPoolExecutor) -> None:
         self._part = part
         self._run = run
         self._threads = threads
         self._gathered: list[Bytes] = []
-        self._size = 0  # of what is gathered
+        self._size = 0  # of `_gathered`
         self._writing: asyncio.Task[bool | None] | None = None
-        self._touched = False  # whether a thread may have made the file
-        self._whole = True  # whether all that was handed over is in the file
+        self._touched = False  # whether a thread may have created the file
+        self._whole = True  # whether everything handed over is in the file
         self._finished = False
 
     async def write(self, pieces: Sequence[Bytes]) -> None:
@@ -234,7 +234,7 @@ class _DirectoryBody:
         return bool(made)
 
     async def _written(self) -> None:
-        """Wait for what is being written while the next mebibyte is gathered. Raises why that failed."""
+        """Wait for the write that runs while the next mebibyte is gathered. Raises its error."""
         writing, self._writing = self._writing, None
         if writing is not None:
             await writing
@@ -242,7 +242,7 @@ class _DirectoryBody:
     async def abandon(self) -> None:
         self._gathered.clear()
         if self._writing is not None:
-            self._writing.cancel()  # the thread may still be about it: it has the lock that `take_back` waits for
+            self._writing.cancel()  # the thread may still write: it has the lock that `take_back` waits for
             await asyncio.gather(self._writing, return_exceptions=True)
         if self._touched and not self._finished:
             done = self._threads.submit(self._part.take_back)
@@ -258,7 +258,7 @@ class _DirectoryBody:
         return done
 
 
-# What follows runs in threads, and raises OSError.
+# Everything below runs in threads, and raises OSError.
 
 
 class _Files:
@@ -267,11 +267,11 @@ class _Files:
     def __init__(self, root: Path) -> None:
         self.root = Root(root)
         self._durable: dict[str, int] = {}
-        """Directories whose own names are known to be durable, two for each user, and in which identity of the root."""
-        self._spent = False  # whether some of the reserve was used
+        """Directories whose names are known to be durable, two for each user, and for which identity of the root."""
+        self._spent = False  # whether a part of the reserve was used
 
     def create(self, key: str, data: bytes, tree: Tree | None = None, *, reserve: bool = False) -> bool:
-        """`tree`: to make it in, if one is open already."""
+        """`tree`: the open tree to create it in, if there is one."""
         try:
             return self._create(_Part(self, key, tree), data)
         except OSError as error:
@@ -317,7 +317,7 @@ class _Files:
                 os.close(descriptor)
 
     def take_spare(self, tree: Tree, name: str) -> int:
-        """Give a file of the reserve another name, which nobody else takes then; its descriptor.
+        """Rename a file of the reserve, so that no other writer takes it; return its descriptor.
 
         Raises OSError (ENOSPC) if there is none.
         """
@@ -329,7 +329,7 @@ class _Files:
                 descriptor = os.open(name, flags, dir_fd=tree.root)
             except FileNotFoundError:
                 continue
-            except OSError:  # it is a link, or the like: nobody writes into that
+            except OSError:  # a link or the like: do not write into it
                 os.unlink(name, dir_fd=tree.root)
                 continue
             state = state_of(descriptor)
@@ -337,7 +337,7 @@ class _Files:
                 return descriptor
             os.close(descriptor)
             os.unlink(name, dir_fd=tree.root)
-        self._spent = True  # by whomever: deletions refill it
+        self._spent = True  # also by other processes: deletions refill it
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def get(self, key: str) -> bytes:
@@ -346,7 +346,7 @@ class _Files:
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         found = []
-        for _, together in groupby(keys, key=_parent):  # a directory is opened once for all that are in it
+        for _, together in groupby(keys, key=_parent):  # open a directory once for all its objects
             with self.root.opened() as tree:
                 found += [self._get(tree, key) for key in together]
         return found
@@ -355,7 +355,7 @@ class _Files:
         with open(self._found(tree, tree.open, key), "rb", buffering=0) as file:
             data = file.read(MAX_SMALL + 1)
         if len(data) > MAX_SMALL:
-            raise BadObject(f"{key} is larger than what is kept there: restore it from a backup")
+            raise BadObject(f"{key} is larger than any object of this kind: restore it from a backup")
         return data
 
     def open(self, key: str) -> int:
@@ -388,7 +388,7 @@ class _Files:
             except (IsADirectoryError, PermissionError):  # the second on macOS
                 tree.state(key)
                 raise
-            sync_directory(directory)  # in any case: another that deleted it may not have come so far
+            sync_directory(directory)  # in any case: another process that deleted it may not have synced yet
             self.root.check(tree)
             if self._spent:
                 self._fill_reserve(tree)
@@ -405,8 +405,10 @@ class _Files:
             self.root.check(tree)
 
     def directory(self, tree: Tree, path: str, *, make: bool = False) -> int:
-        """The descriptor of a directory, whose name and the names of those between it and the root are durable: another
-        that made them may not have come so far. Once is enough. With `make` they are made where they are missing.
+        """The descriptor of a directory whose name, and every name between it and the root, is durable.
+
+        Another process that created them may not have synced yet; once is enough. With `make`, missing ones are
+        created.
         """
         if not path:
             return tree.root
@@ -416,7 +418,7 @@ class _Files:
         except FileNotFoundError:
             if not make:
                 raise
-            self.root.check(tree)  # or directories would be made in what is not the vault any more
+            self.root.check(tree)  # or directories would be created in a place that is no longer the vault
             durable = False
             with suppress(FileExistsError):
                 os.mkdir(_name(path), 0o700, dir_fd=above)
@@ -427,7 +429,7 @@ class _Files:
         return descriptor
 
     def walk(self, prefix: str) -> Iterator[Found]:
-        """Everything below a prefix, hidden files as well; what vanishes meanwhile is left out."""
+        """Everything below a prefix, hidden files included; what vanishes meanwhile is omitted."""
         with self.root.opened() as tree:
             try:
                 found = tree.walk(prefix.rstrip("/"), KEY)
@@ -453,10 +455,11 @@ class _Files:
 
 
 class _Part:
-    """A file in the making under its hidden name. One thread at a time works with it, however many are sent: a
-    cancelled task leaves one behind, and its descriptor must not be closed, and given to another file, meanwhile.
+    """A file that is being written under its hidden name.
 
-    It holds the root and the directory that it was begun in, so no part of it comes to lie in another.
+    The lock admits one thread at a time: a cancelled task leaves a thread running, and its descriptor must not be
+    closed and reused meanwhile. The part holds the root and the directory in which it was started, so all of it stays
+    there.
     """
 
     def __init__(self, files: _Files, key: str, tree: Tree | None = None) -> None:
@@ -478,13 +481,13 @@ class _Part:
             return self._publish(pieces)
 
     def finish(self, pieces: Sequence[Bytes], *, naming: tuple[str, bytes] | None = None) -> bool:
-        """As `publish`, of a name that nobody else has. Then, if `naming`, make that object; as `_Files.create`."""
+        """As `publish`, for a random name. Then create the object `naming`, if given, as `_Files.create` does."""
         with self._lock:
             if not self._publish(pieces):
-                raise StoreError(f"{self._key} exists already, and was left as it is: try again")
+                raise StoreError(f"{self._key} exists already, and was not changed: try again")
             if naming is None:
                 return True
-            self._named = True  # from now on it may have a record, whatever becomes of this call
+            self._named = True  # from now on it may have a record, even if this call fails
             return self._files.create(*naming, self._tree)
 
     def _publish(self, pieces: Sequence[Bytes]) -> bool:
@@ -499,7 +502,7 @@ class _Part:
         return self._linked
 
     def discard(self) -> None:
-        """Leave no hidden file, and give back descriptors. Harmless after `publish`."""
+        """Delete the hidden file, and close descriptors. No effect after `publish`."""
         with self._lock, suppress(OSError):
             try:
                 self._discard()
@@ -507,7 +510,7 @@ class _Part:
                 self._close()
 
     def take_back(self) -> None:
-        """Leave nothing at all, unless something may name it."""
+        """Delete the file as well, unless a record may name it."""
         with self._lock, suppress(OSError):
             try:
                 with suppress(OSError):
@@ -528,7 +531,7 @@ class _Part:
         return self._descriptor
 
     def _open(self, tree: Tree) -> tuple[int, int]:
-        """Make the hidden file: the descriptor of its directory, and its own."""
+        """Create the hidden file; return its directory's descriptor and its own."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return self._directory, os.open(self._hidden, flags, 0o600, dir_fd=self._directory)
 
@@ -562,14 +565,14 @@ class _Part:
                     os.unlink(self._hidden, dir_fd=self._place)
 
     def _close(self) -> None:
-        """Nothing more can be taken back after this."""
+        """Release the tree. After this nothing can be taken back."""
         self._linked = False
         if self._tree is not None and not self._borrowed:
             self._tree.close()
 
 
 class _Spare(_Part):
-    """A part that is a file of the reserve: it has an inode and a block already, which nobody else can take."""
+    """A part in a file of the reserve: it already has an inode and a block, which no other writer can take."""
 
     def _open(self, tree: Tree) -> tuple[int, int]:
         return tree.root, self._files.take_spare(tree, self._hidden)
@@ -579,7 +582,7 @@ class _Spare(_Part):
         return super()._publish(pieces)
 
     def _link(self) -> bool:
-        """A directory may need another block for the name, which a second file of the reserve gives."""
+        """The directory may need another block for the name; a second file of the reserve frees one."""
         try:
             return super()._link()
         except OSError as error:
@@ -615,19 +618,19 @@ class _Reader:
         with self._lock:
             self._over = True
             if self._descriptor >= 0:
-                os.close(self._descriptor)  # may be the last to hold a large deleted file, and take its time
+                os.close(self._descriptor)  # may be the last reference to a large deleted file, and slow
             self._descriptor = -1
 
 
 def _checked(key: str) -> str:
     if not KEY.fullmatch(key):
-        raise ValueError(f"{key!r} is no key of an object")
+        raise ValueError(f"{key!r} is not a key of an object")
     return key
 
 
 def _small(key: str, data: bytes) -> tuple[str, bytes]:
     if len(data) > MAX_SMALL:
-        raise ValueError(f"{len(data)} bytes are too many to be made in one call")
+        raise ValueError(f"{len(data)} bytes are too many for one call")
     return _checked(key), data
 
 
@@ -662,7 +665,7 @@ def _allocate(descriptor: int, size: int) -> None:
 
 
 def _room(root: int | Path) -> int:
-    """For how many bytes there is room; 0 where there is none for another few files, however small."""
+    """Free space in bytes; 0 if there are too few inodes for one upload."""
     state = os.statvfs(root)
     return 0 if state.f_files and state.f_favail < _FILES else state.f_bavail * state.f_frsize
 
@@ -671,13 +674,13 @@ def _trouble(root: Path, error: OSError) -> StoreError:
     number = error.errno or 0
     if full := _FULL.get(number):
         free = None
-        if number == errno.ENOSPC:  # what a quota leaves is not to be seen here
+        if number == errno.ENOSPC:  # statvfs does not show what a quota leaves
             with suppress(OSError):
                 free = _room(root)
         return StoreFull(f"cannot write to the vault {root}: {full}; make room and try again", free)
     if number == errno.ENOENT:
         return StoreError(
             f"the vault {root} is missing: mount it, or restore it from a backup; "
-            "no new one is made, as that would hide a loss"
+            "no new one is created, because that would hide a loss"
         )
     return StoreError(f"cannot use the vault {root}: {reason(error)}; {_REMEDY.get(number, 'check its disk')}")
