@@ -14,7 +14,9 @@ from prompt_toolkit.output import DummyOutput
 from safelight.cli.output import console
 from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.user import repl
-from safelight.cli.user.repl import Repl, completions, expand, split
+from safelight.cli.user.completion import completions
+from safelight.cli.user.repl import Repl, prompt_commands
+from safelight.cli.user.words import expand, split
 from safelight.client.requests.feedback import Feedback
 from safelight.client.session import Saved, Session
 from safelight.errors import SafelightError
@@ -177,7 +179,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_uploaded(alice: Conver
 def test_of_several_files_each_is_named_and_all_are_counted(alice: Conversation) -> None:
     assert not alice.say("decrypt one.png bobs.png two.png")
     lines = alice.answer.splitlines()
-    assert [line for line in lines if " of 3)" in line] == ["one.png (1 of 3)", "bobs.png (2 of 3)", "two.png (3 of 3)"]
+    assert [line.split()[1].removesuffix(":") for line in lines[:-1]] == ["one.png", "bobs.png", "two.png"]
     assert "✗ bobs.png: This file is sealed for 'bob', not 'alice'" in lines
     assert lines[-1] == "2 done, 1 failed"
 
@@ -203,7 +205,7 @@ def test_an_empty_line_and_a_comment_are_nothing(alice: Conversation, line: str)
 def test_help_tells_of_every_command_and_more_of_those_with_options(alice: Conversation) -> None:
     alice.say("help")
     answer = alice.answer
-    assert all(name in answer for name in repl.NAMES)
+    assert all(name in answer for name in prompt_commands.commands)
     alice.say("help upload")
     more = alice.answer
     alice.say("upload --help")
@@ -247,19 +249,25 @@ def test_what_comes_from_a_server_cannot_drive_the_terminal(tmp_path: Path, caps
 
 def completed(line: str) -> list[str]:
     """The lines that Tab can make of `line`."""
-    return [line[: len(line) - length] + text for text, _, length in completions(line)]
+    return [line[: len(line) - length] + text for text, _, length in completions(prompt_commands, line)]
 
 
 def test_commands_complete() -> None:
     assert completed("up") == ["upload "]
-    assert set(completed("")) == {f"{name} " for name in repl.NAMES}
+    assert set(completed("")) == {f"{name} " for name in prompt_commands.commands}
     assert completed("frob") == []
 
 
-def test_names_of_listed_images_complete() -> None:
-    listed = ["encrypted_my photo_1.png", "encrypted_x_2.png"]
-    assert [text for text, _, _ in completions("rm encrypted_m", listed)] == ["'encrypted_my photo_1.png' "]
-    assert [text for text, _, _ in completions("get --s", listed)] == ["--sealed "]
+def test_names_of_listed_images_and_of_their_originals_complete() -> None:
+    listed = {"encrypted_my photo_1.png": "my photo.png", "encrypted_x_2.png": "x.png"}
+
+    def texts(line: str) -> list[str]:
+        return [text for text, _, _ in completions(prompt_commands, line, listed)]
+
+    assert texts("rm encrypted_m") == ["'encrypted_my photo_1.png' "]
+    assert texts("get m") == ["'my photo.png' "]
+    assert texts("ls x") == ["x.png "]
+    assert texts("get --s") == ["--sealed "]
 
 
 def test_options_complete() -> None:

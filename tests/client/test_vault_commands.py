@@ -159,7 +159,7 @@ def test_a_listing_goes_on_with_another_server(tmp_path: Path, capsys: pytest.Ca
             for number in (1, 2):
                 await stack.enter_async_context(serving(config, number, images=page(number)))
             session = await stack.enter_async_context(Session(config, "alice"))
-            await Commands(session, ConsoleReporter(dialogue=True)).ls(None, as_json=True)
+            await Commands(session, ConsoleReporter(dialogue=True)).ls(None, output="jsonl")
 
     asyncio.run(go())
     names = [msgspec.json.decode(line, type=Kept).name for line in capsys.readouterr().out.splitlines()]

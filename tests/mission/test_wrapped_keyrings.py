@@ -152,7 +152,7 @@ def test_without_the_right_secret_one_line_says_so(
     before = text_of(config)
     config = with_secret(config, harm(tmp_path, monkeypatch))
     commands: list[Callable[[], str]] = [
-        lambda: admin.list_keys(config, as_json=False),
+        lambda: admin.list_keys(config),
         lambda: admin.wrap(config, wrapped=False),
     ]
     for command in commands:

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from safelight.cli.admin import users as admin
+from safelight.cli.output.documents import Outcome
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.local.cluster import environment, ephemeral_config
@@ -520,7 +521,7 @@ def safelight(config: Config, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def test_the_operator_is_told_what_came_of_it(config: Config) -> None:
-    def said(work: Coroutine[Any, Any, str]) -> str:
+    def said(work: Coroutine[Any, Any, Outcome]) -> Outcome:
         return asyncio.run(work)
 
     def refused(work: Coroutine[Any, Any, str]) -> str:
@@ -528,7 +529,7 @@ def test_the_operator_is_told_what_came_of_it(config: Config) -> None:
             asyncio.run(work)
         return str(raised.value)
 
-    assert said(admin.listing(config, as_json=False)).split() == ["USER", "SINCE", "STATE"]
+    assert said(admin.listing(config)).split() == ["USER", "CREATED", "STATE"]
     assert said(admin.add(config, "ann", MINE)) == "ann may use this cluster now."
     assert said(admin.add(config, "ann", MINE)) == "ann could use this cluster already."
     assert "safelight user token ann" in refused(admin.add(config, "ann", ANOTHERS))
@@ -539,11 +540,11 @@ def test_the_operator_is_told_what_came_of_it(config: Config) -> None:
     assert said(admin.revoke(config, "ann")) == "ann is revoked. The images stay."
     assert said(admin.revoke(config, "ann")) == "ann was revoked already."
     assert "safelight user token ann" in refused(admin.add(config, "ann", fingerprint("slt_new")))
-    _, ann, ben = said(admin.listing(config, as_json=False)).splitlines()
+    _, ann, ben = said(admin.listing(config)).splitlines()
     assert (ann.split()[0], ann.split()[3]) == ("ann", "revoked")
     assert (ben.split()[0], ben.split()[3]) == ("ben", "active")
     assert THIRD not in ann + ben
-    listed = msgspec.json.decode(said(admin.listing(config, as_json=True)))["users"]
+    listed = said(admin.listing(config)).document["users"]
     assert [(each["user"], each["state"], each["fingerprint"]) for each in listed] == [
         ("ann", "revoked", MINE),
         ("ben", "active", THIRD),

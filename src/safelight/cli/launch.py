@@ -1,7 +1,6 @@
-"""`up` and `run`: a cluster of child processes in one terminal, without and with a user's REPL on top.
+"""`up` and `run`: a cluster of child processes in one terminal, without and with a user's REPL.
 
-All nodes start, or none: of a cluster that is there already, or cannot be, one line says why. A node that dies
-later takes nobody along.
+All nodes start, or none does and one line states the reason. The others keep running if a node dies later.
 """
 
 import asyncio
@@ -18,40 +17,37 @@ from safelight.local.cluster import CannotStart, LocalCluster
 from safelight.names import check_user
 from safelight.runtime import signals
 
-_NOBODY = "no node is running any more; the lines above say why"
+_NO_NODE = "no node is running; the lines above state the reasons"
 
 
-def up(config: Config, options: str = "") -> None:
-    """All nodes until Ctrl-C or SIGTERM, their lines named and coloured. Raises SafelightError if none is left.
-
-    `options`: how a command line says what is special about the configuration; empty, or with a space before it.
+def up(config: Config) -> None:
+    """Run all nodes until Ctrl-C or SIGTERM. Each line has the node's name in colour. Raises SafelightError if the last
+    node ends.
     """
     lines = console()
     notes = console(stderr=True)
     notes.print(f"Starting {_described(config)}. Ctrl-C stops them.", style="dim")
     with (
         signals.unwinding(),
-        _started(config, options, lambda node, line: lines.print(node_line(node, line)), "safelight status") as cluster,
+        _started(config, lambda node, line: lines.print(node_line(node, line)), "safelight status") as cluster,
     ):
         try:
             cluster.wait()
         except KeyboardInterrupt:
             notes.print("\nStopping the nodes. Ctrl-C again stops them at once.", style="dim")
             return
-    raise SafelightError(_NOBODY)
+    raise SafelightError(_NO_NODE)
 
 
-def run(config: Config, user: str, options: str = "") -> bool:
-    """All nodes, and `user`'s REPL; the nodes stop with it. False if a command that came through a pipe failed.
+def run(config: Config, user: str) -> bool:
+    """Run all nodes and `user`'s REPL. The nodes stop with the REPL. Returns False if a command from a pipe failed.
 
-    `options` as for `up`.
-
-    Raises SafelightError if a node cannot start, or if none leads in time.
+    Raises SafelightError if a node cannot start, or if no node leads in time.
     """
     check_user(user)
     board = _Board()
     board.note(f"Starting {_described(config)} ...")
-    with signals.unwinding(), _started(config, options, board.line, f"safelight client {user}"):
+    with signals.unwinding(), _started(config, board.line, f"safelight client {user}"):
         return signals.run(_run(config, user, board))
 
 
@@ -59,36 +55,39 @@ async def _run(config: Config, user: str, board: "_Board") -> bool:
     board.note(f"Node {await wait_for_leader(config, config.timeout)} leads.")
     board.attach(asyncio.get_running_loop())
     try:
-        return await converse(config, user, board.transcript)
+        return await converse(config, user, board.reporter)
     finally:
         board.attach(None)
 
 
 @contextmanager
-def _started(config: Config, options: str, show: Callable[[int, str], None], otherwise: str) -> Iterator[LocalCluster]:
-    """A cluster whose nodes all listen. `show` gets no line before that is certain.
+def _started(config: Config, show: Callable[[int, str], None], otherwise: str) -> Iterator[LocalCluster]:
+    """A cluster in which every node listens. `show` receives lines only from then on.
 
-    Raises CannotStart; `otherwise` is the command of somebody who has forgotten that the nodes are running already.
+    Raises CannotStart; `otherwise` is the command to use if the nodes are already running.
     """
-    curtain = _HeldOutput(show)
+    held = _HeldOutput(show)
 
     def ended(node: int, how: str) -> None:
-        curtain.line(node, f"{how}; to bring it back, type in another terminal: safelight server {node}{options}")
+        held.line(
+            node,
+            f"{how}; to restart it, run in another terminal, with the options of this command: safelight server {node}",
+        )
 
-    with LocalCluster(config, curtain.line, ended) as cluster:
+    with LocalCluster(config, held.line, ended) as cluster:
         cluster.start()
         try:
             cluster.wait_until_listening()
         except CannotStart as error:
             if "already in use" not in str(error):
                 raise
-            raise CannotStart(f"{error}. Are they running already? Then type: {otherwise}") from None
-        curtain.open()
+            raise CannotStart(f"{error}. If the nodes are already running, use: {otherwise}") from None
+        held.open()
         yield cluster
 
 
 class _HeldOutput:
-    """Holds lines back until it is opened."""
+    """Holds lines back until `open`."""
 
     def __init__(self, show: Callable[[int, str], None]) -> None:
         self._show = show
@@ -110,10 +109,10 @@ class _HeldOutput:
 
 
 class _Board:
-    """Where the nodes' lines go while a conversation goes on: to its event loop, which prints them above the prompt."""
+    """Passes the nodes' lines to the REPL's event loop, which prints them above the prompt."""
 
     def __init__(self) -> None:
-        self.transcript = ConsoleReporter(dialogue=True)
+        self.reporter = ConsoleReporter(dialogue=True)
         self._notes = console(stderr=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -125,9 +124,9 @@ class _Board:
 
     def line(self, node: int, text: str) -> None:
         if (loop := self._loop) is None:
-            self.transcript.node(node, text)
+            self.reporter.node(node, text)
         else:
-            loop.call_soon_threadsafe(above_prompt, lambda: self.transcript.node(node, text))
+            loop.call_soon_threadsafe(above_prompt, lambda: self.reporter.node(node, text))
 
 
 def _described(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""What an operator has nodes do, from a machine with the cluster's keyring, and what the keyring has in it."""
+"""The operator's commands about nodes and the keyring. They run on a machine with the cluster's keyring."""
 
 import asyncio
 import os
@@ -6,16 +6,16 @@ import secrets
 import time
 from datetime import UTC, datetime
 
-import msgspec
-
+from safelight.cli.output.documents import Outcome
 from safelight.client.requests.status import leader_of, survey
 from safelight.client.transport.rounds import rounds
 from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, reason
 from safelight.config import Config
 from safelight.encryption.keys import SECRET_SIZE, ClusterKey, Keyring
 from safelight.errors import SafelightError
-from safelight.node.state.data_directory import find_keyring
+from safelight.node.state.data_directory import create_cluster, find_keyring
 from safelight.node.state.key_file import KeyFile, wrapper_of
+from safelight.vault.bootstrap import check_unused
 from safelight.wire import signed
 from safelight.wire.admin_commands import (
     KEY,
@@ -32,22 +32,31 @@ from safelight.wire.admin_commands import (
 from safelight.wire.messages import API, CommandResult, Refusal
 
 SHORTEST = 1.0
-"""Seconds for which a node may be ineligible on request: less is over before another leads."""
+"""Seconds for which a node can be made ineligible: less would end before another node leads."""
 
-PAUSE = 0.05
-"""Seconds between two surveys of who leads."""
+POLL = 0.05
+"""Seconds between two checks of which node leads."""
 
 
-async def step_down(config: Config, node: int | None, seconds: float) -> str:
-    """Have a node (None: the leader) let others lead for so long; with 0, no longer. What came of it, in words.
+async def init(config: Config) -> Outcome:
+    """Create the keyring of a new cluster. Raises DataError if it exists, and CannotUseVault if the vault is used."""
+    if not (config.data_dir / "keyring.json").exists():
+        await check_unused(config)
+    keyring = create_cluster(config.data_dir, wrapper_of(config))
+    text = f"Cluster {keyring.cluster_id} is created. Its keyring is in: {config.data_dir}"
+    return Outcome.of(text, cluster=keyring.cluster_id, data_dir=str(config.data_dir))
 
-    Raises SafelightError: for a node that there is not or that refuses, and where nobody else takes over: then
-    the node leads on, whether anybody waits here or not.
+
+async def step_down(config: Config, node: int | None, seconds: float) -> Outcome:
+    """Make a node (None: the leader) ineligible for this long; with 0, eligible again.
+
+    Raises SafelightError for an unknown node, for a node that refuses, and if no other node can lead: then the node
+    stays the leader, whether or not this command waits.
     """
     if seconds and not SHORTEST <= seconds <= LONGEST:
-        raise SafelightError(f"a node can step down for {SHORTEST:g} to {LONGEST:g} seconds; 0 ends it")
+        raise SafelightError(f"a node can be ineligible for {SHORTEST:g} to {LONGEST:g} seconds; 0 ends it")
     if seconds == 0 and node is None:
-        raise SafelightError("name the node that is to be eligible again: safelight step-down NODE --for 0")
+        raise SafelightError("name the node that becomes eligible again: safelight step-down NODE --for 0")
     if node is not None and node not in config.addresses:
         known = ", ".join(str(number) for number in config.addresses)
         raise SafelightError(f"there is no node {node}: this cluster has nodes {known}")
@@ -56,77 +65,81 @@ async def step_down(config: Config, node: int | None, seconds: float) -> str:
     target = leader_of(statuses) if node is None else node
     if target is None:
         silent = "; ".join(f"server {status.server}: {status.problem}" for status in statuses if status.problem)
-        heard = {status.load.leader for status in statuses if status.load and not status.heard}
-        if len(heard) == 1 and (leader := heard.pop()) is not None:
+        leaders = {status.load.leader for status in statuses if status.load and not status.heard}
+        if len(leaders) == 1 and (leader := leaders.pop()) is not None:
             raise SafelightError(f"node {leader} leads and cannot be reached from here ({silent})")
         raise SafelightError(f"no node leads{silent and f' ({silent})'}: see `safelight status`")
     async with Servers(config, keyring.cluster_id) as servers:
-        await _tell(servers, keyring, _command(target, StepDown(seconds)))
+        await _send(servers, keyring, _command(target, StepDown(seconds)))
         if seconds == 0:
-            return f"Node {target} is eligible again."
-    async for _ in rounds(PAUSE, LIFETIME):
+            return Outcome.of(f"Node {target} is eligible again.", node=target, leader=None, seconds=0)
+    async for _ in rounds(POLL, LIFETIME):
         own = next(status for status in await survey(config, keyring.cluster_id) if status.server == target)
         if own.load is not None and not own.heard:
             if own.load.leader not in (None, target):
-                return f"Node {own.load.leader} leads; node {target} is ineligible for {seconds:g} s."
+                leader = own.load.leader
+                text = f"Node {leader} leads; node {target} is ineligible for {seconds:g} s."
+                return Outcome.of(text, node=target, leader=leader, seconds=seconds)
             if not own.load.ineligible:
                 break
     raise SafelightError(f"no other node could lead, so node {target} remains eligible: see `safelight status`")
 
 
-async def rotate(config: Config) -> str:
-    """Make a new cluster key and have all nodes seal with it; the old ones still open. What came of it, in words.
+async def rotate(config: Config) -> Outcome:
+    """Create a new cluster key, store it on every node, then activate it. Old keys still decrypt.
 
-    First every node must have the key on its disk and say so; only then is any told to use it. Whatever breaks off,
-    running it again goes on from there: a key that is not used by all yet is the one to go on with. Raises
-    SafelightError: for each node that is not reached.
+    An interrupted rotation continues when it runs again: it uses the key that is not active everywhere yet. Raises
+    SafelightError, which names each node that cannot be reached.
     """
     file = keyring_file(config)
     ring = file.read()
     async with Servers(config) as servers:
         key = ring.waiting or ring.current
-        answers = await _give_to_all(servers, file, ring, key)
-        if key.id == ring.current_id and all(answer.current == key.id for answer in answers):  # nothing is unfinished
+        answers = await _store_on_all(servers, file, ring, key)
+        if key.id == ring.current_id and all(
+            answer.current == key.id for answer in answers
+        ):  # no rotation is unfinished
             new = ClusterKey(os.urandom(SECRET_SIZE), max(int(time.time()), (key.created or 0) + 1))
             ring = file.change(lambda found: found if found.waiting else found.added(new))
             key = ring.waiting or ring.current
-            await _give_to_all(servers, file, ring, key)
+            await _store_on_all(servers, file, ring, key)
         ring = file.change(lambda found: found.using(key.id))
-        answers = await _tell_all(
+        answers = await _send_to_all(
             servers,
             ring,
             [_command(node, UseKey(key.id)) for node in servers.addresses],
-            f"the key {key.id} is on the disk of every node, but not each is known to use it: those that do not will "
-            "when they are linked with the others again, or when you run `safelight keys rotate` again",
+            f"every node has stored the key {key.id}, but not every node has confirmed that it uses it: the others use "
+            "it when they are connected again, or when you run `safelight keys rotate` again",
         )
-    return f"All nodes seal with the key {key.id} now. Keep a new backup of {file.path}."
+    text = f"All nodes encrypt with the key {key.id} now. Back up {file.path} again."
+    return Outcome.of(text, key=key.id, keyring=str(file.path))
 
 
-async def _give_to_all(servers: Servers, file: KeyFile, keyring: Keyring, key: ClusterKey) -> list[Acknowledgement]:
-    """Return when every node has the key on its disk. Raises SafelightError."""
+async def _store_on_all(servers: Servers, file: KeyFile, keyring: Keyring, key: ClusterKey) -> list[Acknowledgement]:
+    """Return when every node has stored the key on its disk. Raises SafelightError."""
     commands = [
         add_key_command(key, keyring, node, time.time() + LIFETIME, secrets.token_hex(8)) for node in servers.addresses
     ]
-    used = "not used before every node has it" if key.id != keyring.current_id else "not changed"
-    answers = await _tell_all(
-        servers, keyring, commands, f"the key is {used}: see to it, then run `safelight keys rotate` again"
+    used = "not used until every node has it" if key.id != keyring.current_id else "not changed"
+    answers = await _send_to_all(
+        servers, keyring, commands, f"the key is {used}: correct this, then run `safelight keys rotate` again"
     )
-    found = file.read()  # again: another rotation may have added a key meanwhile, here first
+    found = file.read()  # again: another rotation may have added a key here in the meantime
     for answer in answers:
         if found.find(answer.current) is None:
             raise SafelightError(
-                f"node {answer.node} seals with the key {answer.current}, which is not in the keyring here: "
-                "copy the keyring from that node's machine, or run this there"
+                f"node {answer.node} encrypts with the key {answer.current}, which is not in the keyring here: "
+                "copy the keyring from that node's machine, or run this command there"
             )
     return answers
 
 
-async def _tell_all(
+async def _send_to_all(
     servers: Servers, keyring: Keyring, commands: list[AdminCommand], otherwise: str
 ) -> list[Acknowledgement]:
-    told = await asyncio.gather(*(_tell(servers, keyring, command) for command in commands), return_exceptions=True)
-    answers = [each for each in told if isinstance(each, Acknowledgement)]
-    failures = [each for each in told if isinstance(each, BaseException)]
+    results = await asyncio.gather(*(_send(servers, keyring, each) for each in commands), return_exceptions=True)
+    answers = [each for each in results if isinstance(each, Acknowledgement)]
+    failures = [each for each in results if isinstance(each, BaseException)]
     for each in failures:
         if not isinstance(each, SafelightError):
             raise each
@@ -135,38 +148,38 @@ async def _tell_all(
     return answers
 
 
-def list_keys(config: Config, *, as_json: bool) -> str:
-    """The cluster's keys, oldest first, without a secret: id, when made (UTC), and what each does."""
+def list_keys(config: Config) -> Outcome:
+    """The cluster keys, oldest first, without a secret: id, creation time (UTC), and use."""
     file = keyring_file(config)
     ring, wrapped = file.read(), file.wrapped
     rows = [
         {"id": key.id, "created": key.created, "current": key.id == ring.current_id, "waiting": key == ring.waiting}
         for key in ring.keys
     ]
-    if as_json:
-        document = msgspec.json.encode({"cluster": ring.cluster_id, "wrapped": wrapped, "keys": rows})
-        return msgspec.json.format(document, indent=2).decode()
-    lines = [f"{'KEY':<16}  {'MADE':<20}  USE"]
+    lines = [f"{'ID':<16}  {'CREATED':<20}  USE"]
     for key in ring.keys:
-        made = "?" if key.created is None else datetime.fromtimestamp(key.created, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        use = "opens"
+        created = datetime.fromtimestamp(key.created, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if key.created else "?"
+        use = "decrypts"
         if key.id == ring.current_id:
-            use = "seals and opens (current)"
+            use = "encrypts and decrypts (current)"
         elif key == ring.waiting:
-            use = "waits: run `safelight keys rotate` again"
-        lines.append(f"{key.id}  {made:<20}  {use}")
-    return "\n".join(lines)
+            use = "waiting: run `safelight keys rotate` again"
+        lines.append(f"{key.id}  {created:<20}  {use}")
+    return Outcome.of("\n".join(lines), cluster=ring.cluster_id, wrapped=wrapped, keys=rows)
 
 
-def wrap(config: Config, *, wrapped: bool) -> str:
-    """Wrap the keyring with the configured secret, or unwrap it; in place, at once or not at all. What came of it."""
+def wrap(config: Config, *, wrapped: bool) -> Outcome:
+    """Wrap the keyring file with the configured secret, or unwrap it, atomically."""
     file = keyring_file(config)
     verb = "wrapped" if wrapped else "unwrapped"
-    if file.wrapped == wrapped:
-        file.read()  # it opens with this secret
-        return f"{file.path} is {verb} already."
-    file.change(lambda found: found, wrapped=wrapped)
-    return f"{file.path} is {verb} now. Backups of it are as they were."
+    changed = file.wrapped != wrapped
+    if changed:
+        file.change(lambda found: found, wrapped=wrapped)
+        text = f"{file.path} is {verb} now. Backups of it are unchanged."
+    else:
+        file.read()  # the secret is correct
+        text = f"{file.path} is {verb} already."
+    return Outcome.of(text, keyring=str(file.path), wrapped=wrapped, changed=changed)
 
 
 def keyring_file(config: Config) -> KeyFile:
@@ -178,8 +191,8 @@ def _command(node: int, task: StepDown | UseKey) -> AdminCommand:
     return AdminCommand(node, task, time.time() + LIFETIME, secrets.token_hex(8))
 
 
-async def _tell(servers: Servers, keyring: Keyring, command: AdminCommand) -> Acknowledgement:
-    """Return when a node has done it. Raises SafelightError."""
+async def _send(servers: Servers, keyring: Keyring, command: AdminCommand) -> Acknowledgement:
+    """Return when the node has executed the command. Raises SafelightError."""
     node, text = command.node, signed.write(command, keyring.derive(KEY))
     try:
         async with asyncio.timeout(LIFETIME):

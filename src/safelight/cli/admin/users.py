@@ -1,4 +1,4 @@
-"""What the operator does with users. It needs the keyring and the place where the users are, but no node."""
+"""The operator's commands about users. They need the keyring and the vault, and no node."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-import msgspec
-
+from safelight.cli.output.documents import Outcome
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.node.state import data_directory
@@ -33,10 +32,10 @@ async def opened(config: Config) -> AsyncIterator[Users]:
         await vault.store.close()
 
 
-async def add(config: Config, name: str, fingerprint: str) -> str:
-    """Admit a user by the fingerprint that the user's client shows. What came of it, in words.
+async def add(config: Config, name: str, fingerprint: str) -> Outcome:
+    """Add a user by the fingerprint that the user's client shows.
 
-    Raises SafelightError for what is no fingerprint, and as `opened` and `Users.enrol`.
+    Raises SafelightError for a malformed fingerprint, and as `opened` and `Users.enrol`.
     """
     _check(fingerprint)
     async with opened(config) as users:
@@ -51,36 +50,41 @@ async def add(config: Config, name: str, fingerprint: str) -> str:
             raise SafelightError(
                 f"{name} {state}: if it is the same person, `safelight user token {name} FINGERPRINT` gives the new one"
             ) from None
-    return f"{name} may use this cluster now." if new else f"{name} could use this cluster already."
+    text = f"{name} may use this cluster now." if new else f"{name} could use this cluster already."
+    return _outcome(text, name, "active", new)
 
 
-async def give(config: Config, name: str, fingerprint: str) -> str:
-    """Give a user another token. What came of it, in words. Raises as `add` and `Users.give`."""
+async def give(config: Config, name: str, fingerprint: str) -> Outcome:
+    """Replace a user's token. Raises as `add` and `Users.give`."""
     _check(fingerprint)
     async with opened(config) as users:
         new = await users.give(name, fingerprint)
-    return f"{name} has this token now, and no other." if new else f"{name} had this token already."
+    text = f"{name} has this token now, and no other." if new else f"{name} had this token already."
+    return _outcome(text, name, "active", new)
 
 
-async def revoke(config: Config, name: str) -> str:
-    """Revoke a user. What came of it, in words. Raises as `opened` and `Users.revoke`."""
+async def revoke(config: Config, name: str) -> Outcome:
+    """Revoke a user. Raises as `opened` and `Users.revoke`."""
     async with opened(config) as users:
         new = await users.revoke(name)
-    return f"{name} is revoked. The images stay." if new else f"{name} was revoked already."
+    text = f"{name} is revoked. The images stay." if new else f"{name} was revoked already."
+    return _outcome(text, name, "revoked", new)
 
 
-async def listing(config: Config, *, as_json: bool) -> str:
-    """All users, by name: since when, and whether revoked; for programs with the fingerprints. Raises as `opened`."""
+async def listing(config: Config) -> Outcome:
+    """All users, by name: when each was created, and whether each is active. Raises as `opened`."""
     async with opened(config) as users:
         found = await users.all()
-    if as_json:
-        return msgspec.json.format(msgspec.json.encode({"users": [_row(each) for each in found]}), indent=2).decode()
     width = max([len(each.user) for each in found], default=0)
-    lines = [f"{'USER':<{max(width, 4)}}  {'SINCE':<20}  STATE"]
+    lines = [f"{'USER':<{max(width, 4)}}  {'CREATED':<20}  STATE"]
     for each in found:
         state = f"revoked {_moment(each.revoked)}" if isinstance(each, Revoked) else "active"
         lines.append(f"{each.user:<{max(width, 4)}}  {_moment(each.created)}  {state}")
-    return "\n".join(lines)
+    return Outcome.of("\n".join(lines), users=[_row(each) for each in found])
+
+
+def _outcome(text: str, user: str, state: str, changed: bool) -> Outcome:
+    return Outcome.of(text, user=user, state=state, changed=changed)
 
 
 def _row(user: User | Revoked) -> dict[str, object]:
@@ -100,4 +104,4 @@ def _moment(seconds: float) -> str:
 
 def _check(fingerprint: str) -> None:
     if not FINGERPRINT.fullmatch(fingerprint):
-        raise SafelightError("a fingerprint has 64 hex digits: the user's client shows it with `safelight token`")
+        raise SafelightError("a fingerprint has 64 hex digits: `safelight token` shows a user's own")

@@ -1,6 +1,6 @@
-"""What an operator does to the vault itself, on a machine that has the keyring.
+"""The operator's commands about the vault. They run on a machine with the keyring.
 
-No node is needed for it, and none is in the way: the vault arbitrates.
+They need no node, and the nodes can run: the vault arbitrates.
 """
 
 from collections import Counter
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from safelight.cli.admin.cluster import keyring_file
 from safelight.cli.output.console import console
+from safelight.cli.output.documents import show_document, show_lines
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.names import shown
@@ -24,7 +25,7 @@ from safelight.vault.verify import verify as look_at_everything
 
 
 class Findings(msgspec.Struct):
-    """What `verify` found, as `--json` tells it."""
+    """The document that `verify --json` prints."""
 
     objects: int = 0
     bytes: int = 0
@@ -44,10 +45,13 @@ class Findings(msgspec.Struct):
         return f"{self.objects} objects, {human_size(self.bytes)}: {what}"
 
 
-async def verify(config: Config, *, as_json: bool) -> bool:
-    """Open every tag in the vault and tell what is wrong. Whether nothing is lost. Raises SafelightError."""
+async def verify(config: Config, *, output: str | None = None) -> bool:
+    """Check every object in the vault and report what is wrong. Returns whether nothing is lost. Raises SafelightError.
+
+    `output`: "json" prints the findings as one document, "jsonl" each object with a fault at once.
+    """
     vault = await _open(config)
-    found, lines = Findings(), console(stderr=as_json)
+    found, lines = Findings(), console(stderr=output is not None)
     with _progress(lines) as progress:
         task = progress.add_task("verifying", total=await _objects(vault))
         async for checked in look_at_everything(vault):
@@ -56,25 +60,27 @@ async def verify(config: Config, *, as_json: bool) -> bool:
             progress.advance(task)
             if checked.fault:
                 setattr(found, checked.fault, getattr(found, checked.fault) + 1)
-                if as_json:
+                if output == "json":
                     found.troubles.append(checked)
+                elif output == "jsonl":
+                    show_lines([checked])
                 else:
                     lines.print(_line(checked))
     await vault.store.close()
-    if as_json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    if output == "json":
+        show_document(found)
     else:
         lines.print(str(found))
     return not found.lost
 
 
-async def rewrap(config: Config) -> None:
-    """Bring every image in the vault under the current cluster key, and say which old keys it needs no more.
+async def rewrap(config: Config, *, output: str | None = None) -> None:
+    """Encrypt every image's data key under the current cluster key. Reports which old keys the vault no longer needs.
 
-    Raises SafelightError, also where something does not open.
+    Raises SafelightError, also if a record or an image cannot be decrypted.
     """
     vault = await _open(config)
-    current, counts, lines = vault.keyring().current_id, Counter[str](), console()
+    current, counts, lines = vault.keyring().current_id, Counter[str](), console(stderr=output is not None)
     with _progress(lines) as progress:
         task = progress.add_task("rewrapping", total=await _chains(vault) if lines.is_terminal else None)
         async for counts in maintenance.rewrap(vault):
@@ -85,16 +91,20 @@ async def rewrap(config: Config) -> None:
         lines.print(f"key {key}: {count} {'already' if key == current else 'rewrapped'}")
     if unreadable:
         raise SafelightError(
-            f"{unreadable} records or images do not open, and were left as they are: see `safelight verify`; "
+            f"{unreadable} records or images cannot be decrypted and are unchanged: see `safelight verify`; "
             "keep the old keys"
         )
+    old = [key.id for key in vault.keyring().keys if key.id != current]
     lines.print(f"All {counts.total()} records are under the current key {current}.")
-    for key in (key.id for key in vault.keyring().keys if key.id != current):
-        lines.print(f"Nothing in the vault needs key {key} any more; sealed files that lie elsewhere may.")
+    for key in old:
+        lines.print(f"Nothing in the vault needs key {key} any more; sealed files elsewhere may need it.")
+    if output is not None:
+        rewrapped = sum(count for key, count in counts.items() if key != current)
+        show_document({"key": current, "records": counts.total(), "rewrapped": rewrapped, "unneeded": old})
 
 
 async def _open(config: Config) -> Vault:
-    """The vault, which is never begun here; for a cluster without one, where its users are."""
+    """The vault; it is never created here. For a cluster without a vault, the users' store."""
     keyring = keyring_file(config).read()
     return await open_users(config, lambda: keyring, begin=False)
 

@@ -1,8 +1,8 @@
-"""What a person sees: the transcript of an upload, the table of the nodes, a bar while it takes longer than a blink.
+"""What a person sees: lines about each image, and a progress bar for work that takes longer than a blink.
 
-Lines go to standard output; what moves (bar, spinner) and what nodes say goes to standard error, and what moves
-is only shown on a terminal. Everything that comes from elsewhere (names, a server's words) is shown without its
-control characters: a terminal would execute them.
+Lines go to standard output. Bars, spinners and the nodes' log lines go to standard error; bars and spinners appear on
+a terminal only. Text from elsewhere (names, a server's words) is shown without control characters: a terminal would
+execute them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import click
 from rich.console import Console
@@ -32,19 +32,18 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from safelight.cli.output.documents import show_document, show_lines
 from safelight.client.requests.feedback import NullFeedback
-from safelight.client.requests.status import ServerStatus
-from safelight.sizes import human_size
-from safelight.wire.messages import Load
 
-BLINK = 0.3  # seconds; what is over sooner shows no bar
-ASIDE = 1.0  # seconds that a node's line waits for the end of an answer; an election is news, and waits no longer
+BLINK = 0.3  # seconds; work that ends sooner shows no bar
+ASIDE = 1.0  # seconds for which a node's log line waits for the end of an answer
+NARROW = 72  # cells; a narrower terminal has room for the bar and the size, not for speed and remaining time
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # Cc, and what reverses the direction
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Lines as they are: not wrapped, nothing in them interpreted; colours on a terminal, unless NO_COLOR."""
+    """Prints lines unchanged: no wrapping, no markup; colours on a terminal, unless NO_COLOR is set."""
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
@@ -53,7 +52,7 @@ def plain(text: str) -> str:
 
 
 def node_line(node: int, line: str, *, dim: bool = False) -> Text:
-    """`Node 2: …`, the name in the node's colour; nodes name themselves in most lines, but not twice here."""
+    """`Node 2: …`, with the name in the node's colour. A name that the line already has is not repeated."""
     name = f"Node {node}: "
     text = line.removeprefix(name).removeprefix("safelight: ")
     style = "dim" if dim else ""
@@ -61,17 +60,15 @@ def node_line(node: int, line: str, *, dim: bool = False) -> Text:
 
 
 class ConsoleReporter:
-    """The mission's lines for each image, as feedback of a session. All methods are for the event loop's thread."""
+    """Reports a session's work on the console. Call its methods in the event loop's thread."""
 
-    def __init__(self, *, dialogue: bool, quiet: bool = False) -> None:
-        """`dialogue`: failures are part of the conversation; otherwise they go to standard error.
-
-        `quiet`: of what succeeds only the new file's path is shown, for programs.
-        """
+    def __init__(self, *, dialogue: bool) -> None:
+        """`dialogue`: failures are part of a conversation; otherwise they go to standard error."""
         self._lines = console()
         self._moving = console(stderr=True)
         self._dialogue = dialogue
-        self._quiet = quiet
+        self._output: str | None = None
+        self._results: list[dict[str, Any]] = []
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._timer: asyncio.TimerHandle | None = None
@@ -97,12 +94,12 @@ class ConsoleReporter:
         self._move(plain(reason), 0, None)
 
     def progress(self, done: int, total: int) -> None:
-        size = total // 2  # the image goes there, and comes back
+        size = total // 2  # the image is sent, and comes back
         phase = ("sending", done) if done < size else ("receiving", min(done - size, size))
         self._move(*phase, size)
 
     def received(self, done: int, total: int) -> None:
-        """`done` of `total` bytes have come."""
+        """`done` of `total` bytes are here."""
         self._move("receiving", done, total)
 
     def processed(self, server: int, assigned_by: int | None = None) -> None:
@@ -111,15 +108,45 @@ class ConsoleReporter:
         else:
             self.say(f"  ✓ Leader (server {assigned_by}) assigned server {server}, which processed request", "green")
 
-    # -- what follows --
+    # -- results --
+
+    @contextmanager
+    def reporting(self, output: str | None, field: str = "results") -> Iterator[None]:
+        """Report this command's results as text (None), "quiet", "jsonl" or "json": a document with this field."""
+        self._output, self._results = output, []
+        try:
+            yield
+            self.settle()
+            if output == "json":
+                show_document({field: self._results})
+        finally:
+            self._output = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether results are for a person to read."""
+        return self._output is None
+
+    def result(self, **fields: Any) -> None:
+        """Report one result to a program; a person has read it in words."""
+        fields = {name: os.fspath(value) if isinstance(value, Path) else value for name, value in fields.items()}
+        if self._output == "quiet" and "path" in fields:
+            self.settle()
+            click.echo(os.fsencode(fields["path"]))
+        elif self._output == "jsonl":
+            self.settle()
+            show_lines([fields])
+        elif self._output == "json":
+            self._results.append(fields)
+
+    # -- lines --
 
     def succeeded(self, what: str, path: Path, *, kept: bool = False) -> None:
-        """`what` was done: "Encrypted" or "Decrypted"."""
+        """`what`: "Encrypted", "Decrypted" or "Sealed"."""
         if kept:
             self.say("  ✓ Kept in the vault", "green")
         self.say("✓ Success!", "green")
         self.say(f"{what} image saved to: {path}")
-        self.made(path)
 
     def failed(self, message: str) -> None:
         self.settle()
@@ -127,22 +154,24 @@ class ConsoleReporter:
         console.print(line)
 
     def say(self, line: str, style: str = "") -> None:
+        """Print a line, unless the results are for a program."""
         self.settle()
-        if not self._quiet:
+        if self.is_text:
             self._lines.print(Text(plain(line), style))
 
     def note(self, line: str) -> None:
-        """What a user is to see whatever is asked for, `quiet` as well: printed where failures are, and no failure."""
+        """Print a line that matters with --quiet and --json, too, where failures are printed."""
         self.settle()
         self.noting.print(Text(plain(line)))
 
     @property
     def noting(self) -> Console:
-        return self._lines if self._dialogue else self._moving
+        """Where failures and notes are printed."""
+        return self._lines if self._dialogue and self.is_text else self._moving
 
     @contextmanager
     def answer(self) -> Iterator[None]:
-        """What nodes say in this block is shown after it, or after ASIDE, so that it does not cut the answer in two."""
+        """Hold the nodes' log lines back until this block ends, or for ASIDE: they do not interrupt the answer."""
         self._answering = True
         try:
             yield
@@ -151,7 +180,7 @@ class ConsoleReporter:
             self._show_held()
 
     def node(self, node: int, line: str) -> None:
-        """What a node says meanwhile: above the bar, if there is one."""
+        """Print a node's log line, above the bar if there is one."""
         self._held.append(node_line(node, line, dim=True))
         if not self._answering:
             self._show_held()
@@ -167,28 +196,24 @@ class ConsoleReporter:
             self._moving.print(line)
 
     def many(self, text: str) -> BulkReporter:
-        """One bar for many files, and lines above it. Use it with `with`."""
+        """One bar for many files, with lines above it: a context manager."""
         self.settle()
-        return BulkReporter(self, self._lines, self._moving, text, shown=not self._quiet)
-
-    def made(self, path: Path) -> None:
-        """For programs: a new file's path, as it is, not made plain: a program opens it."""
-        if self._quiet:
-            click.echo(os.fsencode(path))
+        return BulkReporter(self, self._lines, self._moving, text)
 
     def complaint(self, message: str) -> tuple[Console, Text]:
-        """Where and how a failure is printed."""
+        """Where and how a failure is reported."""
         if self._dialogue:
-            return self._lines, Text(f"✗ {plain(message)}", "red")
-        return self._moving, Text(f"safelight: {plain(message)}")
+            return self.noting, Text(f"✗ {plain(message)}", "red")
+        return self.noting, Text(f"safelight: {plain(message)}")
 
-    def status(self, servers: list[ServerStatus]) -> None:
+    def table(self, lines: list[Text]) -> None:
+        """Print the lines of a table."""
         self.settle()
-        for line in status_lines(servers):
+        for line in lines:
             self._lines.print(line)
 
     def settle(self) -> None:
-        """Take away what moves."""
+        """Remove the bar or the spinner."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -197,11 +222,11 @@ class ConsoleReporter:
             self._progress = None
 
     def _tell(self, line: str, style: str = "") -> None:
-        """A line in the middle of work: what moved before it goes on below."""
+        """Print a line during work; the bar or spinner continues below it."""
         self.say(line, style)
         self._move(self._text, self._done, self._total)
 
-    # -- what moves --
+    # -- the bar and the spinner --
 
     def _move(self, text: str, done: int, total: int | None) -> None:
         other_kind = (total is None) != (self._total is None) or (total is not None and text != self._text)
@@ -217,13 +242,7 @@ class ConsoleReporter:
     def _appear(self) -> None:
         columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
         if self._total is not None:
-            columns = [
-                TextColumn("{task.description}"),
-                BarColumn(),
-                DownloadColumn(binary_units=True),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-            ]
+            columns = [TextColumn("{task.description}", markup=False), *_bar(self._moving)]
         self._timer = None
         self._progress = Progress(
             *columns, console=self._moving, transient=True, redirect_stdout=False, redirect_stderr=False
@@ -232,21 +251,30 @@ class ConsoleReporter:
         self._progress.start()
 
 
-class BulkReporter:
-    """One bar for many files under way at once, which stays while lines appear above it."""
+def _bar(console: Console) -> list[ProgressColumn]:
+    """The bar and the numbers beside it, as many as the terminal has room for."""
+    size = DownloadColumn(binary_units=True)
+    if console.width < NARROW:
+        return [BarColumn(bar_width=10), size]
+    return [
+        BarColumn(bar_width=None if console.width < 100 else 40),
+        size,
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    ]
 
-    def __init__(self, transcript: ConsoleReporter, lines: Console, moving: Console, text: str, *, shown: bool) -> None:
-        self._transcript, self._lines, self._moving, self._text = transcript, lines, moving, text
-        self._shown = shown
+
+class BulkReporter:
+    """One bar for many files at once, with lines above it."""
+
+    def __init__(self, reporter: ConsoleReporter, lines: Console, moving: Console, text: str) -> None:
+        self._reporter, self._lines, self._moving, self._text = reporter, lines, moving, text
         self._files = 0
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
             TextColumn("{task.fields[done]}/{task.fields[files]}"),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            *_bar(moving),
             console=moving,
             transient=True,
             redirect_stdout=False,
@@ -265,7 +293,7 @@ class BulkReporter:
         self._progress.stop()
 
     def expect(self, files: int, size: int) -> None:
-        """So many files, and bytes, more; fewer, if negative."""
+        """Expect this many more files and bytes."""
         task = self._progress.tasks[0]
         self._progress.update(self._task, total=(task.total or 0) + size, files=task.fields["files"] + files)
 
@@ -276,34 +304,35 @@ class BulkReporter:
         self._progress.update(self._task, description=self._text, advance=size)
 
     def settled(self) -> None:
-        """One file is done with."""
+        """Count one file as finished."""
         self._files += 1
         self._progress.update(self._task, done=self._files)
 
     def line(self, line: str, style: str = "") -> None:
-        if self._shown:
+        """As `ConsoleReporter.say`."""
+        if self._reporter.is_text:
             self._print(self._lines, Text(plain(line), style))
 
     def note(self, line: str) -> None:
-        """As `Transcript.note`."""
-        self._print(self._transcript.noting, Text(plain(line)))
+        """As `ConsoleReporter.note`."""
+        self._print(self._reporter.noting, Text(plain(line)))
 
     def summary(self, line: str, *, noted: bool) -> None:
-        """The last line. `noted`: it is to be seen even where only failures and notes are."""
-        if noted and not self._shown:
+        """Print the last line. `noted`: with --quiet and --json, too."""
+        if noted and not self._reporter.is_text:
             self.note(line)
         self.line(line, "bold")
 
     def failed(self, message: str) -> None:
-        self._print(*self._transcript.complaint(message))
+        self._print(*self._reporter.complaint(message))
 
     def _print(self, console: Console, line: Text) -> None:
-        # On a terminal both streams are the same screen, and only the bar's own console knows where the bar is.
+        # On a terminal both streams are one screen, and only the bar's console knows where the bar is.
         (self._moving if console.is_terminal and not self._progress.disable else console).print(line)
 
 
 class BulkItemFeedback(NullFeedback):
-    """Feedback for one file of many, of so many bytes."""
+    """Feedback about one file of a bulk run, of `size` bytes."""
 
     def __init__(self, many: BulkReporter, size: int) -> None:
         self._many, self._size, self._done = many, size, 0
@@ -319,59 +348,3 @@ class BulkItemFeedback(NullFeedback):
     def settled(self) -> None:
         self._many.advance(self._size - self._done)
         self._many.settled()
-
-
-_LEFT = ("NODE", "ADDRESS", "ROLE", "EPOCH", "LEADER")
-_RIGHT = ("UPTIME", "IN FLIGHT", "IMAGES", "BYTES", "DECLINES")
-
-
-def status_lines(servers: Iterable[ServerStatus]) -> list[Text]:
-    """A table with one line for each node; the leader's is bold, and who cannot be reached has the reason behind it.
-
-    What others heard of such a node is shown; what it said of the election is not: it may be a dead node's word.
-    """
-    rows: list[tuple[str, ...]] = [(*_LEFT, *_RIGHT)]
-    ends, styles = [""], ["dim"]
-    for status in servers:
-        load = status.load
-        known = load is not None and not status.heard
-        counts = (
-            (
-                _duration(load.uptime),
-                f"{load.in_flight}",
-                f"{load.images}",
-                human_size(load.bytes),
-                f"{load.declines}",
-            )
-            if load
-            else ("-",) * len(_RIGHT)
-        )
-        state = (load.role, f"{load.counter}", f"{load.leader or '-'}") if load and known else ("unreachable", "-", "-")
-        rows.append((f"{status.server}", status.address, *state, *counts))
-        if known:
-            ends.append(_health(load) if load else "")
-        else:
-            ends.append(f"  {status.problem}" + ("; its numbers by heartbeat" if status.heard else ""))
-        styles.append(("bold" if load and load.leader == load.node else "") if known else "yellow")
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [Text(plain(_aligned(row, widths) + end), style) for row, end, style in zip(rows, ends, styles, strict=True)]
-
-
-def _health(load: Load) -> str:
-    said = {"ineligible": load.ineligible, "degraded": load.degraded, "advice": load.advice}
-    return "".join(f"  {what}: {why}" for what, why in said.items() if why)
-
-
-def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
-    padded = [
-        cell.ljust(width) if column < len(_LEFT) else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "  ".join(padded)
-
-
-def _duration(seconds: float) -> str:
-    for length, unit, below in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
-        if seconds < length * below:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds // 86400:.0f} d"

@@ -1,4 +1,4 @@
-"""What `ls` shows: a table that is written page by page, so that it has no end in memory."""
+"""What `ls` shows, and the pager: lines are printed page by page, so that memory use is constant."""
 
 from __future__ import annotations
 
@@ -13,59 +13,39 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from rich.cells import cell_len
-
 from safelight.cli.output.console import plain
+from safelight.cli.output.tables import Column
 from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.sizes import human_size
 from safelight.wire.messages import Kept
 
-HEADING = ("NAME", "TYPE", "SIZE", "KEPT", "ORIGINAL")
+COLUMNS = (
+    Column("NAME", 9),
+    Column("TYPE", 1),
+    Column("SIZE", 4, right=True),
+    Column("CREATED", 2),
+    Column("ORIGINAL", 3),
+)
 
 
-class Table:
-    """Lines of pages of images; a column only ever becomes wider."""
-
-    def __init__(self) -> None:
-        self._widths = [len(word) for word in HEADING]
-        self.begun = False
-
-    def lines(self, images: list[Kept]) -> list[str]:
-        """The heading comes before the first."""
-        rows = [_row(image) for image in images]
-        if not self.begun and rows:
-            rows.insert(0, HEADING)
-            self.begun = True
-        cells = [[(cell, cell_len(cell)) for cell in row] for row in rows]
-        self._widths = [
-            max(width, *(row[column][1] for row in cells)) if cells else width
-            for column, width in enumerate(self._widths)
-        ]
-        return [self._line(row) for row in cells]
-
-    def _line(self, row: list[tuple[str, int]]) -> str:
-        padded = [
-            " " * (width - length) + cell if column == 2 else cell + " " * (width - length)
-            for column, ((cell, length), width) in enumerate(zip(row, self._widths, strict=True))
-        ]
-        return "  ".join(padded).rstrip()
+def row(image: Kept) -> tuple[str, ...]:
+    """The cells of `COLUMNS`."""
+    size, created = human_size(image.size), moment(image.created)
+    return plain(image.name), plain(image.type), size, created, plain(image.original)
 
 
-def _row(image: Kept) -> tuple[str, ...]:
-    return plain(image.name), plain(image.type), human_size(image.size), _when(image.created), plain(image.original)
-
-
-def _when(created: float) -> str:
+def moment(seconds: float) -> str:
+    """Unix seconds as local time; "?" for what no clock shows."""
     try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(created))
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
         return "?"
 
 
 async def paged(pages: AsyncIterator[list[str]]) -> None:
-    """Print lines; on a terminal, more than fit go through a pager, as git's do."""
-    height = shutil.get_terminal_size().lines - 1  # one for the prompt that follows
+    """Print lines. On a terminal, more lines than fit go through a pager."""
+    height = shutil.get_terminal_size().lines - 1  # one line is for the prompt
     held: list[str] = []
     if sys.stdout.isatty():
         async for lines in pages:
@@ -84,14 +64,14 @@ def _print(lines: list[str]) -> None:
 
 
 async def _through_pager(first: list[str], rest: AsyncIterator[list[str]]) -> bool:
-    """False, and nothing is shown, if there is no pager. Raises SafelightError for one that fails."""
-    said = os.environ.get("PAGER", "less")
-    if (pager := _started(said)) is None:
+    """Whether there is a pager; if not, nothing is shown. Raises SafelightError if the pager fails."""
+    command = os.environ.get("PAGER", "less")
+    if (pager := _start(command)) is None:
         return False
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, lambda: None)  # it is the pager's: it stops a search, not the pager
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is for the pager: it stops a search
     try:
-        with suppress(BrokenPipeError):  # its user has seen enough
+        with suppress(BrokenPipeError):  # the user has quit the pager
             await _feed(pager, first)
             async for lines in rest:
                 await _feed(pager, lines)
@@ -102,12 +82,14 @@ async def _through_pager(first: list[str], rest: AsyncIterator[list[str]]) -> bo
             pager.terminate()
             pager.wait()
     if pager.returncode:
-        raise SafelightError(f"the pager {shown(said)} failed (exit status {pager.returncode}): set PAGER to another")
+        raise SafelightError(
+            f"the pager {shown(command)} failed (exit status {pager.returncode}): set PAGER to another"
+        )
     return True
 
 
-def _started(pager: str) -> subprocess.Popen[bytes] | None:
-    """None where it is not installed, and for what is empty or no command line."""
+def _start(pager: str) -> subprocess.Popen[bytes] | None:
+    """None if the pager is not installed, or is not a command line."""
     try:
         command = shlex.split(pager)
         return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, env={"LESS": "FRX", **os.environ})

@@ -1,6 +1,6 @@
-"""Commands that are about many images: one bar, a line for each image, and at the end how many became what.
+"""Bulk runs: commands about many images, with one bar, a line for each image and a summary.
 
-A failure keeps the rest from nothing, unless it is of a kind that will meet all of them: then the rest is left.
+One failure does not stop a run, unless it would affect every image.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from safelight.cli.output.console import BulkItemFeedback, ConsoleReporter
@@ -23,7 +24,9 @@ from safelight.cli.user.discovery import (
     absolute,
     bounded_map,
     files,
+    size_of,
 )
+from safelight.cli.user.history import History
 from safelight.client.files.atomic_output import DiskFull, Identity
 from safelight.client.files.lookalikes import Lookalikes
 from safelight.client.files.resume_log import ResumeLogUnreadable
@@ -31,16 +34,19 @@ from safelight.client.files.source_file import NotAnImage, SkipReason
 from safelight.client.requests.leader_search import NoLeader
 from safelight.client.requests.reads import Meaning
 from safelight.client.requests.retry_policy import policy
-from safelight.client.session import AlreadyThere, Session
+from safelight.client.session import AlreadyThere, Saved, Session
 from safelight.client.transport.account import Disagreement, Unreachable
 from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.wire.messages import Kept, Problem, Refusal, Scheme
 
 HOPELESS = (NoLeader, Unreachable, Disagreement, DiskFull, ResumeLogUnreadable)
-"""What would meet every image alike, beside the refusals of which the retry policy says so. `AT_ONCE` of them without a
-success in between, and the rest is left for another time.
+"""Errors that would affect every image, beside refusals that the retry policy lists. After `AT_ONCE` of them without a
+success in between, the run stops.
 """
+
+Entry = dict[str, Any]
+"""A result as a JSON object: see docs/json.md."""
 
 SKIPPED = "skipped"
 
@@ -48,19 +54,19 @@ _T = TypeVar("_T")
 
 
 def hopeless(error: object) -> bool:
-    """Whether other images would fail alike."""
+    """Whether other images would fail for the same reason."""
     return isinstance(error, HOPELESS) or (isinstance(error, Refusal) and not policy(error).others)
 
 
 class Result(NamedTuple):
-    """What an image is to be counted as, `done` if it succeeded; what to say of it; the new file, if there is one.
+    """What became of one image: a word for the summary, a line for people, and fields for programs and the history.
 
-    `skipped`: why, if it is not to be done at all. `note`: what of it could not be done as it ought to be.
+    `skipped`: the reason, if it was skipped. `note`: what else a user should know.
     """
 
-    what: str
+    status: str
     line: str = ""
-    path: Path | None = None
+    fields: Mapping[str, Any] = MappingProxyType({})
     skipped: SkipReason | None = None
     note: str = ""
 
@@ -68,34 +74,38 @@ class Result(NamedTuple):
 class _Run(ABC, Generic[_T]):
     """One command."""
 
+    command: str
     doing: str
-    """What the bar says."""
+    """The bar's label."""
 
     done: str
-    """What the summary says of what succeeded."""
+    """The summary's word for a success."""
 
-    def __init__(self, session: Session, transcript: ConsoleReporter) -> None:
-        self._session, self._transcript = session, transcript
-        self._many = transcript.many(self.doing)
+    kind: str
+    """The field that identifies an item: "file" or "name"."""
+
+    def __init__(self, session: Session, reporter: ConsoleReporter, history: History | None = None) -> None:
+        self._session, self._reporter, self._history = session, reporter, history
+        self._many = reporter.many(self.doing)
         self._counts: Counter[str] = Counter()
         self._skipped: Counter[SkipReason] = Counter()
-        self._untried = ""  # why what is left of the items was not tried
+        self._untried = ""  # the reason why the remaining items were not tried
 
     @abstractmethod
     def items(self, words: Iterable[str]) -> AsyncIterator[_T]:
-        """What is meant. Tells `_many` what to expect."""
+        """The items that the words mean. Reports to `_many` what to expect."""
 
     @abstractmethod
     async def work(self, item: _T) -> Result:
-        """Do one. Raises SafelightError."""
+        """Process one item. Raises SafelightError."""
 
     @abstractmethod
     def name(self, item: _T) -> str:
-        """For lines about it."""
+        """The item's name in lines."""
 
     async def run(self, words: Iterable[str]) -> bool:
-        """Whether all succeeded. Ends with a summary, however it ends."""
-        in_vain, left = 0, ""
+        """Process all items, then print a summary, also when cancelled. Returns whether all succeeded."""
+        hopeless_ones, left = 0, ""
         with self._many:
             try:
                 async with aclosing(bounded_map(self.items(words), self._counted)) as results:
@@ -103,11 +113,11 @@ class _Run(ABC, Generic[_T]):
                         if isinstance(result, SafelightError):
                             self._failed(self.name(item), result)
                         else:
-                            self._tell(item, result)
-                        if isinstance(result, Result) and result.what == self.done:
-                            in_vain = 0
-                        in_vain += hopeless(result)
-                        if in_vain == AT_ONCE:
+                            self._report(item, result)
+                        if isinstance(result, Result) and result.status == self.done:
+                            hopeless_ones = 0
+                        hopeless_ones += hopeless(result)
+                        if hopeless_ones == AT_ONCE:
                             self._untried = str(result)
                             break
                 left = f"; the rest was not tried: {self._untried}" if self._untried else ""
@@ -119,32 +129,39 @@ class _Run(ABC, Generic[_T]):
         return not self._counts["failed"]
 
     async def _counted(self, item: _T) -> Result:
-        """Counted when it is done, told in its turn: who is stopped in between has done it all the same."""
+        """Count an item when it is finished; it is reported in its turn, unless the run is cancelled in between."""
         result = await self.work(item)
-        self._counts[result.what] += 1
+        self._counts[result.status] += 1
         if result.skipped:
             self._skipped[result.skipped] += 1
         return result
 
-    def _tell(self, item: _T, result: Result) -> None:
+    def _report(self, item: _T, result: Result) -> None:
         if result.skipped:
             self._many.note(f"skipped {self.name(item)}: {result.skipped.one}")
         if result.note:
             self._many.note(f"{self.name(item)}: {result.note}")
         if result.line:
             self._many.line(f"✓ {result.line}", "green")
-        if result.path is not None:
-            self._transcript.made(result.path)
+        fields = {self.kind: self.name(item), **result.fields}
+        if result.skipped:
+            fields["reason"] = result.skipped.one
+        if result.note:
+            fields["note"] = result.note
+        self._reporter.result(status=result.status, **fields)
+        if self._history is not None and result.status == self.done:
+            self._history.add(self.command, fields)
 
     def _failed(self, name: str, error: SafelightError) -> None:
         self._counts["failed"] += 1
         self._many.failed(str(error) if shown(name) in str(error) else f"{name}: {error}")
+        self._reporter.result(status="failed", **{self.kind: name}, error=str(error))
 
     def _summary(self) -> str:
         rest = [
-            f"{count} {what}{self._reasons() if what == SKIPPED else ''}"
-            for what, count in sorted(self._counts.items())
-            if what not in (self.done, "failed")
+            f"{count} {status}{self._reasons() if status == SKIPPED else ''}"
+            for status, count in sorted(self._counts.items())
+            if status not in (self.done, "failed")
         ]
         return ", ".join([f"{self._counts[self.done]} {self.done}", *rest, f"{self._counts['failed']} failed"])
 
@@ -154,16 +171,17 @@ class _Run(ABC, Generic[_T]):
 
 
 class Upload(_Run[Item]):
-    """Files, and all images in directories. Of a directory, what an earlier run has done is not done again; a file
-    that is named is always uploaded.
+    """Upload files, and all images in directories. In a directory, images that an earlier run has finished are not
+    uploaded again; a file that is named always is.
     """
 
-    doing, done = "uploading", "done"
+    command, doing, done, kind = "upload", "uploading", "done", "file"
 
     def __init__(
         self,
         session: Session,
-        transcript: ConsoleReporter,
+        reporter: ConsoleReporter,
+        history: History | None,
         to: Path,
         scheme: Scheme,
         any_type: bool,
@@ -171,10 +189,10 @@ class Upload(_Run[Item]):
         keep: bool,
         follow_links: bool,
     ) -> None:
-        super().__init__(session, transcript)
+        super().__init__(session, reporter, history)
         self._to, self._scheme, self._any_type, self._keep = to, scheme, any_type, keep
         self._follow_links = follow_links
-        self._lacking = False  # the vault has not kept every image
+        self._lacking = False  # whether an image is not in the vault
 
     async def items(self, words: Iterable[str]) -> AsyncIterator[Item]:
         words = list(words)
@@ -208,7 +226,7 @@ class Upload(_Run[Item]):
                 raise
             return Result(SKIPPED, skipped=error.reason)
         self._lacking |= not saved.kept
-        return Result(self.done, f"{path} → {saved.path} (server {saved.node})", saved.path, note=saved.note)
+        return Result(self.done, f"{path} → {saved.path} (server {saved.node})", uploaded(saved), note=saved.note)
 
     def name(self, item: Item) -> str:
         return item.path
@@ -218,24 +236,54 @@ class Upload(_Run[Item]):
         return super()._summary().replace(f" {self.done}", f" {self.done}{kept}", 1)
 
 
-class Get(_Run[Kept]):
-    """Images of the vault. Those whose files are there already, of their size and time, are skipped."""
+class Decrypt(_Run[str]):
+    """Decrypt files."""
 
-    doing, done = "downloading", "done"
+    command, doing, done, kind = "decrypt", "decrypting", "done", "file"
+
+    def __init__(
+        self, session: Session, reporter: ConsoleReporter, history: History | None, to: Path, scheme: Scheme
+    ) -> None:
+        super().__init__(session, reporter, history)
+        self._to, self._scheme = to, scheme
+
+    async def items(self, words: Iterable[str]) -> AsyncIterator[str]:
+        found = [(path, size_of(path)) for path in words]
+        self._many.expect(len(found), sum(size for _, size in found))
+        for path, _ in found:
+            yield path
+
+    async def work(self, item: str) -> Result:
+        feedback = BulkItemFeedback(self._many, size_of(item))
+        try:
+            saved = await self._session.open(item, to=self._to, scheme=self._scheme, feedback=feedback)
+        finally:
+            feedback.settled()
+        return Result(self.done, f"{item} → {saved.path} (server {saved.node})", new_file(saved))
+
+    def name(self, item: str) -> str:
+        return item
+
+
+class Get(_Run[Kept]):
+    """Download images. An image whose file exists with the same size and time is skipped."""
+
+    command, doing, done, kind = "get", "downloading", "done", "name"
 
     def __init__(
         self,
         session: Session,
-        transcript: ConsoleReporter,
+        reporter: ConsoleReporter,
+        history: History | None,
         to: Path,
+        meaning: Callable[[str], Awaitable[Meaning]],
         *,
         sealed: bool,
         force: bool,
-        known: Mapping[str, Meaning] | None = None,
     ) -> None:
-        """`known`: words whose meaning has been looked up before."""
-        super().__init__(session, transcript)
-        self._known = known or {}
+        """`meaning`: looks up which images a word means."""
+        super().__init__(session, reporter, history)
+        self._meaning = meaning
         self._to, self._sealed, self._force = to, sealed, force
         self._among: set[Identity] = set()
         self._lookalikes: Lookalikes | None = None
@@ -245,7 +293,7 @@ class Get(_Run[Kept]):
         while left:
             word = left.pop(0)
             try:
-                meaning = self._known.get(word) or await self._session.images.meant(word)
+                meaning = await self._meaning(word)
                 if self._lookalikes is None and not (self._force or self._sealed):
                     self._lookalikes = await self._session.lookalikes()
                 async for image in meaning.images:
@@ -268,16 +316,17 @@ class Get(_Run[Kept]):
             return Result("there already")
         finally:
             feedback.settled()
-        return Result(self.done, f"{item.name} → {saved.path} (server {saved.node})", saved.path, note=saved.note)
+        fields = {"original": item.original, **new_file(saved)}
+        return Result(self.done, f"{item.name} → {saved.path} (server {saved.node})", fields, note=saved.note)
 
     def name(self, item: Kept) -> str:
         return item.name
 
 
 class Remove(_Run[str]):
-    """Images of the vault, by their names."""
+    """Remove images, by their names."""
 
-    doing, done = "removing", "removed"
+    command, doing, done, kind = "rm", "removing", "removed", "name"
 
     async def items(self, words: Iterable[str]) -> AsyncIterator[str]:
         for name in words:
@@ -291,10 +340,20 @@ class Remove(_Run[str]):
         except Refusal as refusal:
             if refusal.problem is not Problem.NOT_FOUND:
                 raise
-            return Result("gone already")  # somebody else has removed it since we looked
+            return Result("gone already")  # removed by somebody else in the meantime
         finally:
             feedback.settled()
-        return Result(self.done, f"{item} removed (server {node})")
+        return Result(self.done, f"{item} removed (server {node})", {"node": node})
 
     def name(self, item: str) -> str:
         return item
+
+
+def new_file(saved: Saved) -> Entry:
+    """The fields of a result that is a new file."""
+    return {"path": saved.path, "node": saved.node, "size": saved.size}
+
+
+def uploaded(saved: Saved) -> Entry:
+    """The fields of an upload's result; `name` is null if the vault does not have the image."""
+    return {"name": saved.name if saved.kept else None, **new_file(saved), "kept": saved.kept}

@@ -1,134 +1,164 @@
-"""What a user can ask for, the same from the REPL and from the command line: file after file, told as it happens."""
+"""A user's commands, the same on the command line and at the prompt: `declarations` declares each under its name here.
+
+Each returns whether everything succeeded; it reports a failure itself, unless it raises SafelightError.
+"""
+
+from __future__ import annotations
 
 import dataclasses
-import signal
-import sys
+import difflib
+import glob
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import click
-import msgspec
-
-from safelight import timestamps
 from safelight.cli.output import listing
 from safelight.cli.output.console import ConsoleReporter
-from safelight.cli.user.bulk import Get, Remove, Upload, hopeless
+from safelight.cli.output.documents import Outcome, show_document, show_lines
+from safelight.cli.output.status_table import status_document, status_lines
+from safelight.cli.output.tables import Table, terminal_width
+from safelight.cli.user import history as records
+from safelight.cli.user.bulk import Decrypt, Entry, Get, Remove, Upload, new_file, uploaded
 from safelight.cli.user.discovery import is_directory
+from safelight.cli.user.history import History
 from safelight.client.async_client import AsyncClient
 from safelight.client.files.file_info import describe
-from safelight.client.requests.leader_request_state import BrokeOff
-from safelight.client.requests.reads import Meaning
-from safelight.client.requests.status import ServerStatus, leader_of, survey
+from safelight.client.requests.reads import AmbiguousName, Meaning, NoSuchImage
+from safelight.client.requests.status import leader_of, survey
 from safelight.client.session import Saved, Session
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.names import shown
-from safelight.runtime.signals import interruptible
+from safelight.sizes import human_size
 from safelight.wire.messages import Kept, Scheme
 
 REMEMBERED = 1000
-"""Names of images that a listing leaves behind, for completion."""
+"""Images whose names complete at the prompt, and among which a mistyped name is looked up."""
 
-Confirm = Callable[[str], Awaitable[bool]]
+CHOICES = 20
+"""Images that a question or an error lists."""
+
+Ask = Callable[[str], Awaitable[str | None]]
+"""Asks the user a question. Returns the line that the user types; None if the user cancels."""
 
 
 class Commands:
-    """Each method returns whether everything succeeded; a failure is reported, and does not stop the rest."""
+    """The commands that need a session."""
 
-    def __init__(self, session: Session, transcript: ConsoleReporter) -> None:
-        self._session = session
-        self._transcript = transcript
+    def __init__(
+        self, session: Session, reporter: ConsoleReporter, *, ask: Ask | None = None, history: History | None = None
+    ) -> None:
+        """`ask`: None without a terminal."""
+        self._session, self._reporter, self._ask, self._history = session, reporter, ask, history
+        self.known: dict[str, str] = {}  # image names that this session has seen, newest first, with the original names
+
+    # -- files ----------------------------------------------------------------------------------------
 
     async def upload(
         self,
         paths: Iterable[str],
         *,
         to: Path,
-        scheme: Scheme,
+        scheme: str,
         any_type: bool,
         no_keep: bool = False,
         follow_links: bool = False,
+        output: str | None = None,
     ) -> bool:
-        """One file with all that happens to it; several, or directories, with a line for each and a bar for all."""
-        batch = list(paths)
-        if len(batch) == 1 and not is_directory(batch[0]):
-
-            async def seal(path: str) -> Saved:
-                saved = await self._session.seal(
-                    path, to=to, scheme=scheme, any_type=any_type, keep=not no_keep, feedback=self._transcript
+        """Upload one file with every step, or several with a line for each and one bar."""
+        batch, kind = list(paths), Scheme(scheme)
+        with self._reporter.reporting(output):
+            if len(batch) != 1 or is_directory(batch[0]):
+                run = Upload(
+                    self._session,
+                    self._reporter,
+                    self._history,
+                    to,
+                    kind,
+                    any_type,
+                    keep=not no_keep,
+                    follow_links=follow_links,
                 )
-                if scheme is Scheme.CLASSIC:
-                    self._transcript.say("  - Not kept in the vault: a classic file protects nothing", "yellow")
-                return saved
+                return await run.run(batch)
 
-            return await self._each(batch, seal, "Encrypted")
-        uploading = Upload(
-            self._session, self._transcript, to, scheme, any_type, keep=not no_keep, follow_links=follow_links
-        )
-        return await uploading.run(batch)
+            async def seal(path: str) -> tuple[Saved, Entry]:
+                saved = await self._session.seal(
+                    path, to=to, scheme=kind, any_type=any_type, keep=not no_keep, feedback=self._reporter
+                )
+                if kind is Scheme.CLASSIC:
+                    self._reporter.say("  - Not kept in the vault: a classic file protects nothing", "yellow")
+                if saved.kept:
+                    self.known = {saved.name: Path(path).name, **self.known}
+                return saved, {"file": path, **uploaded(saved)}
 
-    async def decrypt(self, paths: Iterable[str], *, to: Path, scheme: Scheme) -> bool:
-        async def unseal(path: str) -> Saved:
-            return await self._session.open(path, to=to, scheme=scheme, feedback=self._transcript)
+            return await self._one("upload", "file", batch[0], seal, "Encrypted")
 
-        return await self._each(paths, unseal, "Decrypted")
+    async def decrypt(self, paths: Iterable[str], *, to: Path, scheme: str, output: str | None = None) -> bool:
+        """Decrypt one file with every step, or several with a line for each and one bar."""
+        batch, kind = list(paths), Scheme(scheme)
+        with self._reporter.reporting(output):
+            if len(batch) != 1:
+                return await Decrypt(self._session, self._reporter, self._history, to, kind).run(batch)
 
-    async def _each(self, paths: Iterable[str], work: Callable[[str], Awaitable[Saved]], done: str) -> bool:
-        batch = list(paths)
-        failed, left, number = 0, "", 0
-        for number, path in enumerate(batch, start=1):
-            if len(batch) > 1:
-                self._transcript.say(f"{path} ({number} of {len(batch)})", "bold")
-            self._transcript.waiting("asking the servers")
-            try:
-                saved = await work(path)
-            except SafelightError as error:
-                self._transcript.failed(str(error) if shown(path) in str(error) else f"{path}: {error}")
-                failed += 1
-                if hopeless(error) and not isinstance(error, BrokeOff) and number < len(batch):
-                    left = f"; the rest was not tried: {error}"
-                    break
-            else:
-                if saved.note:
-                    self._transcript.note(f"{path}: {saved.note}")
-                self._transcript.succeeded(done, saved.path, kept=saved.kept)
-            finally:
-                self._transcript.settle()
-        if len(batch) > 1:
-            self._transcript.say(f"{number - failed} done, {failed} failed{left}", "bold")
-        return not failed
+            async def unseal(path: str) -> tuple[Saved, Entry]:
+                saved = await self._session.open(path, to=to, scheme=kind, feedback=self._reporter)
+                return saved, {"file": path, **new_file(saved)}
+
+            return await self._one("decrypt", "file", batch[0], unseal, "Decrypted")
+
+    async def _one(
+        self, command: str, field: str, word: str, work: Callable[[str], Awaitable[tuple[Saved, Entry]]], done: str
+    ) -> bool:
+        self._reporter.waiting("asking the servers")
+        try:
+            saved, fields = await work(word)
+        except SafelightError as error:
+            self._reporter.failed(str(error) if shown(word) in str(error) else f"{word}: {error}")
+            self._reporter.result(status="failed", **{field: word}, error=str(error))
+            return False
+        finally:
+            self._reporter.settle()
+        if saved.note:
+            self._reporter.note(f"{word}: {saved.note}")
+            fields["note"] = saved.note
+        self._reporter.succeeded(done, saved.path, kept=saved.kept)
+        self._reporter.result(status="done", **fields)
+        if self._history is not None:
+            self._history.add(command, fields)
+        return True
 
     # -- the vault ------------------------------------------------------------------------------------
 
-    async def ls(self, pattern: str | None, *, as_json: bool = False, most: int | None = None) -> list[str]:
-        """Show the images, newest first; the names of those that were shown. `most`: no more than so many."""
-        shown_names: list[str] = []
-        self._transcript.waiting("asking the servers")
+    async def ls(self, pattern: str | None, *, output: str | None = None, most: int | None = None) -> bool:
+        """List images, newest first; at most `most`."""
+        self._reporter.waiting("asking the servers")
         pages = self._session.images.listed(pattern)
-        if as_json:
+        if output is not None:
             async for page in pages:
-                self._transcript.settle()
-                sys.stdout.write("".join(timestamps.to_json(image).decode() + "\n" for image in page))
-            return shown_names
-        await listing.paged(self._lines(pages, pattern, most, shown_names))
-        return shown_names
+                self._reporter.settle()
+                show_lines(list(page))
+        else:
+            await listing.paged(self._lines(pages, pattern, most))
+        return True
 
     async def _lines(
-        self, pages: AsyncIterator[list[Kept]], pattern: str | None, most: int | None, names: list[str]
+        self, pages: AsyncIterator[list[Kept]], pattern: str | None, most: int | None
     ) -> AsyncIterator[list[str]]:
-        table = listing.Table()
+        table, count, listed = Table(listing.COLUMNS, terminal_width()), 0, dict[str, str]()
         async for page in pages:
-            self._transcript.settle()
-            room = len(page) if most is None else most - len(names)
-            names += [image.name for image in page[:room]]
-            if lines := table.lines(page[:room]):
+            self._reporter.settle()
+            rest = len(page) if most is None else most - count
+            count += len(page[:rest])
+            if len(listed) < REMEMBERED:
+                listed |= {image.name: image.original for image in page[:rest]}
+                self.known = listed | self.known
+            if lines := table.lines([listing.row(image) for image in page[:rest]]):
                 yield lines
-            if len(page) > room:
-                yield ["… older ones are not shown: ls PATTERN shows some, `safelight ls` all"]
+            if len(page) > rest:
+                yield ["… older images are not shown: ls PATTERN shows some, `safelight ls` shows all"]
                 return
-            del names[REMEMBERED:]
-        self._transcript.settle()
+        self._reporter.settle()
         if not table.begun:
             yield [
                 f"no image matches {shown(pattern)}"
@@ -136,158 +166,183 @@ class Commands:
                 else "the vault has no images of yours: upload one"
             ]
 
-    async def get(self, words: Iterable[str], *, to: Path | None, sealed: bool, force: bool) -> bool:
+    async def get(
+        self, names: Iterable[str], *, to: Path | None, sealed: bool, force: bool, output: str | None = None
+    ) -> bool:
+        """Download one image with progress, or several with a line for each and one bar."""
         to = to or Path("images" if sealed else "decrypted")
-        batch = list(words)
-        known: dict[str, Meaning] = {}
-        if len(batch) == 1:
-            self._transcript.waiting("asking the servers")
-            known[batch[0]] = meaning = await self._session.images.meant(batch[0])
-            if not meaning.pattern:
+        words = list(names)
+        meanings: dict[str, Meaning] = {}
+        if len(words) == 1 or self._ask is not None:  # questions come before the bar
+            self._reporter.waiting("asking the servers")
+            for word in words:
+                with suppress(*([] if len(words) == 1 else [SafelightError])):  # the run reports it
+                    meanings[word] = await self._meaning(word)
 
-                async def fetch(word: str) -> Saved:
-                    [image] = [image async for image in meaning.images]
-                    progress = self._transcript.received
-                    return await self._session.fetch(image, to=to, sealed=sealed, force=force, progress=progress)
+        async def meaning(word: str) -> Meaning:
+            return meanings.pop(word, None) or await self._meaning(word)
 
-                return await self._each(batch, fetch, "Sealed" if sealed else "Decrypted")
-        return await Get(self._session, self._transcript, to, sealed=sealed, force=force, known=known).run(batch)
+        with self._reporter.reporting(output):
+            if len(words) != 1 or meanings[words[0]].pattern:
+                run = Get(self._session, self._reporter, self._history, to, meaning, sealed=sealed, force=force)
+                return await run.run(words)
 
-    async def rm(self, words: Iterable[str], *, yes: bool, pattern: bool, confirm: Confirm | None) -> bool:
-        """Remove exactly what was listed by name before. `confirm` asks the user; None: nobody is there to ask.
+            async def fetch(word: str) -> tuple[Saved, Entry]:
+                [image] = [image async for image in (await meaning(word)).images]
+                progress = self._reporter.received
+                saved = await self._session.fetch(image, to=to, sealed=sealed, force=force, progress=progress)
+                return saved, {"name": image.name, "original": image.original, **new_file(saved)}
 
-        `yes`: do not ask; a word that is taken as a pattern needs `pattern`, too. Raises SafelightError.
+            return await self._one("get", "name", words[0], fetch, "Sealed" if sealed else "Decrypted")
+
+    async def rm(self, names: Iterable[str], *, yes: bool, pattern: bool, output: str | None = None) -> bool:
+        """Remove the images that it lists first, and no others.
+
+        `yes`: do not ask; a word that is a pattern needs `pattern`, too. Raises SafelightError.
         """
-        if not yes and confirm is None:
-            raise SafelightError("nobody is there to ask whether you mean it: give --yes")
-        self._transcript.waiting("asking the servers")
+        if not yes and self._ask is None:
+            raise SafelightError("without a terminal, rm cannot ask you to confirm: give --yes")
+        self._reporter.waiting("asking the servers")
         images: dict[str, Kept] = {}
         patterns: list[str] = []
-        for word in words:
-            meaning = await self._session.images.meant(word)
+        for word in names:
+            meaning = await self._meaning(word)
             patterns += [word] if meaning.pattern else []
             async for image in meaning.images:
                 images[image.name] = image
-        self._transcript.settle()
+        self._reporter.settle()
         if patterns or not yes:
             for image in images.values():
                 came_from = f"  (from {image.original})" if image.original not in ("", image.name) else ""
-                self._transcript.note(f"  {image.name}{came_from}")
+                self._reporter.note(f"  {image.name}{came_from}")
         count = f"{len(images)} {'image' if len(images) == 1 else 'images'}"
         if yes and patterns and not pattern:
             raise SafelightError(
                 f"--yes does not confirm a pattern, as {shown(patterns[0])} is: nothing was removed; "
                 f"to remove the {count} listed, give --pattern, too, or leave out --yes to be asked"
             )
-        if not yes and confirm is not None:
+        if not yes and self._ask is not None:
             what = "this image" if len(images) == 1 else f"these {count}"
-            if not await confirm(f"Remove {what} from the vault, permanently?"):
-                self._transcript.say("nothing was removed")
+            answer = await self._ask(f"Remove {what} from the vault, permanently? [y/N]")
+            if answer is None or answer.strip().lower() not in ("y", "yes"):
+                self._reporter.say("nothing was removed")
                 return False
-        return await Remove(self._session, self._transcript).run(images)
+        self.known = {name: original for name, original in self.known.items() if name not in images}
+        with self._reporter.reporting(output):
+            return await Remove(self._session, self._reporter, self._history).run(images)
 
+    # -- which image ----------------------------------------------------------------------------------
 
-def status_as_json(servers: list[ServerStatus]) -> str:
-    """`{"leader": 3, "used": 17, "servers": [{"server": 1, "address": …, "load": {…}, "problem": "", …}, …]}`"""
-    told = [dataclasses.asdict(status) | {"load": status.load} for status in servers]
-    used = sum(status.load.used for status in servers if status.load)
-    document = msgspec.json.encode({"leader": leader_of(servers), "used": used, "servers": told})
-    return msgspec.json.format(document, indent=2).decode()
+    async def _meaning(self, word: str) -> Meaning:
+        """The images that a NAME means. Asks which one, if several have this original name and there is a terminal.
 
-
-# -- one command, one result: for scripts --
-
-
-async def upload(
-    config: Config,
-    user: str,
-    *,
-    quiet: bool,
-    paths: Iterable[str],
-    to: Path,
-    scheme: str,
-    any_type: bool,
-    no_keep: bool,
-    follow_links: bool,
-) -> bool:
-    """With `quiet` only the paths of the new files are printed. Raises InvalidName for the user."""
-    async with _commands(config, user, quiet) as commands:
-        return await commands.upload(
-            paths, to=to, scheme=Scheme(scheme), any_type=any_type, no_keep=no_keep, follow_links=follow_links
-        )
-
-
-async def decrypt(config: Config, user: str, *, quiet: bool, paths: Iterable[str], to: Path, scheme: str) -> bool:
-    """With `quiet` only the paths of the new files are printed. Raises InvalidName for the user."""
-    async with _commands(config, user, quiet) as commands:
-        return await commands.decrypt(paths, to=to, scheme=Scheme(scheme))
-
-
-async def ls(config: Config, user: str, *, pattern: str | None, as_json: bool) -> None:
-    """Raises SafelightError."""
-    async with _commands(config, user, quiet=False) as commands:
-        await commands.ls(pattern, as_json=as_json)
-
-
-async def get(
-    config: Config, user: str, *, quiet: bool, names: Iterable[str], to: Path | None, sealed: bool, force: bool
-) -> bool:
-    """With `quiet` only the paths of the new files are printed. Raises InvalidName for the user."""
-    async with _commands(config, user, quiet) as commands:
-        return await commands.get(names, to=to, sealed=sealed, force=force)
-
-
-async def rm(config: Config, user: str, *, names: Iterable[str], yes: bool, pattern: bool) -> bool:
-    """Asks on a terminal. Raises SafelightError."""
-
-    async def confirm(question: str) -> bool:
-        with interruptible():
-            try:
-                return click.confirm(question, err=True)
-            except click.Abort as abort:
-                if isinstance(abort.__context__, KeyboardInterrupt):
-                    raise SystemExit(128 + signal.SIGINT) from None
-                return False  # the end of what is typed is no yes
-
-    async with _commands(config, user, quiet=False) as commands:
-        return await commands.rm(names, yes=yes, pattern=pattern, confirm=confirm if sys.stdin.isatty() else None)
-
-
-def info(paths: Iterable[str], transcript: ConsoleReporter) -> bool:
-    """Tell what each file says of itself. Whether nothing is wrong with any of them."""
-    good = True
-    for path in paths:
+        Raises SafelightError, which lists those images or suggests a similar name.
+        """
         try:
-            facts, fits = describe(path)
-        except SafelightError as error:
-            transcript.failed(str(error) if shown(path) in str(error) else f"{path}: {error}")
-            good = False
-            continue
-        good &= fits
-        transcript.say(path, "bold")
-        width = max(len(name) for name, _ in facts)
-        for name, value in facts:
-            transcript.say(f"  {name.ljust(width)}  {value}")
+            return await self._session.images.meant(word)
+        except AmbiguousName as error:
+            self._reporter.settle()
+            return await self._choose(word, error)
+        except NoSuchImage as error:
+            if glob.has_magic(word) or (close := await self._similar(word)) is None:
+                raise
+            raise NoSuchImage(f"no image is called {shown(word)}: did you mean {shown(close)}?") from error
+
+    async def _choose(self, word: str, error: AmbiguousName) -> Meaning:
+        images = error.images
+        if self._ask is None:
+            names = ", ".join(image.name for image in images[:CHOICES])
+            more = f" and {len(images) - CHOICES} more" if len(images) > CHOICES else ""
+            raise NoSuchImage(f"{error}: {names}{more} (newest first)") from None
+        self._reporter.note(f"{len(images)} images were made from {shown(word)}:")
+        for number, image in enumerate(images[:CHOICES], start=1):
+            self._reporter.note(f"  {number}  {image.name}  {human_size(image.size)}  {listing.moment(image.created)}")
+        last = min(len(images), CHOICES)
+        answer = await self._ask(f"Which one? [1 to {last}; Enter takes 1, the newest]")
+        chosen = "" if answer is None else answer.strip() or "1"
+        if not chosen.isascii() or not chosen.isdigit() or not 1 <= int(chosen) <= last:
+            raise NoSuchImage(f"no image of {shown(word)} was chosen: type a number from 1 to {last}")
+        return Meaning(_each([images[int(chosen) - 1]]), pattern=False)
+
+    async def _similar(self, word: str) -> str | None:
+        """The most similar name, or original name, among the newest images."""
+        async for page in self._session.images.all():
+            names = [name for image in page[:REMEMBERED] for name in (image.original, image.name) if name]
+            return next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.75)), None)
+        return None
+
+
+async def _each(images: list[Kept]) -> AsyncIterator[Kept]:
+    for image in images:
+        yield image
+
+
+# -- commands without a session -------------------------------------------------------------------------
+
+
+def info(reporter: ConsoleReporter, paths: Iterable[str], *, output: str | None = None) -> bool:
+    """Describe each file. Returns whether all of them are intact, as far as that shows without a key."""
+    good = True
+    with reporter.reporting(output):
+        for path in paths:
+            try:
+                found = describe(path)
+            except SafelightError as error:
+                reporter.failed(str(error) if shown(path) in str(error) else f"{path}: {error}")
+                reporter.result(status="failed", file=path, error=str(error))
+                good = False
+                continue
+            good &= found.intact
+            reporter.result(status="done", file=path, **dataclasses.asdict(found), intact=found.intact)
+            reporter.say(path, "bold")
+            lines = found.lines()
+            width = max(len(name) for name, _ in lines)
+            for name, value in lines:
+                reporter.say(f"  {name.ljust(width)}  {value}")
     return good
 
 
-async def status(config: Config, *, as_json: bool) -> bool:
-    """Whether there is a leader."""
+async def status(config: Config, reporter: ConsoleReporter, *, output: str | None = None) -> bool:
+    """Show every node. Returns whether there is a leader."""
     servers = await survey(config)
-    if as_json:
-        print(status_as_json(servers))
+    if output is None:
+        reporter.table(status_lines(servers, terminal_width()))
     else:
-        ConsoleReporter(dialogue=False).status(servers)
+        show_document(status_document(servers))
     return leader_of(servers) is not None
 
 
-async def fingerprint(config: Config, user: str) -> str:
-    """Of the user's token for this cluster, which is made if there is none. Raises InvalidName for the user."""
-    async with AsyncClient.of(config, user) as client:
-        return await client.session.fingerprint()
+async def history(found: History, *, output: str | None = None, most: int | None = None) -> bool:
+    """Show what the user has done on this machine, newest first."""
+    entries = found.entries()[:most]
+    if output == "json":
+        show_document({"results": entries})
+    elif output == "jsonl":
+        show_lines(entries)
+    else:
+        table = Table(records.COLUMNS, terminal_width())
+
+        async def lines() -> AsyncIterator[list[str]]:
+            yield table.lines(records.rows(entries)) or ["nothing yet: upload an image"]
+
+        await listing.paged(lines())
+    return True
 
 
-@asynccontextmanager
-async def _commands(config: Config, user: str, quiet: bool) -> AsyncIterator[Commands]:
+async def fingerprint(config: Config, user: str) -> Outcome:
+    """The fingerprint of the user's token for this cluster; creates the token if there is none.
+
+    Raises InvalidName for the user.
+    """
     async with AsyncClient.of(config, user) as client:
-        yield Commands(client.session, ConsoleReporter(dialogue=False, quiet=quiet))
+        found = await client.session.fingerprint()
+    return Outcome.of(found, user=user, fingerprint=found)
+
+
+async def run(config: Config, user: str, command: str, ask: Ask | None, options: dict[str, Any]) -> bool:
+    """Run one command of `Commands`. Raises SafelightError, also if `user` is not a user name."""
+    async with AsyncClient.of(config, user) as client:
+        reporter = ConsoleReporter(dialogue=False)
+        commands = Commands(client.session, reporter, ask=ask, history=History(config.client_dir, user))
+        method: Callable[..., Awaitable[bool]] = getattr(commands, command)
+        return await method(**options)

@@ -1,4 +1,4 @@
-"""Many at a time: several under way, told in the order in which they were asked for; and which files are meant."""
+"""Which files a bulk run is about, and how it processes several at a time, with results in the order of the items."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from safelight.errors import SafelightError, reason
 from safelight.names import shown
 
 AT_ONCE = 8
-"""Files under way: a node encrypts one while another is read from the disk and a third is synced."""
+"""Files in progress: a node encrypts one while the client reads another and syncs a third."""
 
 AHEAD = 16 * AT_ONCE
-"""Files that may be finished, or waiting, behind one that takes long."""
+"""Files that may be finished or waiting behind a slow one."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -28,13 +28,13 @@ _Identity = tuple[int, int]
 async def bounded_map(
     items: AsyncIterator[_T], work: Callable[[_T], Awaitable[_R]]
 ) -> AsyncGenerator[tuple[_T, _R | SafelightError]]:
-    """Each item with what `work` made of it, or why it failed. To be closed (`aclose`) if not read to its end: then
-    what is under way is stopped.
+    """Each item with its result, or with the error that `work` raised. Close it (`aclose`) if you do not exhaust it:
+    that cancels the items in progress.
     """
-    room = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(item: _T) -> _R | SafelightError:
-        async with room:
+        async with slots:
             try:
                 return await work(item)
             except SafelightError as error:
@@ -57,7 +57,7 @@ async def bounded_map(
 
 
 class FoundFile(NamedTuple):
-    """One file to upload: its size in bytes, and the directory that was named in its place, if one was."""
+    """A file to upload: its size in bytes, and the directory in which it was found, if it was not named itself."""
 
     path: str
     size: int
@@ -65,14 +65,14 @@ class FoundFile(NamedTuple):
 
 
 class SkippedEntry(NamedTuple):
-    """What is in a directory that was named, and is not to be uploaded."""
+    """An entry of a directory that is not uploaded."""
 
     path: str
     reason: SkipReason
 
 
 class UnreadableEntry(NamedTuple):
-    """What cannot be examined, so that nobody knows whether it is meant."""
+    """An entry that cannot be examined, so it may or may not be an image."""
 
     path: str
     error: CannotRead
@@ -82,11 +82,11 @@ Item = FoundFile | SkippedEntry | UnreadableEntry
 
 
 def files(paths: Iterable[str], *, to: Path, follow_links: bool) -> list[Item]:
-    """The files that are meant: those named, and those in the directories named, at any depth; and what is left out.
+    """The files named, those in the directories named at any depth, and every entry that is skipped.
 
-    Hidden files and what is in the directory `to`, where the outputs go, are left out. A directory behind a symbolic
-    link is entered with `follow_links` only. No directory is entered twice, whichever ways lead to it: so a link cannot
-    lead round in a circle. Only what vanishes meanwhile is neither here nor an error.
+    Hidden files and the directory `to`, which receives the outputs, are skipped. A directory behind a symbolic link is
+    entered with `follow_links` only. No directory is entered twice, so a cycle of links ends. An entry that disappears
+    in the meantime is neither listed nor an error.
     """
     walk, found = _Walk(to, follow_links), list[Item]()
     named = [(path, _stat(path)) for path in paths]
@@ -103,7 +103,7 @@ def files(paths: Iterable[str], *, to: Path, follow_links: bool) -> list[Item]:
 
 
 class _Walk:
-    """Directories entered one after the other, each once: identified by device and inode."""
+    """Enters each directory once; device and inode identify it."""
 
     def __init__(self, to: Path, follow_links: bool) -> None:
         self._output = {_identity(status)} if (status := _stat(to)) else set()
@@ -111,13 +111,13 @@ class _Walk:
         self._entered: set[_Identity] = set()
 
     def claim(self, directories: Iterable[os.stat_result]) -> set[_Identity]:
-        """It is entered only if it was named as one of these."""
+        """Mark directories that were named: a walk that reaches one on another path does not enter it."""
         claimed = {_identity(each) for each in directories if stat.S_ISDIR(each.st_mode)}
         self._entered |= claimed
         return claimed
 
     def inside(self, root: str) -> Iterator[Item]:
-        """What is behind links comes last: a directory that also has a path without a link is entered by that."""
+        """Links come last, so a directory that also has a path without a link is entered on that path."""
         folders, linked = [root], deque[tuple[str, _Identity]]()
         while folders or linked:
             if not folders:
@@ -140,7 +140,7 @@ class _Walk:
             folders += reversed(inner)
 
     def _item(self, path: str, root: str, folders: list[str], linked: deque[tuple[str, _Identity]]) -> Item | None:
-        """One entry of a directory; a directory that may be entered goes to one of the two."""
+        """One entry of a directory. A directory to enter is added to `folders` or `linked` instead."""
         if os.path.basename(path).startswith("."):
             return SkippedEntry(path, SkipReason.HIDDEN)
         is_link = False
@@ -171,7 +171,7 @@ class _Walk:
 
 
 def _names(folder: str) -> tuple[list[str], OSError | None]:
-    """The names in a directory, in order, and what kept it from being read to its end."""
+    """The names in a directory, sorted, and the error that ended the listing early, if any."""
     names = list[str]()
     try:
         with os.scandir(folder) as entries:
@@ -191,7 +191,7 @@ def _identity(status: os.stat_result) -> _Identity:
 
 
 def _stat(path: str | Path) -> os.stat_result | None:
-    """None where it cannot be examined: opened as a file, it says why."""
+    """None if the file cannot be examined; opening it reports the reason."""
     try:
         return os.stat(path)
     except (OSError, ValueError):
@@ -201,6 +201,12 @@ def _stat(path: str | Path) -> os.stat_result | None:
 def is_directory(path: str) -> bool:
     status = _stat(path)
     return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def size_of(path: str) -> int:
+    """Bytes; 0 if the file cannot be examined."""
+    status = _stat(path)
+    return status.st_size if status is not None else 0
 
 
 def absolute(root: str) -> Path:

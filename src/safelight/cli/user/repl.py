@@ -1,95 +1,82 @@
-"""The conversation: a line is read, done, answered. An error is an answer, too; only `quit` and Ctrl-D end it.
+"""The REPL: reads a line, executes it, prints the answer. An error is an answer, too; `quit` and Ctrl-D end it.
 
-On a terminal lines come from prompt_toolkit, with completion and a history. Otherwise they come from standard input,
-each is shown as if it had been typed, and the exit code says whether all of them succeeded.
+On a terminal, prompt_toolkit reads the lines, with completion and a history. Otherwise standard input has them: each is
+shown as if it had been typed, and the exit code reports whether all of them succeeded.
 """
+
+from __future__ import annotations
 
 import asyncio
 import difflib
 import errno
-import glob
 import os
-import shlex
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from safelight.cli.output.console import ConsoleReporter
-from safelight.cli.user.arguments import (
-    Decorator,
-    decrypt_arguments,
-    get_arguments,
-    info_arguments,
-    ls_arguments,
-    rm_arguments,
-    upload_arguments,
-)
-from safelight.cli.user.commands import Commands, Confirm, info
+from safelight.cli.user.commands import Ask, Commands, history, info, status
+from safelight.cli.user.completion import completions
+from safelight.cli.user.declarations import user_commands
+from safelight.cli.user.history import History
+from safelight.cli.user.words import expand, is_comment, split
 from safelight.client.async_client import AsyncClient
-from safelight.client.requests.status import leader_of, survey
 from safelight.client.session import Session
 from safelight.config import Config, expanded
 from safelight.errors import SafelightError, reason
 from safelight.names import shown
-from safelight.wire.messages import Scheme
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
-    from prompt_toolkit.history import History
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.input import Input
 
-HELP = """\
-upload PATH…     encrypt images into images/          [--scheme classic] [--any] [--no-keep] [--follow-links]
-                                                      [--to DIR]
-decrypt PATH…    open them again into decrypted/      [--scheme classic] [--to DIR]
-ls [PATTERN]     images that the vault keeps          [--json]
-get NAME…        decrypt them into decrypted/         [--sealed] [--force] [--to DIR]
-rm NAME…         remove them from the vault           [--yes] [--pattern]
-info FILE…       what a file says of itself, without a key
-status           every node: who leads, what it does and has done
-help             this list; help upload says more of upload, and so on
-quit, exit       or Ctrl-D; Ctrl-C stops what is running
-# …              is a comment
-Paths may be quoted, begin with ~, and be patterns such as *.png; NAME may be a pattern, too.
-What has exactly this name, or came from a file of it, is meant before any pattern"""
+prompt_commands = click.Group(
+    "prompt",
+    commands={
+        **user_commands.commands,
+        "help": click.Command("help", short_help="Show this list; help upload shows the options of upload, and so on."),
+        "quit": click.Command(
+            "quit", short_help="Leave, as exit and Ctrl-D do. Ctrl-C stops a command that is running."
+        ),
+        "exit": click.Command("exit", hidden=True),
+    },
+)
+"""The commands at the prompt."""
 
-NAMES = ("upload", "decrypt", "ls", "get", "rm", "info", "status", "help", "quit", "exit")
-OPTIONS = {
-    "upload": ("--scheme", "--any", "--no-keep", "--follow-links", "--to"),
-    "decrypt": ("--scheme", "--to"),
-    "ls": ("--json",),
-    "get": ("--to", "--sealed", "--force"),
-    "rm": ("--yes", "--pattern"),
-    "info": (),
-}
-OF_VAULT = ("ls", "get", "rm")
+NOTES = (
+    "Quote a path with spaces. A path can begin with ~ and can be a pattern, such as *.png. A NAME can be a pattern, "
+    "too. A name that exists is never a pattern. A line that begins with # is a comment."
+)
 
 
 class Repl:
-    """One user's conversation. `execute` is all of it that does not depend on where the lines come from."""
+    """One user's conversation, wherever the lines come from."""
 
     def __init__(
-        self, config: Config, session: Session, transcript: ConsoleReporter, confirm: Confirm | None = None
+        self, config: Config, session: Session, reporter: ConsoleReporter, ask: Ask | None = None, user: str = ""
     ) -> None:
-        """`confirm` asks the person at the terminal; None: there is none."""
+        """`ask` asks the person at the terminal; None without a terminal. `user`: whose history it writes, if any."""
         self.done = False
-        self.listed: list[str] = []  # by the last `ls`, for completion
-        self._confirm = confirm
-        self._config = config
-        self._transcript = transcript
-        self._commands = Commands(session, transcript)
+        self._ask, self._config, self._reporter = ask, config, reporter
+        self._history = History(config.client_dir, user) if user else None
+        self._commands = Commands(session, reporter, ask=ask, history=self._history)
+
+    @property
+    def known(self) -> Mapping[str, str]:
+        """Image names that complete, with their original names."""
+        return self._commands.known
 
     async def execute(self, line: str) -> bool:
-        """Run one line. False if it failed; the error has been reported."""
-        with self._transcript.answer():
+        """Execute a line. Reports a failure and returns False."""
+        with self._reporter.answer():
             return await self._execute(line)
 
     async def _execute(self, line: str) -> bool:
@@ -97,244 +84,93 @@ class Repl:
             words = [] if is_comment(line) else split(line)
             return await self._dispatch(words[0], words[1:]) if words else True
         except SafelightError as error:
-            self._transcript.failed(str(error))
+            self._reporter.failed(str(error))
         except click.exceptions.Exit:  # from --help
             return True
         except click.ClickException as error:
-            self._transcript.failed(error.format_message())
+            self._reporter.failed(error.format_message())
         except Exception as error:
-            self._transcript.failed(f"this is a bug in Safelight, please report it: {error!r}")
+            self._reporter.failed(f"this is a bug in Safelight, please report it: {error!r}")
         finally:
-            self._transcript.settle()
+            self._reporter.settle()
         return False
 
     async def _dispatch(self, name: str, words: list[str]) -> bool:
-        match name:
-            case "upload":
-                options = _parse(name, upload_arguments, words)
-                return await self._commands.upload(
-                    expand(options["paths"]),
-                    to=expanded(options["to"]),
-                    scheme=Scheme(options["scheme"]),
-                    any_type=options["any_type"],
-                    no_keep=options["no_keep"],
-                    follow_links=options["follow_links"],
-                )
-            case "decrypt":
-                options = _parse(name, decrypt_arguments, words)
-                return await self._commands.decrypt(
-                    expand(options["paths"]),
-                    to=expanded(options["to"]),
-                    scheme=Scheme(options["scheme"]),
-                )
-            case "ls":
-                options = _parse(name, ls_arguments, words)
-                most = max(20, shutil.get_terminal_size().lines - 5) if self._confirm else None
-                self.listed = await self._commands.ls(options["pattern"], as_json=options["as_json"], most=most)
-            case "get":
-                options = _parse(name, get_arguments, words)
-                return await self._commands.get(
-                    options["names"],
-                    to=options["to"] and expanded(options["to"]),
-                    sealed=options["sealed"],
-                    force=options["force"],
-                )
-            case "rm":
-                options = _parse(name, rm_arguments, words)
-                return await self._commands.rm(
-                    options["names"], yes=options["yes"], pattern=options["pattern"], confirm=self._confirm
-                )
-            case "info":
-                return info(expand(_parse(name, info_arguments, words)["paths"]), self._transcript)
-            case "help" if words and words[0] in OPTIONS:
-                return await self._dispatch(words[0], ["--help"])
-            case "status" | "quit" | "exit" if words:
+        if name not in prompt_commands.commands:
+            close = difflib.get_close_matches(name.lower(), prompt_commands.commands, n=1)
+            hint = f"did you mean {close[0]}?" if close else "help lists all there are"
+            raise SafelightError(f"there is no command {shown(name)}; {hint}")
+        if name == "help":
+            return await self._help(words)
+        if name in ("quit", "exit"):
+            if words:
                 raise SafelightError(f"{name} takes nothing after it")
+            self.done = True
+            return True
+        options = self._options(name, words)
+        match name:
+            case "info":
+                return info(self._reporter, **options)
             case "status":
-                servers = await survey(self._config)
-                self._transcript.status(servers)
-                return leader_of(servers) is not None
-            case "help":
-                for line in HELP.splitlines():
-                    self._transcript.say(line)
-            case "quit" | "exit":
-                self.done = True
-            case _:
-                close = difflib.get_close_matches(name.lower(), NAMES, n=1)
-                hint = f"did you mean {close[0]}?" if close else "help lists all there are"
-                raise SafelightError(f"there is no command {shown(name)}; {hint}")
+                return await status(self._config, self._reporter, **options)
+            case "history":
+                return await history(self._history, **options) if self._history is not None else True
+            case "ls" if self._ask is not None:
+                return await self._commands.ls(**options, most=max(20, shutil.get_terminal_size().lines - 5))
+        command: Callable[..., Awaitable[bool]] = getattr(self._commands, name)
+        return await command(**options)
+
+    def _options(self, name: str, words: list[str]) -> dict[str, Any]:
+        """A command's parameters, with paths expanded. Raises click.ClickException, Exit and SafelightError."""
+        with prompt_commands.commands[name].make_context(name, list(words)) as context:
+            options = context.params
+        if "paths" in options:
+            options["paths"] = expand(options["paths"])
+        if options.get("to") is not None:
+            options["to"] = expanded(options["to"])
+        return options
+
+    async def _help(self, words: list[str]) -> bool:
+        if words and words[0] in user_commands.commands:
+            return await self._dispatch(words[0], ["--help"])
+        formatter = click.HelpFormatter(width=min(shutil.get_terminal_size().columns, 100))
+        rows = []
+        for name, command in prompt_commands.commands.items():
+            if not command.hidden:
+                usage = command.collect_usage_pieces(click.Context(command))
+                what = command.get_short_help_str(limit=200)
+                rows.append((" ".join([name, *(piece for piece in usage if piece != "[OPTIONS]")]), what))
+        formatter.write_dl(rows)
+        formatter.write_text(NOTES)
+        for line in formatter.getvalue().splitlines():
+            self._reporter.say(line)
         return True
-
-
-def is_comment(line: str) -> bool:
-    return line.lstrip().startswith("#")
-
-
-def split(line: str) -> list[str]:
-    """The words of a line, quotes and backslashes as in a shell. Raises SafelightError."""
-    try:
-        return shlex.split(line)
-    except ValueError as error:
-        what = "a quote is not closed" if "quot" in str(error) else "nothing follows the last backslash"
-        raise SafelightError(f"{what}; write a path with spaces as 'my photo.png'") from None
-
-
-def expand(paths: Sequence[str]) -> list[str]:
-    """`~` and patterns, as in a shell; what exists is taken literally.
-
-    Raises SafelightError for no match, and for words that are a file's name only together.
-    """
-    together = " ".join(paths)
-    if len(paths) > 1 and _exists(together) and not all(map(_exists, paths)):
-        inside = "/*" if os.path.isdir(os.path.expanduser(together)) else ""
-        raise SafelightError(f"a path with spaces needs quotes: {shlex.quote(together.rstrip('/'))}{inside}")
-    found: list[str] = []
-    for path in paths:
-        home = os.path.expanduser(path)
-        if not glob.has_magic(home) or _may_exist(home):
-            found.append(home)
-        elif matches := [match for match in _matches(home) if not os.path.isdir(match)]:
-            found += matches
-        else:
-            raise SafelightError(f"no file matches {shown(path)}")
-    return found
-
-
-def _matches(pattern: str) -> list[str]:
-    """The paths that a pattern matches, in order; a part of it that exists as it stands is taken literally.
-
-    Raises SafelightError for a directory that cannot be read: what is in it may be meant.
-    """
-    found = ["/" if pattern.startswith("/") else ""]
-    for part in filter(None, pattern.split("/")):
-        found = [os.path.join(folder, name) for folder in found for name in _named(folder, part)]
-    return found
-
-
-def _named(folder: str, part: str) -> list[str]:
-    if _may_exist(os.path.join(folder, part)):
-        return [part]
-    if not glob.has_magic(part):
-        return []
-    try:
-        names = os.listdir(folder or ".")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise SafelightError(f"cannot read {shown(folder or '.')}: {reason(error)}") from error
-    hidden = part.startswith(".")
-    return sorted(name for name in names if fnmatchcase(name, part) and (hidden or not name.startswith(".")))
-
-
-def _exists(path: str) -> bool:
-    return os.path.lexists(os.path.expanduser(path))
-
-
-def _may_exist(path: str) -> bool:
-    """False only if there is no such file: of what cannot be examined, its reader says why."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError as error:
-        return error.errno != errno.ENAMETOOLONG  # no file has a name that is too long
-    return True
-
-
-def completions(line: str, images: Sequence[str] = ()) -> Iterator[tuple[str, str, int]]:
-    """For the line up to the cursor: (what to insert, what to show, how many characters it replaces).
-
-    `images`: the names of images that are known.
-    """
-    raw, word, before = _last_word(line)
-    if not before:
-        yield from ((name + " ", name, len(raw)) for name in NAMES if name.startswith(word))
-        return
-    if word.startswith("-"):
-        options = OPTIONS.get(before[0], ())
-        yield from ((option + " ", option, len(raw)) for option in options if option.startswith(word))
-    elif before[-1] == "--scheme":
-        yield from ((scheme + " ", scheme, len(raw)) for scheme in Scheme if scheme.startswith(word))
-    elif before[0] in OF_VAULT and before[-1] != "--to":
-        yield from ((shlex.quote(name) + " ", name, len(raw)) for name in images if name.startswith(word))
-    elif before[0] in OPTIONS:
-        yield from ((text, label, len(raw)) for text, label in _paths(word, directories=before[-1] == "--to"))
-
-
-def _last_word(line: str) -> tuple[str, str, list[str]]:
-    """The word at the cursor as typed (perhaps with an open quote) and as meant, and the words before it."""
-    start, quote, escaped = 0, "", False
-    for position, character in enumerate(line):
-        if escaped:
-            escaped = False
-        elif character == "\\" and quote != "'":
-            escaped = True
-        elif quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"":
-            quote = character
-        elif character.isspace():
-            start = position + 1
-    raw = line[start:]
-    closed = raw.removesuffix("\\") if escaped else raw
-    return raw, "".join(shlex.split(closed + quote)), shlex.split(line[:start])
-
-
-def _paths(word: str, *, directories: bool) -> Iterator[tuple[str, str]]:
-    folder, _, prefix = word.rpartition("/")
-    parent = folder + "/" if "/" in word else ""
-    try:
-        with os.scandir(os.path.expanduser(parent) or ".") as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries if entry.is_dir() or entry.is_file())
-    except OSError:
-        return
-    for name, is_directory in found:
-        hidden = name.startswith(".") and not prefix.startswith(".")
-        if hidden or not name.startswith(prefix) or (directories and not is_directory):
-            continue
-        if is_directory:  # the quote stays open: the path goes on
-            yield _quoted(parent + name + "/").removesuffix("'"), name + "/"
-        else:
-            yield _quoted(parent + name) + " ", name
-
-
-def _quoted(path: str) -> str:
-    home, slash, rest = path.partition("/")
-    if home.startswith("~") and slash:
-        return home + slash + (shlex.quote(rest) if rest else "")
-    return shlex.quote(path)
-
-
-def _parse(name: str, arguments: Decorator, words: list[str]) -> dict[str, Any]:
-    command = click.command(name)(arguments(lambda **options: options))
-    with command.make_context(name, list(words)) as context:
-        return context.params
 
 
 # -- where the lines come from --
 
 
-async def converse(config: Config, user: str, transcript: ConsoleReporter) -> bool:
-    """The whole conversation of `user`: on a terminal, or with standard input. False if anything failed in the latter.
+async def converse(config: Config, user: str, reporter: ConsoleReporter) -> bool:
+    """Run the REPL of `user`, on a terminal or with standard input. Returns whether every line of the latter succeeded.
 
     Raises InvalidName for the user.
     """
     async with AsyncClient.of(config, user) as client:
         session = client.session
         at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-        repl = Repl(config, session, transcript, _confirm if at_terminal else None)
+        repl = Repl(config, session, reporter, _ask if at_terminal else None, user)
         if at_terminal:
-            await _on_terminal(repl, config, user, transcript)
+            await _on_terminal(repl, config, user, reporter)
             return True
-        return await _through_pipe(repl, user, transcript)
+        return await _through_pipe(repl, user, reporter)
 
 
-async def _through_pipe(repl: Repl, user: str, transcript: ConsoleReporter) -> bool:
+async def _through_pipe(repl: Repl, user: str, reporter: ConsoleReporter) -> bool:
     succeeded = True
     async for line in _standard_input():
         if not line.strip() or is_comment(line):
             continue
-        transcript.say(f"{user}> {line}")
+        reporter.say(f"{user}> {line}")
         succeeded &= await repl.execute(line)
         if repl.done:
             break
@@ -342,9 +178,9 @@ async def _through_pipe(repl: Repl, user: str, transcript: ConsoleReporter) -> b
 
 
 async def _standard_input() -> AsyncIterator[str]:
-    """Read in a daemon thread and without a lock that others want: a read that never returns keeps nobody here.
+    """Lines, read in a daemon thread and without a lock that others need: a read that blocks does not block the exit.
 
-    Raises SafelightError where there is nothing to read from.
+    Raises SafelightError if standard input is closed.
     """
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str | OSError | None] = asyncio.Queue()
@@ -367,19 +203,19 @@ async def _standard_input() -> AsyncIterator[str]:
         yield line
 
 
-async def _on_terminal(repl: Repl, config: Config, user: str, transcript: ConsoleReporter) -> None:
+async def _on_terminal(repl: Repl, config: Config, user: str, reporter: ConsoleReporter) -> None:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.shortcuts import CompleteStyle
 
-    transcript.say("Type help for the commands; Tab completes them and paths.", "dim")
+    reporter.say("Type help for the commands. Tab completes commands, paths and names.", "dim")
     prompt: PromptSession[str] = PromptSession(
-        history=_history(config.client_dir / f"history-{user}"),
-        completer=_completer(lambda: repl.listed),
+        history=_typed_lines(config.client_dir / f"history-{user}"),
+        completer=_completer(lambda: repl.known),
         complete_style=CompleteStyle.READLINE_LIKE,
         enable_suspend=True,
     )
-    # Between two prompts, too, Ctrl-C must be a key and not a signal: a signal would also end the parent process,
-    # such as `make`.
+    # Ctrl-C stays a key between two prompts, too. As a signal it would also reach the parent process, and `make` would
+    # report a failure.
     with prompt.input.raw_mode():
         while not repl.done:
             try:
@@ -388,11 +224,11 @@ async def _on_terminal(repl: Repl, config: Config, user: str, transcript: Consol
                 continue
             except EOFError:
                 break
-            await _interruptible(repl.execute(line), transcript, prompt.input)
+            await _interruptible(repl.execute(line), reporter, prompt.input)
 
 
-async def _interruptible(work: Coroutine[Any, Any, bool], transcript: ConsoleReporter, keyboard: "Input") -> None:
-    """Do it; Ctrl-C, as a key or as a signal, ends this and not us. What else is typed is kept for the next prompt."""
+async def _interruptible(work: Coroutine[Any, Any, bool], reporter: ConsoleReporter, keyboard: Input) -> None:
+    """Run a command. Ctrl-C, as a key or as a signal, stops it. Other keys are kept for the next prompt."""
     from prompt_toolkit.input.typeahead import store_typeahead
     from prompt_toolkit.keys import Keys
 
@@ -411,7 +247,7 @@ async def _interruptible(work: Coroutine[Any, Any, bool], transcript: ConsoleRep
         with keyboard.attach(typed):
             await asyncio.wait([task])
         if task.cancelled():
-            transcript.failed("stopped by Ctrl-C")
+            reporter.failed("stopped by Ctrl-C")
         else:
             task.result()
     finally:
@@ -422,7 +258,7 @@ async def _interruptible(work: Coroutine[Any, Any, bool], transcript: ConsoleRep
 
 
 def above_prompt(show: Callable[[], None]) -> None:
-    """Print while a prompt may be waiting: it is taken away and drawn again below. For the event loop's thread."""
+    """Print above the prompt, if there is one. Call it in the event loop's thread."""
     from prompt_toolkit.application import get_app_or_none, run_in_terminal
 
     app = get_app_or_none()
@@ -432,38 +268,37 @@ def above_prompt(show: Callable[[], None]) -> None:
         show()
 
 
-def _history(file: Path) -> "History":
-    """Lines of earlier conversations; nobody else's to read, because paths say a lot."""
+def _typed_lines(file: Path) -> FileHistory | InMemoryHistory:
+    """The lines that the user typed before. Only the user can read the file, because paths are private."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     try:
         file.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
         with open(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600), "rb") as opened:
             os.fchmod(opened.fileno(), 0o600)
-    except OSError:  # a read-only home is no reason not to work
+    except OSError:  # a read-only home directory
         return InMemoryHistory()
     return FileHistory(file)
 
 
-async def _confirm(question: str) -> bool:
-    """Ask in the middle of a command."""
+async def _ask(question: str) -> str | None:
+    """Ask during a command."""
     from prompt_toolkit import PromptSession
 
     prompt: PromptSession[str] = PromptSession()
     try:
-        answer = await prompt.prompt_async(f"{question} [y/N] ", handle_sigint=False)
+        return await prompt.prompt_async(f"{question} ", handle_sigint=False)
     except (KeyboardInterrupt, EOFError):
-        return False
-    return answer.strip().lower() in ("y", "yes")
+        return None
 
 
-def _completer(listed: Callable[[], Sequence[str]]) -> "Completer":
+def _completer(known: Callable[[], Mapping[str, str]]) -> Completer:
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
 
     class ShellLike(Completer):
         def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-            for text, label, length in completions(document.text_before_cursor, listed()):
+            for text, label, length in completions(prompt_commands, document.text_before_cursor, known()):
                 yield Completion(text, start_position=-length, display=label)
 
     return ShellLike()

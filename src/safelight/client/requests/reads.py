@@ -64,6 +64,16 @@ class NoSuchImage(SafelightError):
     """The vault has no image that is meant."""
 
 
+class AmbiguousName(NoSuchImage):
+    """Several images have this original name. `images`: all of them, newest first."""
+
+    def __init__(self, word: str, images: list[Kept]) -> None:
+        super().__init__(
+            f"several images were made from {shown(word)}: say which, by a name that `ls {shlex.quote(word)}` shows"
+        )
+        self.images = images
+
+
 class Meaning(NamedTuple):
     """The images that a word means, and whether as a pattern: else it is exactly one."""
 
@@ -94,7 +104,7 @@ class Images:
 
     async def meant(self, word: str) -> Meaning:
         """What a NAME or PATTERN means: the image of exactly this name; else the only one whose file had exactly this
-        name; only then what matches the pattern. Raises NoSuchImage, also where several files had this name.
+        name; only then what matches the pattern. Raises NoSuchImage, and AmbiguousName if several files had this name.
         """
         image = await self._one(word)
         if image is None and not glob.has_magic(word):
@@ -113,9 +123,7 @@ class Images:
         except NoSuchImage:
             same = [image for image in await self._called(word) if image.original == word]
         if len(same) > 1:
-            raise NoSuchImage(
-                f"several images were made from {shown(word)}: say which, by a name that `ls {shlex.quote(word)}` shows"
-            )
+            raise AmbiguousName(word, same)
         return same[0] if same else None
 
     async def listed(self, word: str | None) -> AsyncIterator[list[Kept]]:
