@@ -211,7 +211,7 @@ def test_a_journal_that_cannot_be_read_is_no_empty_one(shared_cluster: Running, 
     journal.mkdir()
     done = safelight("upload", "album", *user, config=config, cwd=tmp_path)
     assert (done.returncode, done.stdout.count("✓")) == (1, 0)
-    assert done.stderr.count(f"cannot read what earlier uploads have done, in {journal}: is a directory") == 3
+    assert done.stderr.count(f"cannot read the log of earlier uploads, {journal}: is a directory") == 3
     journal.rmdir()
     journal.write_bytes(noted)
     assert "3 done before" in safelight("upload", "album", *user, config=config, cwd=tmp_path).stdout

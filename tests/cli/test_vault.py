@@ -65,7 +65,7 @@ def test_nothing_is_overwritten_without_force(shared_cluster: Running, tmp_path:
         done = safelight("get", *arguments, "--to", "out", *user, config=config, cwd=tmp_path)
         assert done.returncode == code
         if code:
-            assert "'out/my photo.png' is there already: give --force" in done.stderr
+            assert "'out/my photo.png' exists: give --force" in done.stderr
             assert done.stderr.count("\n") == 1
         if "--force" not in arguments:
             assert precious.read_text() == "precious"

@@ -40,7 +40,7 @@ async def accept(request: web.Request) -> web.StreamResponse:
 
 
 def test_a_line_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offer_channel, "ALIVE", 0.2)
+    monkeypatch.setattr(offer_channel, "PING_INTERVAL", 0.2)
 
     async def go() -> None:
         app = web.Application()
@@ -55,7 +55,7 @@ def test_a_line_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> No
             servers: Any = Deaf(http, f"http://127.0.0.1:{port}")
             it = OfferChannels(servers)
             async with asyncio.timeout(GENEROUS):
-                while not it._lines:
+                while not it._open:
                     await it.offer(1, offer, "Bearer x")
                     await asyncio.sleep(0.01)
                 posted = servers.posted

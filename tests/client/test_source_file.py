@@ -139,7 +139,7 @@ def test_what_is_no_image_is_refused_unless_any_type_will_do(tmp_path: Path) -> 
 def test_what_is_encrypted_already_is_refused_unless_somebody_insists(tmp_path: Path) -> None:
     sealed = tmp_path / "encrypted_photo.png"
     sealed.write_bytes(MAGIC + bytes(100))
-    assert "is encrypted already" in refused(sealed)
+    assert "is sealed already" in refused(sealed)
     open_image(sealed, any_type=True, max_size=GIB).__exit__(None, None, None)
 
 

@@ -1,4 +1,8 @@
-"""One user's work with the cluster: images in, sealed files out, and back."""
+"""One user's session with a cluster: upload, decrypt, download, remove.
+
+The public clients and the command line are built on it. What is internal to the command line stays here: resumable
+runs over a directory, and downloads that skip files which are there already.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +40,15 @@ from safelight.errors import SafelightError
 from safelight.imagetypes import HEAD, sniff
 from safelight.wire.messages import Action, Kept, Offer, Problem, Refusal, Scheme
 
-BLINK = 0.1
-"""Seconds that nobody needs to be told of; a disk takes longer to sync what is large."""
+QUIET = 0.1
+"""Seconds of saving a file after which the wait is reported; syncing a large file takes longer."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """The file that was put in place, the node that did the work, and the file's size in bytes.
+    """The new file, the node that did the work, and the file's size in bytes.
 
-    `kept`: the vault keeps the image, too, and calls it `name`. `note`: what could not be done as it ought to be.
+    `kept`: the vault stores the image as `name`. `note`: what was left out, such as a time; empty if nothing was.
     """
 
     path: Path
@@ -56,15 +60,15 @@ class Saved:
 
 
 class AlreadyThere(SafelightError):
-    """A file that was to be made is there, and there is no need to make it."""
+    """The output file exists already, with the right content."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{names.shown(str(path))} is there already")
+        super().__init__(f"{names.shown(str(path))} exists already")
         self.path = path
 
 
 class Session:
-    """A user at a cluster; an async context manager."""
+    """One user at one cluster; an async context manager."""
 
     def __init__(self, config: Config, user: str) -> None:
         self._config = config
@@ -72,7 +76,7 @@ class Session:
         self._account = Account(config, self._servers, user)
         self.images = Images(config, self._servers, self._account)
         self._swept: set[Path] = set()
-        self._journals: dict[Path, ResumeLog] = {}
+        self._logs: dict[Path, ResumeLog] = {}
 
     async def __aenter__(self) -> Self:
         await self._servers.__aenter__()
@@ -82,8 +86,8 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._account.close()
-        for journal in self._journals.values():
-            journal.close()
+        for log in self._logs.values():
+            log.close()
         await self._servers.__aexit__(kind, error, trace)
 
     async def seal(
@@ -94,33 +98,33 @@ class Session:
         scheme: Scheme = Scheme.SEALED,
         any_type: bool = False,
         keep: bool = True,
-        journal: Path | None = None,
+        run: Path | None = None,
         feedback: Feedback,
     ) -> Saved:
         """Encrypt the image at `path` into a new file in the directory `to`. Raises SafelightError.
 
-        `keep`: in the vault, too, if the cluster has one. `journal`: this is part of a run over that directory; if an
-        earlier one has begun with this file, it goes on under the same name and upload id: the vault keeps it once.
+        `keep`: store it in the vault, too. `run`: this is part of a run over that directory. If an earlier run started
+        with this file, the upload continues under the same name and upload id, so the vault keeps the image once.
         """
-        with self._image(path, any_type, once_more=journal is None) as source:
-            if journal is None:
+        with self._image(path, any_type, once_more=run is None) as source:
+            if run is None:
                 return await self.seal_source(
                     source, Path(path).name, to=to, scheme=scheme, keep=keep, feedback=feedback
                 )
             wanted, headers, note = _described(source, Path(path).name, keep)
             planned = Planned.of(source.path, source.size, source.modified_ns, to, scheme, keep)
-            noted = await self._journal(journal)
-            begun = noted.find(planned)
-            if begun is not None and not begun.done:
-                wanted = chain([(begun.name, begun.upload)], wanted)
+            log = await self._log(run)
+            started = log.find(planned)
+            if started is not None and not started.done:
+                wanted = chain([(started.name, started.upload)], wanted)
 
             def commit(reservation: atomic_output.Reservation) -> None:
-                noted.made(planned, tag_of(reservation.file.fileno()))
+                log.made(planned, tag_of(reservation.file.fileno()))
                 reservation.commit_counted()
 
-            wanted = noted.noting(planned, wanted)
+            wanted = log.noting(planned, wanted)
             saved = await self._transform(source, Action.SEAL, scheme, to, wanted, commit, feedback, headers, keep)
-            noted.finished(planned, saved.name if saved.kept else saved.path.name, saved.kept)
+            log.finished(planned, saved.name if saved.kept else saved.path.name, saved.kept)
             return replace(saved, note=note if saved.kept else "")
 
     async def seal_source(
@@ -156,14 +160,14 @@ class Session:
         raise AssertionError("names do not run out")
 
     async def sealed_before(
-        self, path: str, journal: Path, *, to: Path, scheme: Scheme, any_type: bool, keep: bool
+        self, path: str, run: Path, *, to: Path, scheme: Scheme, any_type: bool, keep: bool
     ) -> bool:
-        """Whether an earlier run over the directory `journal` has encrypted this very image, unchanged since, and
-        what it made is still there: in the vault if it was kept, else in `to`. Raises SafelightError.
+        """Whether an earlier run over the directory `run` encrypted this image, it is unchanged since, and the result
+        still exists: in the vault if it was kept, else in `to`. Raises SafelightError.
         """
         with self._image(path, any_type, once_more=False) as source:
             planned = Planned.of(path, source.size, source.modified_ns, to, scheme, keep)
-            done = (await self._journal(journal)).find(planned)
+            done = (await self._log(run)).find(planned)
         if done is None:
             return False
         if not done.kept:
@@ -174,16 +178,16 @@ class Session:
             return False
 
     def _image(self, path: str | Path, any_type: bool, *, once_more: bool) -> source_file.SourceFile:
-        """`once_more`: it was named by itself, not found in a directory."""
+        """`once_more`: it is named itself, not found in a directory."""
         limit = self._config.max_image_size
         return source_file.open_image(path, any_type=any_type, max_size=limit, once_more=once_more)
 
-    async def _journal(self, directory: Path) -> ResumeLog:
-        if directory not in self._journals:
+    async def _log(self, directory: Path) -> ResumeLog:
+        if directory not in self._logs:
             cluster = await self._account.cluster()
             found = ResumeLog.of(self._config.client_dir, cluster, self._account.user, directory)
-            self._journals.setdefault(directory, found)
-        return self._journals[directory]
+            self._logs.setdefault(directory, found)
+        return self._logs[directory]
 
     async def open(self, path: str | Path, *, to: Path, scheme: Scheme = Scheme.SEALED, feedback: Feedback) -> Saved:
         """Decrypt the file at `path` into a new file in the directory `to`. Raises SafelightError."""
@@ -226,10 +230,10 @@ class Session:
         """Decrypt an image of the vault into the directory `to`, under its original's name and with its time; or
         its sealed file, under the image's name. `name`: under this one instead.
 
-        `force`: in place of what is there. `among`: the files that the images fetched before have, or were found to
-        have; then a name that is taken counts on, and AlreadyThere is raised for an image whose file is there, of its
-        size and time, or with all its bytes. `lookalikes`: of all images; a file that could be another's is taken for
-        its bytes only. Raises SafelightError.
+        `force`: replace an existing file. `among`: the files of the images downloaded before in this run; then a taken
+        name is counted up, and AlreadyThere is raised for an image whose file exists, with its size and time, or with
+        its bytes. `lookalikes`: of all images; a file that could belong to another image counts only by its bytes.
+        Raises SafelightError.
         """
         self._sweep(to)
         name = name or names.restored_name("" if sealed else image.original, image.name)
@@ -237,7 +241,7 @@ class Session:
         moments = [] if sealed else _times(image)
         ours = set() if among is None else among
         counts_on = among is not None or force
-        alike: list[tuple[Path, atomic_output.Identity]] = []  # of its size, and not of its time or perhaps another's
+        alike: list[tuple[Path, atomic_output.Identity]] = []  # right size; other time, or a lookalike
 
         def known_by_sight(path: Path, found: os.stat_result) -> bool:
             if lookalikes is not None and lookalikes.others(image.name, name, size, found.st_mtime_ns):
@@ -251,7 +255,7 @@ class Session:
                 found = atomic_output.examine(path)
                 if found is None:
                     if gap is None and among is not None and not force:
-                        gap = path.name  # somebody removed that file, and the image's own may have a later number
+                        gap = path.name  # that file was removed; the image's own may have a later number
                         continue
                     yield gap or path.name
                     if gap is None:
@@ -260,7 +264,7 @@ class Session:
                     yield path.name
                 elif not counts_on:
                     raise atomic_output.OutputExists(
-                        f"{names.shown(str(path))} is there already: give --force to replace it, or --to DIR"
+                        f"{names.shown(str(path))} exists: give --force to replace it, or --to DIR"
                     )
                 elif atomic_output.identity(found) in ours:
                     continue
@@ -279,7 +283,7 @@ class Session:
             node = await self.images.fetch(image, reservation, sealed=sealed, progress=progress)
             for path, known in alike:
                 same = known not in ours and await asyncio.to_thread(reservation.has_content_of, path)
-                if same and known not in ours:  # still
+                if same and known not in ours:  # checked again after the wait
                     ours.add(known)
                     raise AlreadyThere(path)
             dated = await asyncio.to_thread(reservation.date, moments)
@@ -288,16 +292,16 @@ class Session:
                 try:
                     await atomic_output.in_thread(partial(reservation.commit, chosen, replace=force, others=ours))
                     break
-                except (
-                    atomic_output.OutputExists
-                ):  # the file system takes two names for one, or another program was faster
+                except atomic_output.OutputExists:  # taken by now, or two names are one here
                     chosen = next(candidates)
             left_out = not sealed and image.modified is not None and (dated is None or dated != moments[0])
-            note = f"its time of modification is left out: no file in {names.shown(str(to))} can have it"
+            note = (
+                f"its time of modification is left out: the file system of {names.shown(str(to))} cannot represent it"
+            )
             return Saved(reservation.path, node, size, note=note if left_out else "")
 
     async def lookalikes(self) -> Lookalikes:
-        """Of all the user's images, for `fetch`. Raises SafelightError."""
+        """The lookalikes among all the user's images, for `fetch`. Raises SafelightError."""
         found = Lookalikes()
         async for page in self.images.all():
             for image in page:
@@ -306,7 +310,7 @@ class Session:
         return found
 
     async def remove(self, name: str, *, feedback: Feedback) -> int:
-        """Remove an image from the vault permanently. Returns the node that did it. Raises SafelightError."""
+        """Remove an image from the vault, permanently. Returns the node that did it. Raises SafelightError."""
         offer = Offer(
             user=self._account.user,
             upload=secrets.token_hex(16),
@@ -318,7 +322,7 @@ class Session:
         return await self._at_the_leader(offer, feedback, Removal(self._servers).send)
 
     async def fingerprint(self) -> str:
-        """What an operator needs to add this user: the SHA-256 of its token, made now if there is none."""
+        """The fingerprint (SHA-256) of the user's token, which is created if missing: the operator adds users by it."""
         return await self._account.fingerprint()
 
     # -- one image -----------------------------------------------------------------------------------
@@ -335,7 +339,7 @@ class Session:
         headers: Mapping[str, str] | None = None,
         keep: bool = True,
     ) -> Saved:
-        """`wanted`: the names to try, each with its upload id."""
+        """`wanted`: the names to try, each with its upload id. `commit` puts the output in place."""
         self._sweep(to)
         while True:
             upload = ""
@@ -354,7 +358,7 @@ class Session:
                     if refusal.problem is Problem.IMAGE_TAKEN:
                         continue
                     raise
-                saving = asyncio.get_running_loop().call_later(BLINK, feedback.waiting, "saving")
+                saving = asyncio.get_running_loop().call_later(QUIET, feedback.waiting, "saving")
                 try:
                     await atomic_output.in_thread(lambda: commit(reservation))
                 finally:
@@ -376,7 +380,7 @@ class Session:
         )
 
     async def _at_the_leader(self, offer: Offer, feedback: Feedback, send: Send) -> int:
-        """The node that did it."""
+        """Returns the node that did it."""
         return await LeaderRequest(self._config, self._servers, self._account, offer, feedback, send).run()
 
     def _sweep(self, directory: Path) -> None:
@@ -402,9 +406,9 @@ def _described(
 
 
 def _commit_opened(reservation: atomic_output.Reservation) -> None:
-    """Under a suffix that says what the image is, if the reserved name has none.
+    """Commit under a suffix for the image's type, if the reserved name has none.
 
-    Nobody else knows an opened image's name yet: it may change until the last moment.
+    The name of a decrypted image is local, so it may still change.
     """
     image_type = sniff(os.pread(reservation.file.fileno(), HEAD, 0))
     better = names.with_type(reservation.name, image_type.extension) if image_type else None
@@ -412,8 +416,8 @@ def _commit_opened(reservation: atomic_output.Reservation) -> None:
 
 
 def _times(image: Kept) -> list[int | None]:
-    """When the image's file was last modified, if that is known, and when the image was kept: Unix time, in
-    nanoseconds. None for what is no time of any file.
+    """When the image's file was last modified, if known, and when the vault stored the image: Unix time in nanoseconds.
+    None for a time that no file can have.
     """
     modified = [] if image.modified is None else [timestamps.to_nanoseconds(image.modified)]
     return [*modified, round(image.created * 1e6) * 1000 if math.isfinite(image.created) else None]

@@ -220,7 +220,7 @@ class Upload(_Run[Item]):
         try:
             if root is not None and await self._session.sealed_before(path, root, **how):
                 return Result("done before")
-            saved = await self._session.seal(path, **how, journal=root, feedback=feedback)
+            saved = await self._session.seal(path, **how, run=root, feedback=feedback)
         except NotAnImage as error:
             if root is None:
                 raise

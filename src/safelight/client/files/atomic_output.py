@@ -1,13 +1,13 @@
-"""Output files that appear whole or not at all, and overwrite nothing.
+"""Atomic output files: each appears whole or not at all, and never replaces another file.
 
 An output's name is fixed before the cluster hears of it, so it is *reserved* while nothing is there yet:
 
     final name   images/encrypted_cat_1730738456.png     does not exist until `commit`
     part file    images/.3f0c5a9be2714d08.part           named by the final name's SHA-256; 0600; flock'ed
 
-The process that holds the lock of the part file holds the name. Another process finds the lock taken, or the
-final file there, and tries the next name. The kernel drops the lock of a process that dies, so nothing stale
-blocks a name. `commit` makes the bytes durable and then *links* them to the final name: a link, unlike a
+The process that holds the lock of the part file owns the name. Another process finds the lock taken, or the final
+file there, and tries the next name. The kernel releases the lock of a process that dies, so no stale lock blocks a
+name. `commit` makes the bytes durable and then *links* them to the final name: a link, unlike a
 rename, fails if something is there.
 
 POSIX only (flock, link, fsync of a directory).
@@ -43,11 +43,11 @@ _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "your disk quota is use
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _UMASK_LOCK = threading.Lock()
 _REPLACING = threading.Lock()
-"""Held from the look at what is to be replaced on: two of our own outputs may have one name."""
+"""Held while a file is examined and replaced: two outputs of this process may have one name."""
 
 COARSEST = 2 * 10**9
-"""Nanoseconds: FAT's, the largest unit in which a file system that is in use counts the times of modification. A time
-that comes back changed by more was not rounded: it is one that the file system cannot hold.
+"""Nanoseconds: the resolution of FAT's times of modification, the coarsest in use. A time that reads back with a larger
+difference was not rounded: the file system cannot represent it.
 """
 
 LARGE = 1 << 16
@@ -58,15 +58,15 @@ Identity = tuple[int, int]
 
 
 class CannotWrite(SafelightError):
-    """An output file could not be made; nothing of it is left."""
+    """An output file cannot be written. No part of it is left."""
 
 
 class DiskFull(CannotWrite):
-    """No room for an output file; nothing of it is left."""
+    """The disk is full, or a quota is used up. No part of the output is left."""
 
 
 class OutputExists(CannotWrite):
-    """Another program made a file of the reserved name; it was left as it is."""
+    """The output file exists already. It is unchanged."""
 
 
 class PartFile(io.FileIO):
@@ -89,7 +89,7 @@ class PartFile(io.FileIO):
 
 
 class Reservation:
-    """A final name that nobody else gets, and the file that will appear under it. Use it with `with`.
+    """A final name that no other process gets, and the file that will appear under it. A context manager.
 
     Without `commit`, leaving the `with` block removes every trace.
     """
@@ -107,7 +107,7 @@ class Reservation:
         return self.path.name
 
     def restart(self) -> None:
-        """Throw away what was written, for another attempt."""
+        """Discard what was written, for another attempt."""
         self.file.seek(0)
         self.file.truncate()
 
@@ -124,8 +124,8 @@ class Reservation:
         return identity(os.fstat(self.file.fileno()))
 
     def date(self, times: Sequence[int | None]) -> int | None:
-        """Let it be last modified at the first of these times (Unix time, in nanoseconds) that its file system can
-        hold. Returns which that is; None: at none of them, but now.
+        """Set the time of modification to the first of these (Unix time, in nanoseconds) that the file system can
+        represent. Returns that time; None: to now, as it can represent none of them.
         """
         return _date(self.file.fileno(), times)
 
@@ -145,9 +145,9 @@ class Reservation:
             raise CannotRead(f"cannot read {shown(str(path))}: {reason(error)}") from error
 
     def commit_counted(self, name: str | None = None) -> None:
-        """As `commit`, under the first name that nobody has by now, counted on from `name` or the reserved one.
+        """As `commit`, under the first free name, counted up from `name` or the reserved one.
 
-        On a file system to which two names are one, a name that was free while it was reserved may be taken.
+        On a file system that folds case or normalises names, the reserved name may be taken by now.
         """
         for number in count(1):
             with suppress(OutputExists):
@@ -157,11 +157,10 @@ class Reservation:
     def commit(
         self, name: str | None = None, *, replace: bool = False, others: Container[Identity] = frozenset()
     ) -> None:
-        """Make the file durable and let it appear under its final name, with its permissions as far as the umask goes.
+        """Make the file durable and put it in place under its final name, with its permissions less the umask.
 
-        `name`: under this one instead, which was not reserved. `replace`: in place of what is there, but for one of
-        `others`. Raises NameTaken if the name exists by now: then another may be tried. Raises DiskFull or CannotWrite
-        if the system refuses.
+        `name`: this name instead, which is not reserved. `replace`: replace an existing file, unless it is one of
+        `others`. Raises OutputExists if the name exists by now, and DiskFull or CannotWrite.
         """
         descriptor = self.file.fileno()
         path = self.path if name is None else self.path.with_name(name)
@@ -202,12 +201,12 @@ class Reservation:
 
 
 def reserve(directory: Path, candidates: Iterable[str], *, replace: bool = False, mode: int = 0o666) -> Reservation:
-    """The first of `candidates` (file names) that nobody has, reserved in `directory` (made if missing).
+    """Reserve the first of `candidates` (file names) that is free in `directory`, which is created if missing.
 
-    `replace`: a file that is there does not count, only who else is about to make it. `mode`: permissions of the file.
+    `replace`: an existing file does not make a name taken, only another reservation does. `mode`: permissions.
 
     `(encrypted_name(original, t, extension) for t in itertools.count(now))` never runs out of candidates.
-    Raises CannotWrite if no file can be made there, or if every candidate is taken.
+    Raises CannotWrite if no file can be created there, or if every candidate is taken.
     """
     with _writing(directory):
         _make_directory(directory)
@@ -218,7 +217,7 @@ def reserve(directory: Path, candidates: Iterable[str], *, replace: bool = False
 
 
 def sweep(directory: Path) -> None:
-    """Remove the part files that killed processes left in `directory`: they may hold opened images."""
+    """Remove part files of killed processes from `directory`: they may contain decrypted images."""
     with suppress(OSError), os.scandir(directory) as entries:
         for part in [Path(entry) for entry in entries if _PART.fullmatch(entry.name)]:
             with (
@@ -235,7 +234,7 @@ def identity(status: os.stat_result) -> Identity:
 
 
 def examine(path: Path) -> os.stat_result | None:
-    """What has this name: None if nothing has. Raises CannotRead."""
+    """The status of the file of this name; None if there is none. Raises CannotRead."""
     try:
         return path.lstat()
     except FileNotFoundError:
@@ -245,8 +244,8 @@ def examine(path: Path) -> os.stat_result | None:
 
 
 def dated(path: Path, found: os.stat_result, times: Sequence[int | None]) -> bool:
-    """Whether a file has the time that an output beside it would get from `Reservation.date`; as the file system there
-    stores it, which is tried where the two differ.
+    """Whether a file has the time that `Reservation.date` would give to an output beside it, as this file system rounds
+    it.
     """
     return found.st_mtime_ns in times[:1] or found.st_mtime_ns == _stored(path.parent, times)
 
@@ -265,7 +264,7 @@ def _date(descriptor: int, times: Sequence[int | None]) -> int | None:
 
 
 def _stored(directory: Path, times: Sequence[int | None]) -> int | None:
-    """What is read back of these times here. None where nothing can be tried, or none of them can be held."""
+    """How the file system here rounds the first of these times that it can represent. None if unknown."""
     scratch = directory / f".{secrets.token_hex(8)}.part"
     try:
         descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -296,7 +295,7 @@ async def in_thread(work: Callable[[], object]) -> None:
 
 
 def _claim(final: Path, replace: bool, mode: int) -> Reservation | None:
-    """Reserve this one name; None if somebody has it. Raises OSError."""
+    """Reserve this one name; None if it is taken. Raises OSError."""
     digest = hashlib.sha256(os.fsencode(final.name)).hexdigest()
     part = final.with_name(f".{digest[:16]}.part")
     while True:
@@ -322,11 +321,11 @@ def _claim(final: Path, replace: bool, mode: int) -> Reservation | None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
-            if not _is_at(descriptor, part):  # finished or given up by its owner before we had the lock
+            if not _is_at(descriptor, part):  # its owner finished or removed it before we had the lock
                 continue
             if not made:
-                # Left by a process that died. It is made again: others may have it open if its rights were wider once,
-                # and who died between link and unlink has left a second name of a finished file.
+                # Left by a process that died. It is created again: others may have it open if its mode was wider once,
+                # and after a death between link and unlink it is a second name of a finished file.
                 part.unlink()
                 continue
             if _taken(final, replace):  # made before we had the lock
@@ -366,7 +365,7 @@ def _make_directory(directory: Path) -> None:
 
 
 def _umask() -> int:
-    """The process's umask, which can only be read by setting it; 077 for that moment harms nobody."""
+    """The process's umask. It can only be read by setting it, here to 077 for a moment."""
     with _UMASK_LOCK:
         mask = os.umask(0o077)
         os.umask(mask)
@@ -375,10 +374,10 @@ def _umask() -> int:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn an OSError into the one line about `path` that its user should read."""
+    """Turn an OSError into a CannotWrite about `path`."""
     try:
         yield
     except OSError as error:
         if full := _FULL.get(error.errno or 0):
-            raise DiskFull(f"cannot write {shown(str(path))}: {full}; make room and try again") from error
+            raise DiskFull(f"cannot write {shown(str(path))}: {full}; free some space and try again") from error
         raise CannotWrite(f"cannot write {shown(str(path))}: {reason(error)}; choose another directory") from error

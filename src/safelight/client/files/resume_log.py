@@ -1,13 +1,12 @@
-"""The progress of each file of a directory upload, so that an interrupted run can resume.
+"""The resume log: which files of a directory are uploaded, so that an interrupted run can continue.
 
     <client directory>/uploads/<cluster id>/<user>/<hash of the directory>      one JSON object a line, appended
 
-A line is written before a file is first offered, with the name and the upload id that it gets; another before its
-sealed file is put in place, with a tag by which that is known again; another after that. So a run that
-follows a killed one uses the same upload id, and the vault, which may have the image already, stores it once. The
-vault's listing is not enough for this: two files of one name, size and time in two directories are two images, and
-there may be no vault. A lost log costs a repeated upload, nothing else: it is not synced, and a line that cannot be
-written or read is ignored.
+Each file gets up to three lines: before it is first offered, with its name and upload id; before its sealed file is
+put in place, with a tag that identifies that file; and when it is done. A run that is killed at any point continues
+under the same upload id, and the vault keeps the image once. The vault's listing is not enough: files with one name,
+size and time in two folders are two images, and `--no-keep` leaves nothing in the vault. A lost log costs a second
+upload, nothing else. So it is not synced, and a line that cannot be written or parsed is ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from safelight.wire.messages import Scheme
 
 
 class Planned(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One file as it was, what is to be made of it, and how far that has come."""
+    """One file as it was, what it becomes, and how far that is."""
 
     path: str
     size: int
@@ -49,7 +48,7 @@ class Planned(msgspec.Struct, omit_defaults=True, kw_only=True):
         return cls(path=_text(path), size=size, modified_ns=modified_ns, to=_text(to), scheme=scheme, keep=keep)
 
     def is_at(self, path: Path) -> bool:
-        """Whether that is the sealed file which was made of it. Raises CannotRead."""
+        """Whether `path` is the sealed file that this upload wrote. Raises CannotRead."""
         try:
             with path.open("rb") as file:
                 return bool(self.tag) and tag_of(file.fileno()) == self.tag
@@ -64,14 +63,14 @@ class Planned(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class ResumeLogUnreadable(CannotRead):
-    """Nobody knows what of the directory is done."""
+    """The log exists and cannot be read, so it is unknown which files are done."""
 
 
 class ResumeLog:
-    """One directory's. What this process notes it finds again at once."""
+    """The log of one directory. A line that this process writes counts at once."""
 
     def __init__(self, file: Path) -> None:
-        """Raises JournalUnreadable for one that is there and cannot be read: what is in it must not be done twice."""
+        """Raises ResumeLogUnreadable: uploading everything again would store images twice."""
         self._file = file
         self._descriptor: int | None = None
         self._planned: dict[tuple[object, ...], Planned] = {}
@@ -85,8 +84,8 @@ class ResumeLog:
             pass
         except OSError as error:
             raise ResumeLogUnreadable(
-                f"cannot read what earlier uploads have done, in {shlex.quote(str(file))}: {reason(error)}; "
-                "remove it, and all of the directory is uploaded again"
+                f"cannot read the log of earlier uploads, {shlex.quote(str(file))}: {reason(error)}; "
+                "remove it to upload the whole directory again"
             ) from error
 
     @classmethod
@@ -95,17 +94,17 @@ class ResumeLog:
         return cls(client_dir / "uploads" / cluster / user / digest)
 
     def find(self, planned: Planned) -> Planned | None:
-        """What was noted of the same file, unchanged."""
+        """The entry of the same file, unchanged since."""
         return self._planned.get(planned.key)
 
     def noting(self, planned: Planned, wanted: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """The same names and upload ids, each noted before it is used."""
+        """The same names and upload ids, each logged before it is used."""
         for name, upload in wanted:
             self._note(msgspec.structs.replace(planned, name=name, upload=upload))
             yield name, upload
 
     def made(self, planned: Planned, tag: str) -> None:
-        """Its sealed file is complete, and about to get its name."""
+        """Log that the sealed file is complete, before it gets its name."""
         self._note(msgspec.structs.replace(self._planned[planned.key], tag=tag))
 
     def finished(self, planned: Planned, name: str, kept: bool) -> None:
@@ -113,7 +112,7 @@ class ResumeLog:
 
     def _note(self, planned: Planned) -> None:
         self._planned[planned.key] = planned
-        line = b"\n" + msgspec.json.encode(planned) + b"\n"  # the first ends what a full disk may have cut
+        line = b"\n" + msgspec.json.encode(planned) + b"\n"  # the first ends a line that a full disk cut off
         with suppress(OSError):
             if self._descriptor is None:
                 self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -121,17 +120,17 @@ class ResumeLog:
             os.write(self._descriptor, line)
 
     def close(self) -> None:
-        """Once nothing more is noted."""
+        """Close the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def tag_of(descriptor: int) -> str:
-    """What tells a sealed or classic file from all others: its beginning is random."""
+    """Identifies a sealed or classic file: its first bytes are random."""
     return hashlib.sha256(os.pread(descriptor, MAX_HEADER_SIZE, 0)).hexdigest()[:32]
 
 
 def _text(path: str | Path) -> str:
-    """The absolute path, as JSON can hold it."""
+    """The absolute path, escaped where it is not UTF-8."""
     return os.fsencode(os.path.abspath(path)).decode(errors="backslashreplace")

@@ -1,7 +1,7 @@
-"""Input files, checked before a byte of them is sent.
+"""Source files: images to upload, checked before a byte of them is sent.
 
-An image is opened once and read by position, so that every attempt sends the same file, and a file that
-changes meanwhile is noticed before its last byte has gone out.
+An image is opened once and read by position, so that every attempt sends the same file. A change of the file is noticed
+before its last byte is sent.
 """
 
 import difflib
@@ -30,11 +30,11 @@ SPOOLED = 1 << 20
 
 
 class CannotRead(SafelightError):
-    """A file that cannot be uploaded."""
+    """An input cannot be read, or is too large."""
 
 
 class SkipReason(Enum):
-    """Why something in a directory is not uploaded with it: what it is, and what several are."""
+    """Why an entry of a directory is skipped: a phrase for one, and one for several."""
 
     NOT_AN_IMAGE = ("not an image", "not images")
     EMPTY = ("empty", "empty")
@@ -51,7 +51,7 @@ class SkipReason(Enum):
 
 
 class NotAnImage(CannotRead):
-    """The file can be read, and is not what people upload unless they say so."""
+    """The input is not an image of a known type, or is empty, or is sealed already."""
 
     def __init__(self, reason: SkipReason, message: str) -> None:
         super().__init__(message)
@@ -59,11 +59,11 @@ class NotAnImage(CannotRead):
 
 
 class ChangedWhileReading(CannotRead):
-    """The file is not the one any more whose size was announced."""
+    """The file changed after its size was announced."""
 
 
 class SourceFile:
-    """An open image whose size is known and which can be read from the start any number of times."""
+    """An open image of known size, which can be read from the start any number of times."""
 
     def __init__(self, path: str | Path, descriptor: int, found: os.stat_result, image_type: ImageType | None) -> None:
         self.path = path
@@ -78,14 +78,14 @@ class SourceFile:
 
     @property
     def extension(self) -> str:
-        """The type's, without a dot, for a name that has no suffix; '' if the type is not known."""
+        """The suffix of the type, without a dot; '' if the type is not known."""
         return self.type.extension if self.type else ""
 
     def chunks(self, length: int = 1 << 20, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes from `start` up to `end`, or all, at most `length` at a time; iterators do not disturb each other.
 
-        Raises ChangedWhileReading, at the latest instead of the last piece: so a reader that waits for `size`
-        bytes never gets a complete image that is a mixture of two.
+        Raises ChangedWhileReading, at the latest instead of the last piece: a receiver that waits for `size` bytes
+        never gets a complete image that mixes two versions.
         """
         end = self.size if end is None else min(end, self.size)
         while start < end:
@@ -98,7 +98,7 @@ class SourceFile:
             yield chunk
 
     def check(self, *, there: bool = True) -> None:
-        """Raises ChangedWhileReading if it has changed, or if not all of it is `there`."""
+        """Raises ChangedWhileReading if the file changed, or if not all of it is `there`."""
         try:
             now = os.fstat(self._descriptor)
         except OSError as error:
@@ -110,7 +110,7 @@ class SourceFile:
         return CannotRead(f"cannot read {shown(str(self.path))}: {reason(error)}")
 
     def file(self) -> FileBody:
-        """The same bytes, to pour."""
+        """The same bytes, for sendfile."""
         return FileBody(lambda: os.dup(self._descriptor))
 
     def __enter__(self) -> Self:
@@ -125,27 +125,25 @@ class SourceFile:
 
 
 def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bool = True) -> SourceFile:
-    """Open an image to upload. Raises CannotRead, in one line, for whatever should not be sent.
+    """Open an image to upload. Raises CannotRead for a file that is missing, not regular, empty, larger than `max_size`
+    bytes or (unless `any_type`) not an image.
 
-    Its messages quote a string as it was typed, where a Path would have lost the second slash of `http://`.
-
-    That is: nothing there, not a regular file, empty, more than `max_size` bytes, or (unless `any_type`) not
-    an image. A pipe or a device is refused without waiting for it. `once_more`: with `any_type`, a file that is
-    encrypted already is one like any other.
+    A pipe or a device is refused without waiting for it. `once_more`: with `any_type`, a sealed file is accepted.
+    Messages quote a string as it was typed; a Path would lose the second slash of `http://`.
     """
     quoted = shown(str(path))
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError as error:
         if os.path.islink(path):
-            raise CannotRead(f"{quoted} is a broken link: what it leads to does not exist") from error
+            raise CannotRead(f"{quoted} is a broken link: its target does not exist") from error
         raise CannotRead(f"{quoted} does not exist{_meant(Path(path))}") from error
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
             raise CannotRead(f"{quoted} is not a regular file; give the path of an image") from error
         raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
     except ValueError as error:
-        raise CannotRead(f"{quoted} is no path: it has a null character in it") from error
+        raise CannotRead(f"{quoted} is not a path: it contains a null character") from error
     return _examined(path, descriptor, any_type=any_type, max_size=max_size, once_more=once_more)
 
 
@@ -201,12 +199,12 @@ def _examined(path: str | Path, descriptor: int, *, any_type: bool, max_size: in
         if head.startswith(MAGIC) and not (any_type and once_more):
             raise NotAnImage(
                 SkipReason.SEALED,
-                f"{quoted} is encrypted already: decrypt opens it; give --any to encrypt it once more",
+                f"{quoted} is sealed already: decrypt opens it; give --any to encrypt it again",
             )
         if image_type is None and not any_type:
             raise NotAnImage(
                 SkipReason.NOT_AN_IMAGE,
-                f"{quoted} is not an image of a known type; give --any to encrypt it nevertheless",
+                f"{quoted} is not an image of a known type; give --any to encrypt it anyway",
             )
         if image_type is None and not once_more and is_encrypted_name(Path(path).name):  # a classic file has no mark
             raise NotAnImage(SkipReason.SEALED, f"{quoted} has an encrypted file's name: it is taken for one")
@@ -216,7 +214,7 @@ def _examined(path: str | Path, descriptor: int, *, any_type: bool, max_size: in
 
 
 def _meant(path: Path) -> str:
-    """A hint at the files beside `path` with nearly its name, or ''."""
+    """A hint at a file beside `path` with a similar name, or ''."""
     try:
         close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.75)
     except OSError:

@@ -61,7 +61,7 @@ Moved = Callable[[int], None]
 
 
 class NoSuchImage(SafelightError):
-    """The vault has no image that is meant."""
+    """No image, or more than one, has this name."""
 
 
 class AmbiguousName(NoSuchImage):

@@ -114,7 +114,7 @@ class Account:
                 if self._cluster is not None:
                     break
             assert self._cluster is not None
-        self._servers.insist_on(self._cluster)
+        self._servers.require_cluster(self._cluster)
         return self._cluster
 
     async def _ask_all(self, deadline: Deadline) -> str | None:

@@ -1,7 +1,7 @@
-"""Connections to servers: nothing is sent over one before its other end has said that it is of the client's cluster.
+"""Connections to servers: each is checked to lead to the client's cluster before a request is sent over it.
 
-A server's address is not enough: while a node is down, anybody may listen there. So the check belongs to the
-connection, and a new connection is checked again. What listens may lie: only TLS proves who it is.
+An address is not enough: while a node is down, any program may listen there. So every new connection is checked. A
+hostile program can pass the check; only TLS proves a node's identity.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ Place = tuple[str, int]
 """A host and a port."""
 
 LONG = 0.5
-"""Seconds after which a connection that does not come about is not expected to."""
+"""Seconds without a connection after which a server counts as unreachable."""
 
 _used: ContextVar[aiohttp.client_proto.ResponseHandler | None] = ContextVar("_used", default=None)
 """The connection of a task's last request."""
 
 
 class Connector(aiohttp.TCPConnector):
-    """aiohttp's connector, which keeps connections in a pool, with this check."""
+    """aiohttp's connection pool, with this check."""
 
     def __init__(self, cluster: str | None, **options: Any) -> None:
-        """`cluster`: the id to insist on; None: it is not known yet. `options` are aiohttp's."""
+        """`cluster`: the id to require; None: not known yet. `options` are aiohttp's."""
         super().__init__(**options)
         self.cluster = cluster
         self._reached: dict[Place, bool] = {}
         self._attempts: dict[Place, set[float]] = {}
-        """When those attempts to connect began that have not ended, in seconds of time.monotonic()."""
+        """When each unfinished attempt to connect started, in seconds of time.monotonic()."""
         self._said: WeakKeyDictionary[aiohttp.client_proto.ResponseHandler, str] = WeakKeyDictionary()
-        """By connection: the cluster that its other end is of."""
+        """The cluster that each connection leads to."""
 
     def reaches(self, place: Place) -> bool:
-        """Whether connections to a place come about: the last one did, and none has been on its way for long."""
+        """Whether a place is reachable: the last attempt connected, and none has been pending for long."""
         long_ago = time.monotonic() - LONG
         return self._reached.get(place, False) and not any(at <= long_ago for at in self._attempts.get(place, ()))
 
     def note(self, cluster: str) -> None:
-        """This task's last request was a GET /v1/cluster, and this the answer: its connection needs no other check."""
+        """Record the answer to this task's last request, a GET /v1/cluster: its connection needs no other check."""
         if (connection := _used.get()) is not None:
             self._said[connection] = cluster
 

@@ -1,7 +1,7 @@
-"""The channels for a client's offers: WebSockets that stay open from one image to the next.
+"""Offer channels: WebSockets on which a client sends its offers, open from one image to the next.
 
-The first offer is a POST. From the second on, the client opens a channel in the background, and offers use it as soon
-as it is open; if it breaks or cannot be opened, the next offers are POSTs again.
+The first offer to a server is a POST. The second one starts to open a channel, and later offers use it as soon as it
+is open. If the channel breaks or cannot be opened, offers are POSTs again.
 """
 
 from __future__ import annotations
@@ -30,71 +30,71 @@ from safelight.wire.messages import (
 
 PATH = f"{API}/offers"
 
-PATIENCE = 2.0
-"""Seconds that a server may take to open a line."""
+OPEN_TIMEOUT = 2.0
+"""Seconds that a server may take to open a channel."""
 
-ALIVE = 6.0
-"""Seconds between two pings; a line whose other end says nothing for half of that is given up, as what lies between may
-have forgotten it (NAT, a machine that slept).
+PING_INTERVAL = 6.0
+"""Seconds between two pings. A channel without a pong for half of that is closed: a NAT may have dropped it, or a
+machine may have slept.
 """
 
-GOODBYE = 0.2
-"""Seconds that a server has to answer when it is hung up on."""
+CLOSE_TIMEOUT = 0.2
+"""Seconds that a server has to confirm that a channel closes."""
 
-LATER = 5.0
-"""Seconds until a line is tried again that could not be had."""
+RETRY_AFTER = 5.0
+"""Seconds until a channel that could not be opened is tried again."""
 
 
 class OfferChannels:
-    """One client's lines to its servers."""
+    """One client's channels, one for each server."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
         self._made: Counter[int] = Counter()
-        self._lines: dict[int, _Channel] = {}
-        self._dialing: dict[int, asyncio.Task[None]] = {}
+        self._open: dict[int, _Channel] = {}
+        self._opening: dict[int, asyncio.Task[None]] = {}
         self._not_before: dict[int, float] = {}
 
     async def offer(self, server: int, offer: Offer, bearer: str) -> Grant:
         """One server's answer to an offer. Raises Refusal, and `TRANSPORT_ERRORS` where no answer comes."""
         self._made[server] += 1
-        line = self._lines.get(server)
-        if line is not None and not line.broken:
-            return await line.offer(offer)
-        may = server not in self._dialing and time.monotonic() >= self._not_before.get(server, 0.0)
+        channel = self._open.get(server)
+        if channel is not None and not channel.broken:
+            return await channel.offer(offer)
+        may = server not in self._opening and time.monotonic() >= self._not_before.get(server, 0.0)
         if may and self._made[server] > 1:
-            self._dialing[server] = asyncio.create_task(self._dial(server, bearer))
+            self._opening[server] = asyncio.create_task(self._connect(server, bearer))
         return await self._servers.ask(server, "POST", PATH, Grant, authorization=bearer, message=offer)
 
-    async def _dial(self, server: int, bearer: str) -> None:
+    async def _connect(self, server: int, bearer: str) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(OPEN_TIMEOUT):
                 socket = await self._servers.http.ws_connect(
                     self._servers.at(server, PATH),
                     headers={"Authorization": bearer},
                     max_msg_size=MAX_JSON,
                     compress=0,
-                    heartbeat=ALIVE,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE),
+                    heartbeat=PING_INTERVAL,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
                 )
-            if (old := self._lines.get(server)) is not None:
+            if (old := self._open.get(server)) is not None:
                 await old.close()
-            self._lines[server] = _Channel(socket)
+            self._open[server] = _Channel(socket)
         except TRANSPORT_ERRORS:
-            self._not_before[server] = time.monotonic() + LATER
+            self._not_before[server] = time.monotonic() + RETRY_AFTER
         finally:
-            del self._dialing[server]
+            del self._opening[server]
 
     async def close(self) -> None:
-        """Hang up. Who does not answer to that is waited for no longer than `GOODBYE`."""
-        for dialing in self._dialing.values():
-            dialing.cancel()
-        await asyncio.gather(*self._dialing.values(), return_exceptions=True)
-        await asyncio.gather(*(line.close() for line in self._lines.values()))
+        """Close all channels. A server that does not confirm costs at most `CLOSE_TIMEOUT`."""
+        for opening in self._opening.values():
+            opening.cancel()
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        await asyncio.gather(*(channel.close() for channel in self._open.values()))
 
 
 class _Channel:
-    """A line that stands."""
+    """An open channel."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket

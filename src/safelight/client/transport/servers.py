@@ -1,4 +1,4 @@
-"""The servers that a client talks to, over connections that stay open from one image to the next."""
+"""The servers of a cluster, and small requests to them, over connections that stay open between requests."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from safelight.runtime.tls import client_tls
 from safelight.wire.messages import API, MAX_JSON, ClusterInfo, Problem, Refusal, read_problem
 
 CONNECT_TIMEOUT = 2.0
-"""Seconds; a machine that is up answers in less, one that is off does not answer at all."""
+"""Seconds to open a TCP connection."""
 
 KEEPALIVE = 60.0
-"""Seconds that an idle connection is kept; nodes keep theirs for longer."""
+"""Seconds that an idle connection stays open; nodes allow more."""
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
-"""What a request raises when the server, or the way to it, failed: the caller may retry."""
+"""What a request raises when the server or the connection failed: the request can be retried."""
 
 
 class Servers:
     """An HTTP client for all nodes of one cluster; an async context manager."""
 
     def __init__(self, config: Config, cluster: str | None = None) -> None:
-        """`cluster`: as with `insist_on`, from the beginning."""
+        """`cluster`: as in `require_cluster`."""
         self.addresses: dict[int, Address] = config.addresses
         self.led = max(self.addresses)
-        """The server that granted last, and so is likely to grant next; at first, the one that Bully prefers."""
+        """The server that granted last, so probably the leader; at first the highest, which Bully prefers."""
         self._tls = client_tls(config)
         self._cluster = cluster
         self._trying: set[asyncio.Task[str]] = set()
@@ -59,10 +59,8 @@ class Servers:
     ) -> None:
         await self.http.close()
 
-    def insist_on(self, cluster: str) -> None:
-        """From now on send nothing to who is not of the cluster with this id: such a request raises WrongCluster, which
-        is `TRANSPORT_ERRORS`.
-        """
+    def require_cluster(self, cluster: str) -> None:
+        """From now on, a request to a node of any other cluster raises WrongCluster (one of `TRANSPORT_ERRORS`)."""
         self._connector.cluster = cluster
 
     async def cluster_of(self, server: int) -> str:
@@ -72,13 +70,13 @@ class Servers:
         return cluster
 
     def connects(self, server: int) -> bool:
-        """Whether connections to this server come about: somebody is there, even if no answer comes."""
+        """Whether a TCP connection to this server succeeds, even if it does not answer."""
         address = self.addresses[server]
         return self._connector.reaches((address.host.lower(), address.port))
 
     async def unreachable(self, seconds: float) -> dict[int, BaseException]:
-        """The servers to which no connection comes about within so many seconds, and why not. All are tried at once;
-        what takes longer goes on, for who asks later.
+        """The servers to which no connection succeeds within so many seconds, and why. All are tried at once; attempts
+        that take longer continue in the background.
         """
         asked = {asyncio.create_task(self.cluster_of(server)): server for server in self.addresses}
         self._trying |= asked.keys()
@@ -92,12 +90,12 @@ class Servers:
         return found
 
     def reach(self, url: str, server: int) -> URL:
-        """A node's URL as this client reaches it: the nodes may know themselves by another name than we do."""
+        """A node's URL as this client reaches it: the nodes may use another name for a server than the client."""
         said = URL(url, encoded=True)
         return said if self.place(url) is not None else self.at(server, said.raw_path_qs)
 
     def place(self, url: str) -> int | None:
-        """Which server a URL leads to; None if it is none that we know by that name."""
+        """The server that a URL leads to; None if no configured address matches."""
         origin = str(URL(url, encoded=True).origin())
         return next((server for server, address in self.addresses.items() if address.url == origin), None)
 
@@ -163,13 +161,13 @@ class Servers:
 
 
 def observe(task: asyncio.Task[Any]) -> None:
-    """Look at a task's error, so that asyncio does not report it as forgotten."""
+    """Retrieve a task's exception, so that asyncio does not log it as never retrieved."""
     if not task.cancelled():
         task.exception()
 
 
 async def read_small(response: aiohttp.ClientResponse, limit: int = MAX_JSON) -> bytes:
-    """A body that ought to be a message of ours; the beginning of it, if it is longer than any."""
+    """The body of a message, at most `limit` bytes of it."""
     try:
         return await response.content.readexactly(limit)
     except asyncio.IncompleteReadError as whole:
@@ -177,12 +175,12 @@ async def read_small(response: aiohttp.ClientResponse, limit: int = MAX_JSON) ->
 
 
 def reason(error: BaseException) -> str:
-    """Why a server did not do what it was asked, in a few words."""
+    """Why a request to a server failed, in a few words."""
     return error.detail if isinstance(error, Refusal) else why_unreachable(error)
 
 
 def reasons(errors: Mapping[int, BaseException]) -> str:
-    """Why each server did not do it; servers with the same reason are named together."""
+    """Why each server failed; servers with the same reason are named together."""
     alike: dict[str, list[str]] = {}
     for server, error in sorted(errors.items()):
         alike.setdefault(reason(error), []).append(str(server))

@@ -1,10 +1,10 @@
-"""Where a client keeps the bearer tokens of the users it speaks for.
+"""A client's bearer tokens: one file for each cluster and user.
 
     <client directory>/tokens/<cluster id>/<user>       one line, 0600 from the moment it exists
 
-A token is made and on disk before the cluster hears of it: a client that dies in between has lost nothing.
-Two clients that begin at once end with the same token, since each links a finished file into place and only
-the first link succeeds. The cluster keeps only the token's fingerprint.
+A token is on disk before it is first sent, so a client that dies in between loses nothing. Two clients that start at
+once use the same token: each links a finished file into place, and only the first link succeeds. The cluster stores
+only the token's fingerprint.
 """
 
 import base64
@@ -24,7 +24,7 @@ _READ_MAX = 256  # bytes; a token file has 48
 
 
 class TokenError(SafelightError):
-    """A token that cannot be used or kept; the message never contains it."""
+    """A token cannot be read or stored. The message never contains the token."""
 
 
 class Token(str):
@@ -48,7 +48,7 @@ def load_or_create(directory: Path, cluster_id: str, user: str) -> tuple[Token, 
     try:
         made = _create(path)
     except OSError as error:
-        raise TokenError(f"cannot keep a token in {shown(str(path.parent))}: {reason(error)}") from error
+        raise TokenError(f"cannot store a token in {shown(str(path.parent))}: {reason(error)}") from error
     token = _read(path)
     if token is None:
         raise TokenError(f"{shown(str(path))} was removed while it was made; try again")
@@ -69,7 +69,7 @@ def clusters(directory: Path, user: str = "*") -> set[str]:
 
 
 def _path(directory: Path, cluster_id: str, user: str) -> Path:
-    if not _CLUSTER_ID.fullmatch(cluster_id):  # it may come from a stranger, and it becomes a path
+    if not _CLUSTER_ID.fullmatch(cluster_id):  # it comes from the network, and it becomes a path
         raise TokenError(f"{shown(cluster_id)} is not a cluster's id: it has 1 to 64 hex digits in lower case")
     return directory / "tokens" / cluster_id / check_user(user)
 
@@ -92,7 +92,7 @@ def _read(path: Path) -> Token | None:
 
 
 def _create(path: Path) -> bool:
-    """Make a token at `path`; False if another process was first. Durable either way. Raises OSError."""
+    """Create a token at `path`, durable; False if another process was first. Raises OSError."""
     folders = [path.parent, path.parent.parent, path.parent.parent.parent]
     folders[-1].parent.mkdir(parents=True, exist_ok=True)
     for folder in reversed(folders):
