@@ -207,6 +207,8 @@ def test_counted_names_fit_and_differ(sealed: str, one: int, other: int) -> None
 @example("x" * 300 + ".png", 2, 3)
 @example("\U0001f600" * 63 + "." + "\U0001f600" * 32, 999_999, 2)
 @example("a-2-.png", 1, 12)
+@example("0.", 1, 2)
+@example("a.-2", 1, 3)
 @example("x" * 23 + ".png", 1, 10)
 def test_names_that_count_on_from_one_another_have_one_stem(name: str, n: int, m: int) -> None:
     once = counted(repaired(name), n)

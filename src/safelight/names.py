@@ -20,7 +20,8 @@ NAME_MAX = 255  # bytes; <limits.h>, and what ext4, XFS, Btrfs, ZFS and APFS hol
 _USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SEPARATOR_OR_CONTROL = re.compile(r"[/\x00-\x1f\x7f-\x9f]")  # general category Cc, and '/'
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # how Python shows bytes that are not UTF-8 (PEP 383)
-_SUFFIX = re.compile(r"\.[^.\s]{1,32}\Z")  # 'Dr. Smith' has no suffix, nor has a sentence with a dot in it
+_SUFFIX = re.compile(r"\.(?!(-[0-9]+)+\Z)[^.\s]{1,32}\Z")
+"""'Dr. Smith' has no suffix, nor has a sentence with a dot in it, nor 'a.-2', which counts on from 'a.'."""
 _ENCRYPTED = re.compile(r"encrypted_.*_[0-9]{10}(-[0-9]+)?(\.[^.\s]{1,32})?", re.DOTALL)
 _COUNT = re.compile(r"(-[0-9]*)+\Z")
 _STEM = 24  # characters: fewer than `counted` ever cuts a stem to
