@@ -38,10 +38,16 @@ test-all: $(VENV)/installed-lock ## run the tests on each of PYTHONS that this m
 test-ends: $(VENV)/installed-lock ## run the tests on the oldest and the newest of them
 	$(BIN)/python -m tools.test_all --ends $(PYTHONS)
 
-check: $(VENV)/installed-dev ## format check, lint and types
+# Their tests need no process and no network, and so measure nothing but the code.
+CORE := election encryption wire decoding imagetypes names sizes
+CORE_TESTS := tests/election tests/encryption $(wildcard tests/wire) \
+	$(wildcard $(patsubst %,tests/test_%.py,$(CORE) tickets))
+check: $(VENV)/installed-dev ## format check, lint, types, and the coverage of the core by its own fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 $(CORE_TESTS) -m "not slow" -k "not simulation and not exploration and not memory" \
+		$(patsubst %,--cov=safelight.%,$(CORE)) --cov-report=term:skip-covered
 
 release: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
 release: check $(VENV)/installed-release ## build sdist, wheel and SBOM in dist/, check them, and print the version's changes
