@@ -79,8 +79,7 @@ async def fill(vault: Vault, user: str, images: int) -> None:
 def in_vault(config: Config, work: Callable[[Vault], Awaitable[None]]) -> None:
     async def go() -> None:
         ring = keyring_file(config).read()
-        vault = await open_vault(config, lambda: ring)
-        assert vault is not None
+        vault = await open_vault(config.vault_url, config.data_dir, lambda: ring)
         await work(vault)
 
     asyncio.run(go())

@@ -103,8 +103,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A person's tokens and REPL history."""
 
     vault: str = ""
-    """Where sealed images are kept: file:///directory, s3://bucket/prefix, gs://…, az://…, or none. Empty: the
-    directory `vault` in `data_dir`."""
+    """Where sealed images are stored: file:///directory, s3://bucket/prefix, gs://… or az://…. Empty: the directory
+    `vault` in `data_dir`."""
 
     balance: Literal["leader", "least-loaded"] = "leader"
     """Who works: the leader alone, or for each image the node to which the leader assigns it: see docs/balance.md."""
@@ -153,6 +153,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def timing(self) -> Timing:
         return PROFILES[self.profile] if self.heartbeat is None else Timing.of(self.heartbeat)
+
+    @property
+    def vault_url(self) -> str:
+        """The vault's address. Raises ConfigError where none is set and the nodes are on several machines."""
+        if not self.vault and len({each.host for each in self.addresses.values() if not each.loopback}) > 1:
+            raise ConfigError(
+                "vault: these servers are on several machines: name a directory that all mount, or a bucket"
+            )
+        return self.vault or (self.data_dir.absolute() / "vault").as_uri()
 
     def _address(self, server: str) -> Address:
         match = re.fullmatch(r"(?:(https?)://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})/?", server)
@@ -258,6 +267,8 @@ def _value(key: str, value: Any, source: str) -> Any:
             _ = config.addresses
         if key == "user":
             check_user(value)
+        if key == "vault" and value == "none":
+            raise ConfigError('a cluster always has a vault: remove "none"; to store no copy, upload with --no-keep')
         if key == "vault" and _NO_URL.search(unquote(value)):
             raise ConfigError("no URL has control characters in it, or bytes that are not UTF-8")
         return getattr(config, key)

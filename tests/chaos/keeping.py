@@ -163,8 +163,7 @@ def _verify(cluster: Running, directory: Path) -> int:
 
 async def _sweep(cluster: Running) -> None:
     keyring = keyring_file(cluster.config).read()
-    vault = await open_vault(cluster.config, lambda: keyring)
-    assert vault is not None
+    vault = await open_vault(cluster.config.vault_url, cluster.config.data_dir, lambda: keyring)
     await maintenance.sweep(vault, grace=0)
 
 

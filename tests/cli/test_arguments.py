@@ -200,6 +200,7 @@ def test_the_command_line_outdoes_the_environment_which_outdoes_the_file_which_o
         ("servers = 3\n", "servers", "expects a list, not a whole number\n"),
         ("servers = []\n", "servers", "this list is empty"),
         ('servers = ["127.0.0.1:1", "127.0.0.1:1"]\n', "servers", "127.0.0.1:1 is there twice"),
+        ('vault = "none"\n', "vault", "to store no copy, upload with --no-keep\n"),
         ('\ntls_key = "key.pem"\n', "tls_key", "set tls_certificate, too"),
     ],
 )

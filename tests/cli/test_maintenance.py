@@ -36,8 +36,7 @@ def records(config: Config) -> list[Image]:
 
     async def go() -> list[Image]:
         keyring = keyring_file(config).read()
-        vault = await open_vault(config, lambda: keyring)
-        assert vault is not None
+        vault = await open_vault(config.vault_url, config.data_dir, lambda: keyring)
         return sorted([image async for image in vault.images("alice")], key=lambda image: image.original)
 
     return asyncio.run(go())

@@ -6,7 +6,6 @@ import asyncio
 import filecmp
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from safelight.cli.user.bulk import Remove
 from safelight.client.session import Session
 from tests.cli.commandline import Terminal, safelight, started
 from tests.mission.support import contents, image_of, seal
-from tests.running import Running, as_user, running
+from tests.running import Running, as_user
 
 LONG_AGO = 1_000_000_000_123_456_000  # nanoseconds: in 2001, with a fraction
 
@@ -357,18 +356,17 @@ def test_what_was_removed_or_changed_since_is_uploaded_again(
     assert again[-1].startswith(f"{len(again) - 1} done and kept in the vault")
 
 
-@pytest.fixture
-def vaultless(tmp_path: Path) -> Iterator[Running]:
-    with running(tmp_path / "cluster", nodes=1, vault="none") as it:
-        yield it
-
-
-def test_a_cluster_without_a_vault_says_so_and_uploads_as_ever(vaultless: Running, tmp_path: Path, photo: Path) -> None:
-    config, user = vaultless.config, ("--user", "alice")
-    done = safelight("upload", photo, *user, config=config, cwd=tmp_path)
+def test_an_upload_that_is_not_to_be_kept_works_as_ever(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
+    config, user = shared_cluster.config, ("--user", "keepless")
+    done = safelight("upload", photo, "--no-keep", *user, config=config, cwd=tmp_path)
     assert done.returncode == 0
     assert "vault" not in done.stdout
-    for command in (["ls"], ["get", "x.png"], ["rm", "x.png", "--yes"]):
+    (sealed,) = contents(tmp_path / "images")
+    done = safelight("decrypt", f"images/{sealed}", "--to", "opened", *user, config=config, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (opened,) = contents(tmp_path / "opened")
+    assert filecmp.cmp(photo, tmp_path / "opened" / opened, shallow=False)
+    for command in (["get", sealed], ["rm", sealed, "--yes"]):
         done = safelight(*command, *user, config=config, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-        assert "keeps no images" in done.stderr
+    assert listed(shared_cluster, "keepless") == []

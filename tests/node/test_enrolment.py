@@ -95,9 +95,8 @@ def test_a_user_whose_record_is_damaged_is_the_operators_business_and_nobody_els
         assert ask(address, "PUT /v1/images/a.png", MINE, body=b"hello").status == 201
 
 
-@pytest.mark.parametrize("vault", ["", "none"], ids=["vault", "no vault"])
-def test_every_node_hears_of_what_the_operator_does_and_none_is_started_anew(tmp_path: Path, vault: str) -> None:
-    with running(tmp_path, vault=vault) as it:
+def test_every_node_hears_of_what_the_operator_does_and_none_is_started_anew(tmp_path: Path) -> None:
+    with running(tmp_path) as it:
         addresses = list(it.config.addresses.values())
 
         def works(header: str) -> list[bool]:
@@ -123,8 +122,7 @@ def test_every_node_hears_of_what_the_operator_does_and_none_is_started_anew(tmp
         assert works(ANOTHER) == [True] * 3
         assert works(MINE) == [False] * 3
         assert ask(addresses[2], "PUT /v1/opened/a.png", ANOTHER, body=sealed.body).status == 200
-        if vault != "none":
-            assert ask(addresses[0], "GET /v1/images/a.png", ANOTHER).status == 200
+        assert ask(addresses[0], "GET /v1/images/a.png", ANOTHER).status == 200
         said = [line for node in it.config.addresses for line in it.said(node)]
         assert not [line for line in said if "slt_" in line or fingerprint(token("mine"))[:8] in line]
 

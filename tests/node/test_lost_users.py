@@ -97,8 +97,7 @@ def test_images_and_users_from_before_enrolment_ids_stay_readable_and_are_nobody
     async def age() -> None:
         """Make the records of user and image what they were before."""
         ring = keyring_file(config).read()
-        opened = await open_vault(config, lambda: ring)
-        assert opened is not None
+        opened = await open_vault(config.vault_url, config.data_dir, lambda: ring)
         for chain in (opened.records.user("alice"), opened.records.chain("alice", "a.png")):
             record, number = await opened.latest(chain)
             assert number == 1

@@ -109,9 +109,7 @@ def test_a_keyring_that_others_can_read_is_refused(made: Config, mode: int) -> N
     assert f"chmod 600 {keyring}" in refusal(made)
 
 
-@pytest.mark.parametrize("vault", ["", "none"], ids=["vault", "no vault"])
-def test_a_keyring_that_was_lost_while_there_are_users_is_not_made_anew(made: Config, vault: str) -> None:
-    made = with_(made, vault=vault)
+def test_a_keyring_that_was_lost_while_there_are_users_is_not_made_anew(made: Config) -> None:
     asyncio.run(admin.add(made, "alice", "0" * 64))
     (made.data_dir / "keyring.json").unlink()
     assert "backup" in refusal(made)
@@ -196,15 +194,16 @@ def test_what_holds_secrets_is_its_owners_alone_even_without_a_umask(tmp_path: P
     finally:
         os.umask(before)
     made = [it.config.data_dir, *it.config.data_dir.rglob("*")]
-    assert {path.name for path in made} >= {"keyring.json", "users", "epoch-1.json"}
+    assert {path.name for path in made} >= {"keyring.json", "vault", "epoch-1.json"}
     assert [path for path in made if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
 def test_a_node_whose_data_directory_vanishes_keeps_its_traceback_to_itself(tmp_path: Path) -> None:
-    with running(tmp_path, 1, vault="none") as it:
-        shutil.rmtree(it.config.data_dir / "users")
+    with running(tmp_path, 1) as it:
+        shutil.rmtree(it.config.data_dir)
         answer = ask(it.config.addresses[1], "PUT /v1/users/alice", f"Authorization: Bearer {token('a')}")
-        refused(answer, Problem.INTERNAL)
+        assert str(tmp_path) not in refused(answer, Problem.VAULT_AWAY)
+        assert not [line for line in it.said(1) if "Traceback" in line]
 
 
 @pytest.mark.parametrize(

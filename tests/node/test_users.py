@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import pytest
 
 from safelight.cli.admin import users as admin
@@ -21,7 +20,7 @@ from safelight.cli.output.documents import Outcome
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.local.cluster import environment, ephemeral_config
-from safelight.node.state.data_directory import DataError, create_cluster
+from safelight.node.state.data_directory import DataError, create_cluster, load_keyring
 from safelight.node.state.users import FRESH, MISSED, NoSuchUser, Users
 from safelight.vault.records import TOKENS, USERS
 from safelight.vault.stores.base import StoreError
@@ -39,14 +38,8 @@ class Crash(Exception):
     """The node dies here."""
 
 
-@pytest.fixture(params=["", "none"], ids=["vault", "no vault"])
-def config(tmp_path: Path, request: pytest.FixtureRequest) -> Config:
-    """A cluster's, which keeps its users in a vault or in its data directory."""
-    return made(tmp_path, vault=request.param)
-
-
 @pytest.fixture
-def with_vault(tmp_path: Path) -> Config:
+def config(tmp_path: Path) -> Config:
     return made(tmp_path)
 
 
@@ -144,10 +137,10 @@ def test_a_token_that_asked_for_a_taken_name_may_have_another(config: Config) ->
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", "."])
-def test_a_name_that_is_none_is_refused_before_anything_is_written(with_vault: Config, name: str) -> None:
+def test_a_name_that_is_none_is_refused_before_anything_is_written(config: Config, name: str) -> None:
     with pytest.raises(SafelightError, match="name"):
-        enrol(with_vault, name, MINE)
-    assert not (with_vault.data_dir / "vault" / "tokens").exists()
+        enrol(config, name, MINE)
+    assert not (config.data_dir / "vault" / "tokens").exists()
 
 
 # -- revoking, and other tokens --
@@ -260,8 +253,8 @@ def contend(config: Config, number: int, rounds: int, barrier: Any) -> list[str]
     return asyncio.run(go())
 
 
-def test_of_many_processes_one_gets_the_name(with_vault: Config) -> None:
-    config, processes, rounds = with_vault, 4, 12
+def test_of_many_processes_one_gets_the_name(config: Config) -> None:
+    config, processes, rounds = config, 4, 12
     spawn = multiprocessing.get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(processes, mp_context=spawn) as pool:
         barrier = manager.Barrier(processes)
@@ -453,32 +446,42 @@ def test_a_shared_vault_has_users_for_every_machine(tmp_path: Path) -> None:
 
 
 def test_without_a_shared_vault_every_machine_has_its_own_users(tmp_path: Path, config: Config) -> None:
-    other = machine(tmp_path / "other", config, vault=config.vault)
+    other = machine(tmp_path / "other", config)
     assert enrol(config, "ann", MINE)
     assert whose(other, "slt_mine") is None
     assert enrol(other, "ann", MINE)
 
 
-def test_users_of_the_time_before_the_vault_come_with_it(tmp_path: Path) -> None:
-    before = made(tmp_path, vault="none")
+def before(config: Config, work: Callable[[Users], Awaitable[_T]]) -> _T:
+    """As `do`, on a machine that runs Safelight 0.1 without a vault: its users are in the data directory."""
+
+    async def go() -> _T:
+        keyring = load_keyring(config.data_dir, create=False)
+        DirectoryStore.make(config.data_dir / "users")
+        vault = Vault(DirectoryStore(config.data_dir / "users"), lambda: keyring)
+        return await work(Users(lambda: vault))
+
+    return asyncio.run(go())
+
+
+def test_users_of_the_time_before_the_vault_come_with_it(config: Config) -> None:
     for name, mine in (("ann", MINE), ("ben", ANOTHERS), ("carl", THIRD)):
-        enrol(before, name, mine)
-    do(before, lambda users: users.give("ann", fingerprint("slt_new")))
-    do(before, lambda users: users.revoke("ben"))
-    after = msgspec.structs.replace(before, vault="")
-    assert [whose(after, f"slt_{each}") for each in ("new", "mine", "anothers", "third")] == ["ann", None, None, "carl"]
-    assert problem(lambda: enrol(after, "ben", fingerprint("slt_x"))) is Problem.USER_REVOKED
+        before(config, partial(Users.enrol, name=name, mine=mine))
+    before(config, lambda users: users.give("ann", fingerprint("slt_new")))
+    before(config, lambda users: users.revoke("ben"))
+    found = [whose(config, f"slt_{each}") for each in ("new", "mine", "anothers", "third")]
+    assert found == ["ann", None, None, "carl"]
+    assert problem(lambda: enrol(config, "ben", fingerprint("slt_x"))) is Problem.USER_REVOKED
 
 
 def test_where_a_vault_knows_a_user_already_it_knows_better(tmp_path: Path) -> None:
     shared = (tmp_path / "shared").as_uri()
     one = made(tmp_path / "one", vault=shared)
-    two = machine(tmp_path / "two", one, vault="none")
+    two = machine(tmp_path / "two", one, vault=shared)
     enrol(one, "ann", MINE)
-    enrol(two, "ann", ANOTHERS)
-    do(two, lambda users: users.revoke("ann"))
-    both = msgspec.structs.replace(two, vault=shared)
-    assert (whose(both, "slt_mine"), whose(both, "slt_anothers")) == ("ann", None)
+    before(two, lambda users: users.enrol("ann", ANOTHERS))
+    before(two, lambda users: users.revoke("ann"))
+    assert (whose(two, "slt_mine"), whose(two, "slt_anothers")) == ("ann", None)
 
 
 # -- damage --
@@ -551,12 +554,12 @@ def test_the_operator_is_told_what_came_of_it(config: Config) -> None:
     ]
 
 
-def test_a_user_is_not_revoked_by_a_program_that_was_not_told_to(with_vault: Config) -> None:
-    enrol(with_vault, "ann", MINE)
-    done = safelight(with_vault, "user", "revoke", "ann")
+def test_a_user_is_not_revoked_by_a_program_that_was_not_told_to(config: Config) -> None:
+    enrol(config, "ann", MINE)
+    done = safelight(config, "user", "revoke", "ann")
     assert done.returncode == 2
     assert "--yes" in done.stderr
-    assert whose(with_vault, "slt_mine") == "ann"
+    assert whose(config, "slt_mine") == "ann"
 
 
 @pytest.mark.parametrize(("made", "command"), [(False, ("add", "ann", MINE)), (True, ("list",))], ids=["no", "empty"])
@@ -572,9 +575,10 @@ def test_where_there_is_no_cluster_there_are_no_users(tmp_path: Path, made: bool
     assert not (config.data_dir / "users").exists()
 
 
-def test_users_of_an_unreleased_version_are_not_overlooked(with_vault: Config) -> None:
-    (with_vault.data_dir / "users" / "ann.json").write_text("{}")
-    done = safelight(with_vault, "user", "add", "ann", ANOTHERS)
+def test_users_of_an_unreleased_version_are_not_overlooked(config: Config) -> None:
+    (config.data_dir / "users").mkdir()
+    (config.data_dir / "users" / "ann.json").write_text("{}")
+    done = safelight(config, "user", "add", "ann", ANOTHERS)
     assert done.returncode == 1
     assert "move it away" in done.stderr
 

@@ -429,8 +429,7 @@ def test_a_condition_is_evaluated_of_the_very_record_that_is_removed(
     ring, seen = Keyring.new(), list[Image]()
 
     async def go() -> None:
-        vault = await open_vault(config, lambda: ring)
-        assert vault is not None
+        vault = await open_vault(config.vault_url, config.data_dir, lambda: ring)
         chain = vault.records.chain("alice", "a.png")
         first = Image("alice", "a.png", UPLOAD, "body", b"one", 1, 0.0, "image/png", "a.png", None)
         assert await vault.append(chain, 1, first)
@@ -458,15 +457,17 @@ def test_a_condition_is_evaluated_of_the_very_record_that_is_removed(
 # -- a vault in trouble ------------------------------------------------------------------------------
 
 
-def test_without_a_vault_nothing_is_kept_and_that_is_said(tmp_path: Path) -> None:
-    with running(tmp_path, 1, vault="none") as it:
-        answer = ask(it.config, "PUT", "/v1/images/a.png", image(100), Prefer="return=minimal")
+def test_an_upload_that_asks_for_it_is_not_kept_and_that_is_said(tmp_path: Path) -> None:
+    with running(tmp_path, 1) as it:
+        answer = ask(it.config, "PUT", "/v1/images/a.png", image(100), Prefer="return=minimal", Safelight_Keep="no")
         assert (answer.status, answer.headers["safelight-kept"]) == (201, "no")
         assert answer.body
-        for method, path in (("GET", "/v1/images"), ("GET", "/v1/images/a.png"), ("DELETE", "/v1/images/a.png")):
-            refusing = ask(it.config, method, path)
-            assert (refusing.status, refusing.problem) == (501, "no-vault")
-        assert not (it.config.data_dir / "vault").exists()
+        for method in ("GET", "DELETE"):
+            refusing = ask(it.config, method, "/v1/images/a.png")
+            assert (refusing.status, refusing.problem) == (404, "not-found")
+        assert names(it.config) == []
+        vault = it.config.data_dir / "vault"
+        assert not [path for path in vault.rglob("*") if path.relative_to(vault).parts[0] in ("records", "bodies")]
 
 
 def test_a_vault_that_goes_away_is_said_and_comes_back(tmp_path: Path) -> None:
@@ -611,8 +612,7 @@ def test_a_small_image_takes_a_name_at_which_an_upload_was_given_up_before(tmp_p
 
         async def leave_traces() -> None:
             ring = keyring_file(cluster.config).read()
-            vault = await open_vault(cluster.config, lambda: ring)
-            assert vault is not None
+            vault = await open_vault(cluster.config.vault_url, cluster.config.data_dir, lambda: ring)
             assert await vault.append(vault.records.chain("alice", "a.png"), 1, Aborted(0.0))
 
         asyncio.run(leave_traces())
@@ -631,8 +631,7 @@ def test_what_nobody_will_ever_name_is_swept_while_a_node_leads(tmp_path: Path) 
     ring, said = Keyring.new(), list[str]()
 
     async def go() -> None:
-        vault = await open_vault(config, lambda: ring)
-        assert vault is not None
+        vault = await open_vault(config.vault_url, config.data_dir, lambda: ring)
         draft = await vault.begin("alice", "a.png", UPLOAD)
         assert isinstance(draft, Draft)
         await draft.write([b"half an image"])

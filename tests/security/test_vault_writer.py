@@ -149,8 +149,7 @@ def store(kept: tuple[Running, Path]) -> Store:
 async def with_vault(config: Config, work: Callable[[Vault], Awaitable[T]]) -> T:
     """As a process that has just started."""
     ring = load_keyring(config.data_dir, create=False)
-    vault = await open_vault(config, lambda: ring)
-    assert vault is not None
+    vault = await open_vault(config.vault_url, config.data_dir, lambda: ring)
     try:
         return await work(vault)
     finally:

@@ -99,7 +99,7 @@ def test_a_node_sees_that_what_is_there_is_not_the_clusters_vault(tmp_path: Path
     config = ephemeral_config(tmp_path, 1)
     config.data_dir.mkdir()
     ring, vault = Keyring.new(), config.data_dir / "vault"
-    assert asyncio.run(open_vault(config, lambda: ring))
+    assert asyncio.run(open_vault(config.vault_url, config.data_dir, lambda: ring))
     assert fault_in(vault, ring) == ""
     assert "belongs to another cluster" in fault_in(vault, Keyring.new())
     (vault / "vault").rename(tmp_path / "aside")

@@ -310,7 +310,7 @@ def unwrap(config: Config, output: str | None) -> None:
 def user() -> None:
     """Manage the cluster's users: add, list, token, revoke.
 
-    Run these commands on a machine with the cluster's keyring and vault; on each machine, if they share no vault.
+    Run these commands on a machine with the cluster's keyring and access to its vault.
     """
 
 

@@ -48,7 +48,7 @@ from safelight.runtime.allocator import keep_segments
 from safelight.runtime.descriptors import raise_limit
 from safelight.runtime.http import web
 from safelight.runtime.tls import check_plain_http, client_tls, server_tls
-from safelight.vault.bootstrap import check_unused, users_here
+from safelight.vault.bootstrap import check_unused
 
 UNUSED_GRANTS = 0.5
 """Seconds that a draining node waits for granted bodies that have not begun to arrive."""
@@ -173,8 +173,7 @@ class Node:
             observe=self._observe_vault,
             say=say,
         )
-        here = users_here(config, lambda: keys.ring, self._sealed)
-        users = Users(lambda: self._keeper.vault or here)
+        users = Users(lambda: self._keeper.vault)
         authentication = Authentication(config, node, keys.ring, users)
         self._admission = Admission(
             config, node, incarnation, keys.ring, authentication, self._election, self._scheduler
@@ -314,7 +313,7 @@ def _keys(config: Config) -> Keys:
     alone, path = _on_one_machine(config), config.data_dir / "keyring.json"
     if alone and not path.exists():
         try:
-            asyncio.run(check_unused(config))
+            asyncio.run(check_unused(config.vault_url, config.data_dir))
         except SafelightError:
             if not path.exists():  # else another node has made it meanwhile, and begun the vault
                 raise

@@ -16,7 +16,6 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import msgspec
 
-from safelight.config import Config
 from safelight.decoding import Malformed, decode
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError, missing_extra, reason
@@ -28,7 +27,6 @@ from safelight.vault.stores.directory import DirectoryStore, read_from
 from safelight.vault.vault import Vault
 
 MARKER = "vault.json"
-NONE = "none"
 BUCKETS = ("s3", "gs", "az")
 
 
@@ -46,43 +44,29 @@ class _Marker(msgspec.Struct, frozen=True):
     cluster: str
 
 
-async def open_vault(config: Config, keyring: Callable[[], Keyring], *, begin: bool = True) -> Vault | None:
-    """The vault; None if the configuration has none. With `begin` it is created if there has been none; without,
-    nothing is created, in the store or here.
+async def open_vault(url: str, data_dir: Path, keyring: Callable[[], Keyring], *, create: bool = True) -> Vault:
+    """The vault at this address. With `create` it is created if there has been none; without, nothing is created, in
+    the store or in the data directory.
 
     Raises CannotUseVault, and StoreError, after which a retry may help.
     """
-    if config.vault == NONE:
-        return None
     ring = keyring()
-    marker = _read_marker(config)  # before the vault is read: other nodes may be creating it
-    store = await _store_of(config, begin=begin and marker is None)
+    marker = _read_marker(data_dir)  # before the vault is read: other nodes may be creating it
+    store = await _open_store(url, data_dir, create=create and marker is None)
     try:
-        store.guard(IDENTITY, await _check_identity(store, config, ring, marker, begin=begin))
-        if begin:
-            if marker is None and (here := config.data_dir / "users").is_dir():
+        store.guard(IDENTITY, await _check_identity(store, url, data_dir, ring, marker, create=create))
+        if create:
+            if marker is None and (here := data_dir / "users").is_dir():
                 await _carry_over(DirectoryStore(here), store)
-            _write_marker(config, _Marker(url_of(config), ring.cluster_id), marker)
+            _write_marker(data_dir, _Marker(url, ring.cluster_id), marker)
     except BaseException:
         await store.close()
         raise
     return Vault(store, keyring)
 
 
-async def open_users(config: Config, keyring: Callable[[], Keyring], *, begin: bool = True) -> Vault:
-    """The vault with the cluster's users. `begin` and errors as in `open_vault`."""
-    return await open_vault(config, keyring, begin=begin) or users_here(config, keyring)
-
-
-def users_here(config: Config, keyring: Callable[[], Keyring], sealed: Callable[[str], object] = str) -> Vault:
-    """The users of a cluster without a vault: a directory like a vault, with nothing else in it. `sealed` as in
-    `Vault`.
-    """
-    return Vault(DirectoryStore(config.data_dir / "users"), keyring, sealed=sealed)
-
-
 async def _carry_over(here: Store, store: Store) -> None:
-    """Copy the users from before the vault into it; existing vault records win.
+    """Copy the users of a machine that ran Safelight 0.1 without a vault; existing vault records win.
 
     The objects are the same in both, so this may be interrupted, run concurrently, and run again.
     """
@@ -96,48 +80,37 @@ async def _carry_over(here: Store, store: Store) -> None:
                 break  # from here on the vault has another history
 
 
-async def check_unused(config: Config) -> None:
+async def check_unused(url: str, data_dir: Path) -> None:
     """Make sure that no vault is in use: a keyring that is created now could not open it.
 
     Raises CannotUseVault, also if this cannot be determined, and StoreError.
     """
-    directory = directory_of(config)
-    if config.vault == NONE or (directory is not None and not directory.exists()):
+    directory = directory_of(url)
+    if directory is not None and not directory.exists():
         return
-    store = await _store_of(config, begin=False)
+    store = await _open_store(url, data_dir, create=False)
     try:
         if await _identity_of(store) is not None or await _anything_in(store):
             raise CannotUseVault(
-                f"{config.data_dir / 'keyring.json'} is missing, but the vault {url_of(config)} is in use: "
+                f"{data_dir / 'keyring.json'} is missing, but the vault {url} is in use: "
                 "restore it from a backup (a new keyring could not open the images of the old one)"
             )
     finally:
         await store.close()
 
 
-def url_of(config: Config) -> str:
-    """The vault's address."""
-    return config.vault or (config.data_dir.absolute() / "vault").as_uri()
-
-
-def directory_of(config: Config) -> Path | None:
-    """The vault's directory; None if it is not in a directory. Raises CannotUseVault for an invalid address."""
-    hosts = {address.host for address in config.addresses.values() if not address.loopback}
-    if not config.vault and len(hosts) > 1:  # each would store what the others do not find
-        raise CannotUseVault(
-            "vault: these servers are on several machines: name a directory that all mount, or a bucket, or none"
-        )
-    url = url_of(config)
+def directory_of(url: str) -> Path | None:
+    """The directory at a vault's address; None for a bucket. Raises CannotUseVault for any other address."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
         raise CannotUseVault(f"vault: {url!r} is not a vault's address: {error}") from None
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         return Path(os.fsdecode(unquote_to_bytes(parts.path)))
-    if url == NONE or (parts.scheme in BUCKETS and parts.netloc):
+    if parts.scheme in BUCKETS and parts.netloc:
         return None
     raise CannotUseVault(
-        f"vault: {url!r} is not a vault's address: write file:///directory, s3://bucket/prefix, gs://…, az://…, or none"
+        f"vault: {url!r} is not a vault's address: write file:///directory, s3://bucket/prefix, gs://… or az://…"
     )
 
 
@@ -160,9 +133,9 @@ def fault_in(directory: Path, ring: Keyring) -> str:
     return ""
 
 
-async def _store_of(config: Config, *, begin: bool) -> Store:
-    """The store at the vault's address. With `begin` it may be new."""
-    url, directory = url_of(config), directory_of(config)
+async def _open_store(url: str, data_dir: Path, *, create: bool) -> Store:
+    """The store at the vault's address. With `create` it may be new."""
+    directory = directory_of(url)
     if directory is None:
         try:
             from safelight.vault.stores.bucket import BucketStore  # its library is large, and an extra
@@ -171,12 +144,12 @@ async def _store_of(config: Config, *, begin: bool) -> Store:
                 raise
             raise CannotUseVault(missing_extra("bucket", f"the vault {url}")) from None
         return BucketStore.open(url)
-    if begin:
+    if create:
         if not directory.parent.is_dir():
             raise CannotUseVault(f"vault: {directory.parent} is missing: mount or make it, or write another address")
         DirectoryStore.make(directory)
     elif not directory.exists():
-        raise _lost(config, f"the vault {directory} is missing")
+        raise _lost(data_dir, f"the vault {directory} is missing")
     return DirectoryStore(directory)
 
 
@@ -184,17 +157,20 @@ def _ours(ring: Keyring) -> _Identity:
     return _Identity(ring.cluster_id, ring.derive("vault-check").hex()[:16])
 
 
-async def _check_identity(store: Store, config: Config, ring: Keyring, marker: _Marker | None, *, begin: bool) -> bytes:
-    """Make sure that the vault is this cluster's, and return its identity object. With `begin` a new vault becomes the
-    cluster's."""
+async def _check_identity(
+    store: Store, url: str, data_dir: Path, ring: Keyring, marker: _Marker | None, *, create: bool
+) -> bytes:
+    """Make sure that the vault is this cluster's, and return its identity object. With `create` a new vault becomes the
+    cluster's.
+    """
     ours = _ours(ring)
     identity = await _identity_of(store)
     if identity is None:
-        if marker is not None or not begin:
-            raise _lost(config, f"the vault {url_of(config)} has no object {IDENTITY!r}, which identifies it")
+        if marker is not None or not create:
+            raise _lost(data_dir, f"the vault {url} has no object {IDENTITY!r}, which identifies it")
         if await _anything_in(store) and await _identity_of(store) is None:  # read again: others may have created it
             raise CannotUseVault(
-                f"the vault {url_of(config)} has images in it, and no object that identifies it: restore its object "
+                f"the vault {url} has images in it, and no object that identifies it: restore its object "
                 f"{IDENTITY!r} from a backup, or use another place"
             )
         await store.create(IDENTITY, msgspec.json.encode(ours))
@@ -202,13 +178,12 @@ async def _check_identity(store: Store, config: Config, ring: Keyring, marker: _
     if identity is None or identity.cluster != ours.cluster:
         whose = "another cluster" if identity is None else f"cluster {identity.cluster[:8]}"
         raise CannotUseVault(
-            f"the vault {url_of(config)} belongs to {whose}, and this is cluster {ours.cluster[:8]}: "
+            f"the vault {url} belongs to {whose}, and this is cluster {ours.cluster[:8]}: "
             "use another place, or the other keyring"
         )
     if identity.check != ours.check:
         raise CannotUseVault(
-            f"the vault {url_of(config)} was made with another node secret than the keyring's in {config.data_dir}: "
-            "restore that keyring"
+            f"the vault {url} was made with another node secret than the keyring's in {data_dir}: restore that keyring"
         )
     return await store.get(IDENTITY)
 
@@ -238,18 +213,18 @@ async def _anything_in(store: Store) -> bool:
     return False
 
 
-def _lost(config: Config, what: str) -> CannotUseVault:
-    marker = config.data_dir / MARKER
+def _lost(data_dir: Path, what: str) -> CannotUseVault:
+    marker = data_dir / MARKER
     if not marker.exists():
-        return CannotUseVault(f"{what}: mount it, or restore it from a backup; a node begins a new one when it starts")
+        return CannotUseVault(f"{what}: mount it, or restore it from a backup; a node creates one when it starts")
     return CannotUseVault(
         f"{what}, but this cluster has used a vault: mount it, or restore it from a backup; "
-        f"to begin an empty one, delete {marker}"
+        f"to start with an empty one, delete {marker}"
     )
 
 
-def _read_marker(config: Config) -> _Marker | None:
-    path = config.data_dir / MARKER
+def _read_marker(data_dir: Path) -> _Marker | None:
+    path = data_dir / MARKER
     try:
         return decode(path.read_bytes(), _Marker)
     except FileNotFoundError:
@@ -260,8 +235,8 @@ def _read_marker(config: Config) -> _Marker | None:
         raise CannotUseVault(f"{path} is damaged: delete it, if the vault is where it was") from None
 
 
-def _write_marker(config: Config, marker: _Marker, found: _Marker | None) -> None:
-    path = config.data_dir / MARKER
+def _write_marker(data_dir: Path, marker: _Marker, found: _Marker | None) -> None:
+    path = data_dir / MARKER
     try:
         if found is None:
             atomic_file.create_once(path, msgspec.json.encode(marker))

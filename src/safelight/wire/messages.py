@@ -89,7 +89,6 @@ class Problem(Enum):
     CANNOT_OPEN = ("cannot-open", HTTPStatus.UNPROCESSABLE_ENTITY, "The file cannot be opened")
     DAMAGED = ("damaged", HTTPStatus.INTERNAL_SERVER_ERROR, "The image in the vault is damaged")
     INTERNAL = ("internal", HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error")
-    NO_VAULT = ("no-vault", HTTPStatus.NOT_IMPLEMENTED, "This cluster keeps no images")
     UNKNOWN_CODING = ("unknown-coding", HTTPStatus.NOT_IMPLEMENTED, "The transfer coding is not supported")
     NO_LEADER = ("no-leader", HTTPStatus.SERVICE_UNAVAILABLE, "No node leads")
     LEAVING = ("leaving", HTTPStatus.SERVICE_UNAVAILABLE, "The node is draining")

@@ -41,7 +41,7 @@ POLL = 0.05
 async def init(config: Config) -> Outcome:
     """Create the keyring of a new cluster. Raises DataError if it exists, and CannotUseVault if the vault is used."""
     if not (config.data_dir / "keyring.json").exists():
-        await check_unused(config)
+        await check_unused(config.vault_url, config.data_dir)
     keyring = create_cluster(config.data_dir, wrapper_of(config))
     text = f"Cluster {keyring.cluster_id} is created. Its keyring is in: {config.data_dir}"
     return Outcome.of(text, cluster=keyring.cluster_id, data_dir=str(config.data_dir))

@@ -13,7 +13,7 @@ from safelight.errors import SafelightError
 from safelight.node.state import data_directory
 from safelight.node.state.key_file import wrapper_of
 from safelight.node.state.users import LostUser, Users
-from safelight.vault.bootstrap import open_users
+from safelight.vault.bootstrap import open_vault
 from safelight.vault.records import Revoked, User
 from safelight.wire.messages import Problem, Refusal
 
@@ -25,7 +25,7 @@ async def opened(config: Config) -> AsyncIterator[Users]:
     """The cluster's users. Raises DataError, KeyringError, CannotUseVault and StoreError."""
     data_directory.check_cluster(config.data_dir)
     keyring = data_directory.load_keyring(config.data_dir, create=False, wrapper=wrapper_of(config))
-    vault = await open_users(config, lambda: keyring)
+    vault = await open_vault(config.vault_url, config.data_dir, lambda: keyring)
     try:
         yield Users(lambda: vault)
     finally:

@@ -4,6 +4,8 @@ They need no node, and the nodes can run: the vault arbitrates.
 """
 
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 from rich.console import Console
@@ -17,7 +19,7 @@ from safelight.errors import SafelightError
 from safelight.names import shown
 from safelight.sizes import human_size
 from safelight.vault import maintenance
-from safelight.vault.bootstrap import open_users
+from safelight.vault.bootstrap import open_vault
 from safelight.vault.records import RECORDS, USERS
 from safelight.vault.vault import Vault
 from safelight.vault.verify import Checked
@@ -45,28 +47,38 @@ class Findings(msgspec.Struct):
         return f"{self.objects} objects, {human_size(self.bytes)}: {what}"
 
 
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Vault]:
+    """The cluster's vault; none is created here. Raises DataError, KeyringError, CannotUseVault and StoreError."""
+    keyring = keyring_file(config).read()
+    vault = await open_vault(config.vault_url, config.data_dir, lambda: keyring, create=False)
+    try:
+        yield vault
+    finally:
+        await vault.store.close()
+
+
 async def verify(config: Config, *, output: str | None = None) -> bool:
     """Check every object in the vault and report what is wrong. Returns whether nothing is lost. Raises SafelightError.
 
     `output`: "json" prints the findings as one document, "jsonl" each object with a fault at once.
     """
-    vault = await _open(config)
     found, lines = Findings(), console(stderr=output is not None)
-    with _progress(lines) as progress:
-        task = progress.add_task("verifying", total=await _objects(vault))
-        async for checked in look_at_everything(vault):
-            found.objects += 1
-            found.bytes += checked.size
-            progress.advance(task)
-            if checked.fault:
-                setattr(found, checked.fault, getattr(found, checked.fault) + 1)
-                if output == "json":
-                    found.troubles.append(checked)
-                elif output == "jsonl":
-                    show_lines([checked])
-                else:
-                    lines.print(_line(checked))
-    await vault.store.close()
+    async with opened(config) as vault:
+        with _progress(lines) as progress:
+            task = progress.add_task("verifying", total=await _objects(vault))
+            async for checked in look_at_everything(vault):
+                found.objects += 1
+                found.bytes += checked.size
+                progress.advance(task)
+                if checked.fault:
+                    setattr(found, checked.fault, getattr(found, checked.fault) + 1)
+                    if output == "json":
+                        found.troubles.append(checked)
+                    elif output == "jsonl":
+                        show_lines([checked])
+                    else:
+                        lines.print(_line(checked))
     if output == "json":
         show_document(found)
     else:
@@ -79,14 +91,14 @@ async def rewrap(config: Config, *, output: str | None = None) -> None:
 
     Raises SafelightError, also if a record or an image cannot be decrypted.
     """
-    vault = await _open(config)
-    current, counts, lines = vault.keyring().current_id, Counter[str](), console(stderr=output is not None)
-    with _progress(lines) as progress:
-        task = progress.add_task("rewrapping", total=await _chains(vault) if lines.is_terminal else None)
-        async for counts in maintenance.rewrap(vault):
-            progress.update(task, completed=counts.total())
-    await vault.store.close()
-    unreadable = counts.pop(maintenance.UNREADABLE, 0)
+    counts, lines = Counter[str](), console(stderr=output is not None)
+    async with opened(config) as vault:
+        keyring = vault.keyring()
+        with _progress(lines) as progress:
+            task = progress.add_task("rewrapping", total=await _chains(vault) if lines.is_terminal else None)
+            async for counts in maintenance.rewrap(vault):
+                progress.update(task, completed=counts.total())
+    current, unreadable = keyring.current_id, counts.pop(maintenance.UNREADABLE, 0)
     for key, count in sorted(counts.items()):
         lines.print(f"key {key}: {count} {'already' if key == current else 'rewrapped'}")
     if unreadable:
@@ -94,19 +106,13 @@ async def rewrap(config: Config, *, output: str | None = None) -> None:
             f"{unreadable} records or images cannot be decrypted and are unchanged: see `safelight verify`; "
             "keep the old keys"
         )
-    old = [key.id for key in vault.keyring().keys if key.id != current]
+    old = [key.id for key in keyring.keys if key.id != current]
     lines.print(f"All {counts.total()} records are under the current key {current}.")
     for key in old:
         lines.print(f"Nothing in the vault needs key {key} any more; sealed files elsewhere may need it.")
     if output is not None:
         rewrapped = sum(count for key, count in counts.items() if key != current)
         show_document({"key": current, "records": counts.total(), "rewrapped": rewrapped, "unneeded": old})
-
-
-async def _open(config: Config) -> Vault:
-    """The vault; it is never created here. For a cluster without a vault, the users' store."""
-    keyring = keyring_file(config).read()
-    return await open_users(config, lambda: keyring, begin=False)
 
 
 async def _chains(vault: Vault) -> int:

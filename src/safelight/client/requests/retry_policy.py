@@ -64,7 +64,6 @@ POLICY: dict[Problem, Policy] = {
     Problem.ENROLMENT_CLOSED: Policy(others=False),
     Problem.USER_REVOKED: Policy(others=False),
     Problem.NAME_TAKEN: Policy(others=False),
-    Problem.NO_VAULT: Policy(others=False),
 }
 
 

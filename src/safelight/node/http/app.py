@@ -35,9 +35,8 @@ from safelight.node.state.outage_log import OutageLog
 from safelight.node.state.users import Users
 from safelight.node.work.load import LoadTracker
 from safelight.runtime.http import HttpVersion11, web
-from safelight.vault.bootstrap import NONE
 from safelight.vault.records import OtherKey
-from safelight.vault.stores.base import BadObject, StoreError, StoreFull
+from safelight.vault.stores.base import BadObject, StoreError
 from safelight.wire.admin_commands import AddKey, BadCommand, StepDown, UseKey, unwrap_key
 from safelight.wire.messages import API, MAX_JSON, TOKEN, Action, ClusterInfo, Offer, Problem, Refusal, Status
 
@@ -223,8 +222,6 @@ class Routes:
                 pass
             case StoreError():
                 self._outages.failed(error, changes=request.method in ("PUT", "DELETE"))
-                if self._config.vault == NONE and not isinstance(error, StoreFull):  # the data directory has the fault
-                    refusal = Refusal(Problem.INTERNAL, "the node failed: see its log")
             case BadObject() | DataError():
                 self._outages.damaged(error)
             case error if isinstance(error, CUT_SHORT):

@@ -78,7 +78,7 @@ class ReadHandlers:
         def wanted(image: Image) -> bool:
             return bool(matches(image.name) or matches(image.original))
 
-        vault, before = self._vault(), _read_cursor(request)
+        vault, before = self._vault_handle.vault, _read_cursor(request)
         head = request.method == "HEAD"
         with self._load.answering(user) if head else self._load.reading(user) as slot:  # a long one is megabytes
             found = await vault.newest(user, limit + 1, before=before, wanted=wanted, enrolment=enrolment)
@@ -98,7 +98,7 @@ class ReadHandlers:
         """GET and HEAD /v1/images/NAME: the image, or its sealed file."""
         user, enrolment = await self._authentication.user(request)
         name = check_image_name(request.match_info["name"])
-        vault = self._vault()
+        vault = self._vault_handle.vault
         image = await vault.find(user, name, enrolment=enrolment)
         headers = {
             "Cache-Control": "private, no-cache",
@@ -125,12 +125,6 @@ class ReadHandlers:
             if representation.read is None:
                 return await send_sealed(request, response, vault, image, self._config.body_timeout, slot)
             return await send(request, response, representation.read(start, end), self._config.body_timeout, slot)
-
-    def _vault(self) -> Vault:
-        vault = self._vault_handle.vault
-        if vault is None:
-            raise Refusal(Problem.NO_VAULT, "this cluster stores no images: your sealed files are the only copies")
-        return vault
 
 
 class _Representation(NamedTuple):

@@ -53,10 +53,9 @@ class WriteHandlers:
     async def seal(self, request: web.Request) -> web.StreamResponse:
         """PUT /v1/images/NAME: the response to an image is its sealed file, which the vault stores."""
         scope = await self._scope(request, Action.SEAL)
-        vault = self._vault_handle.vault if scope.keep and scope.scheme is Scheme.SEALED else None
-        if vault is not None:
+        if scope.keep and scope.scheme is Scheme.SEALED:
             with from_the_vault(scope.user, self._log):
-                return await self._store(request, scope, vault)
+                return await self._store(request, scope, self._vault_handle.vault)
         async with self._pipeline.spool() as spool:
             with self._load.work(scope.user, scope.size) as slot:
                 size = await self._pipeline.seal(scope, self._body(request, scope, slot), spool)
@@ -100,8 +99,6 @@ class WriteHandlers:
         """DELETE /v1/images/NAME: remove an image from the vault, permanently."""
         scope = await self._admission.admit(request, Action.REMOVE)
         vault = self._vault_handle.vault
-        if vault is None:
-            raise Refusal(Problem.NO_VAULT, "this cluster has no vault, so there is nothing to remove")
         with self._load.answering(scope.user):
 
             def check(image: Image) -> None:
@@ -136,9 +133,8 @@ class WriteHandlers:
 
     async def _stored(self, scope: Scope) -> Image | None:
         """The image in the vault with the name of a request."""
-        vault = self._vault_handle.vault
         try:
-            return None if vault is None else await vault.find(scope.user, scope.name, enrolment=scope.enrolment)
+            return await self._vault_handle.vault.find(scope.user, scope.name, enrolment=scope.enrolment)
         except UnknownImage:
             return None
 

@@ -1,7 +1,6 @@
-"""The data directory: one for each machine, shared by its nodes. The keyring, the users, the epochs.
+"""The data directory: one for each machine, shared by its nodes. The keyring and the epochs.
 
 keyring.json             all secrets of the cluster (see keyfile.py)
-users/                   the users, as long as there is no vault: see `users` and vault/records.py
 vault.json               that there has been a vault, and where
 vault/                   the vault, if it is nowhere else
 epoch-N.json             the last epoch that node N has been in
@@ -49,7 +48,6 @@ def prepare(directory: Path) -> None:
     """Make the directory, readable by its owner alone. Raises DataError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (directory / "users").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot use {directory} as data directory: {error.strerror}") from None
     _check(directory)

@@ -1,6 +1,6 @@
 """Who a token belongs to. The cluster keeps a token's SHA-256, its fingerprint; the token itself stays with its user.
 
-Users are records in the vault, or in the data directory where there is no vault (see `vault.records`):
+Users are records in the vault (see `vault.records`):
 
     users/USER.N    a chain: whose token has the name, or that the user was revoked
     tokens/TOKEN    the user that this token has claimed, once and for all

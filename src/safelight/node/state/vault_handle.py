@@ -18,7 +18,7 @@ from pathlib import Path
 from safelight.config import Config
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
-from safelight.vault.bootstrap import NONE, directory_of, fault_in, open_vault
+from safelight.vault.bootstrap import directory_of, fault_in, open_vault
 from safelight.vault.maintenance import sweep
 from safelight.vault.monitored_store import MonitoredStore
 from safelight.vault.store_health import CallKind, StoreHealth
@@ -63,7 +63,8 @@ class VaultHandle:
         """
         self._sealed = sealed
         self._node, self._alarm, self._observe = node, alarm, observe
-        self._config, self._keyring, self._leads, self._say, self._interval = config, keyring, leads, say, interval
+        self._url, self._data_dir = config.vault_url, config.data_dir
+        self._keyring, self._leads, self._say, self._interval = keyring, leads, say, interval
         self._vault: Vault | None = None
         self._trouble = "the vault is not open yet"
         self._place: tuple[int, int] | None = None  # the directory's device and inode, when it was the vault last
@@ -72,16 +73,14 @@ class VaultHandle:
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
-    def vault(self) -> Vault | None:
-        """The vault; None where the cluster has none. Raises StoreError while it is away."""
-        if self._vault is None and self._config.vault != NONE:
+    def vault(self) -> Vault:
+        """The vault. Raises StoreError while it is unavailable."""
+        if self._vault is None:
             raise StoreError(self._trouble)
         return self._vault
 
     async def start(self) -> None:
         """Open the vault, or begin to try, and look after it until `stop`. Raises CannotUseVault."""
-        if self._config.vault == NONE:
-            return
         opening = asyncio.create_task(self._open())
         await asyncio.wait({opening}, timeout=FIRST_TRY)
         if opening.done():
@@ -99,16 +98,14 @@ class VaultHandle:
             await self._vault.store.close()
 
     async def _open(self) -> None:
-        vault = await open_vault(self._config, self._keyring)
-        if vault is not None:
-            self._store = vault.store
-            self._monitored = MonitoredStore(vault.store, self._health)
-            self._vault = Vault(self._monitored, self._keyring, sealed=self._sealed)
+        self._store = (await open_vault(self._url, self._data_dir, self._keyring)).store
+        self._monitored = MonitoredStore(self._store, self._health)
+        self._vault = Vault(self._monitored, self._keyring, sealed=self._sealed)
 
     # -- its health ----------------------------------------------------------------------------------
 
     async def _keep_looking(self) -> None:
-        directory, looking, probing, calm = directory_of(self._config), None, None, time.monotonic()
+        directory, looking, probing, calm = directory_of(self._url), None, None, time.monotonic()
         try:
             while True:
                 now = time.monotonic()
