@@ -8,6 +8,7 @@ send a user's token to servers that somebody else chose.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
@@ -253,8 +254,9 @@ def _checked(settings: dict[str, Any], source: str) -> dict[str, Any]:
 
 def _value(key: str, value: Any, source: str) -> Any:
     if key not in Config.__struct_fields__:
-        known = ", ".join(Config.__struct_fields__)
-        raise ConfigError(f"{_where(key, source)}: there is no such setting; there are {known}")
+        close = difflib.get_close_matches(key, Config.__struct_fields__, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(Config.__struct_fields__)}"
+        raise ConfigError(f"{_where(key, source)}: there is no such setting; {hint}")
     try:
         if key in ("max_image_size", "min_rate"):
             value = parse_size(value if isinstance(value, int) else str(value))

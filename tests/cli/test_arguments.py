@@ -185,7 +185,8 @@ def test_the_command_line_outdoes_the_environment_which_outdoes_the_file_which_o
 @pytest.mark.parametrize(
     ("text", "key", "problem"),
     [
-        ("heartbeat = 0.5\ntimeot = 3\n", "timeot", "there is no such setting"),
+        ("heartbeat = 0.5\ntimeot = 3\n", "timeot", "there is no such setting; did you mean timeout?\n"),
+        ("frobnicate = 1\n", "frobnicate", "there is no such setting; there are "),
         ("\n\nheartbeat = 'often'\n", "heartbeat", "expects a number, not text\n"),
         ("heartbeat = 0\n", "heartbeat", "must be at least 0.05\n"),
         ("timeout = 0\n", "timeout", "must be above 0\n"),

@@ -132,8 +132,13 @@ def _with_session(name: str) -> Callable[..., None]:
         with _long_lived_imports():
             from safelight.cli.user.commands import run
             from safelight.cli.user.questions import ask
+            from safelight.cli.user.standard_input import standard_input
 
-        _finish(_complete(run(config, user_of(config), name, ask if sys.stdin.isatty() else None, options)))
+        user = user_of(config)
+        if name == "upload":
+            paths, original, any_type = options["paths"], options["name"], options["any_type"]
+            options["source"] = standard_input(config, paths, name=original, any_type=any_type)
+        _finish(_complete(run(config, user, name, ask if sys.stdin.isatty() else None, options)))
 
     return command
 

@@ -24,6 +24,7 @@ from safelight.cli.user.discovery import is_directory
 from safelight.cli.user.history import History
 from safelight.client.async_client import AsyncClient
 from safelight.client.files.file_info import describe
+from safelight.client.files.source_file import SourceFile
 from safelight.client.requests.reads import AmbiguousName, Meaning, NoSuchImage
 from safelight.client.requests.status import leader_of, survey
 from safelight.client.session import Saved, Session
@@ -64,10 +65,17 @@ class Commands:
         any_type: bool,
         no_keep: bool = False,
         follow_links: bool = False,
+        name: str | None = None,
         output: str | None = None,
+        source: SourceFile | None = None,
     ) -> bool:
-        """Upload one file with every step, or several with a line for each and one bar."""
+        """Upload one file with every step, or several with a line for each and one bar.
+
+        `source`: the image on standard input, with this original `name`. Raises SafelightError if there is none.
+        """
         batch, kind = list(paths), Scheme(scheme)
+        if "-" in batch and source is None:
+            raise SafelightError("- stands for standard input, which has the commands here: give a path, such as ./-")
         with self._reporter.reporting(output):
             if len(batch) != 1 or is_directory(batch[0]):
                 run = Upload(
@@ -83,13 +91,20 @@ class Commands:
                 return await run.run(batch)
 
             async def seal(path: str) -> tuple[Saved, Entry]:
-                saved = await self._session.seal(
-                    path, to=to, scheme=kind, any_type=any_type, keep=not no_keep, feedback=self._reporter
-                )
+                if source is not None:
+                    original = name or f"stdin.{source.extension or 'bin'}"
+                    saved = await self._session.seal_source(
+                        source, original, to=to, scheme=kind, keep=not no_keep, feedback=self._reporter
+                    )
+                else:
+                    original = Path(path).name
+                    saved = await self._session.seal(
+                        path, to=to, scheme=kind, any_type=any_type, keep=not no_keep, feedback=self._reporter
+                    )
                 if kind is Scheme.CLASSIC:
                     self._reporter.say("  - Not kept in the vault: a classic file protects nothing", "yellow")
                 if saved.kept:
-                    self.known = {saved.name: Path(path).name, **self.known}
+                    self.known = {saved.name: original, **self.known}
                 return saved, {"file": path, **uploaded(saved)}
 
             return await self._one("upload", "file", batch[0], seal, "Encrypted")

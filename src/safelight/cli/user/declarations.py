@@ -53,6 +53,7 @@ user_commands = click.Group("safelight")
 @click.option("--any", "any_type", is_flag=True, help="Encrypt files that are not images, too.")
 @click.option("--no-keep", is_flag=True, help="Do not store the images in the vault.")
 @click.option("--follow-links", is_flag=True, help="Enter directories behind symbolic links, each once.")
+@click.option("--name", metavar="NAME", help="Original name of an image from standard input.  [default: stdin.TYPE]")
 @_quiet
 @_as_json
 def upload() -> None:
@@ -61,6 +62,8 @@ def upload() -> None:
     A PATH that is a directory stands for every image in it, at any depth. If an upload of a directory is interrupted,
     run it again: it skips the images that are done. It also skips hidden files, files that are not images (unless you
     give --any), encrypted files and the directory --to, and reports each with the reason.
+
+    If PATH is -, the image comes from standard input.
 
     One failure does not stop the others. The exit code is 0 if every upload succeeds.
     """
