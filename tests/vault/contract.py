@@ -1,4 +1,4 @@
-"""What `vault/store.py` promises, held against any store: each law gets an empty one."""
+"""The promises of `vault/stores/base.py`, checked on any store: each law gets an empty one."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def of_many_creators_exactly_one_wins(store: Store) -> None:
 
 
 @law
-async def whoever_is_told_of_an_object_finds_it(store: Store) -> None:
+async def an_object_is_there_for_all_when_its_create_returns(store: Store) -> None:
     async def create(data: bytes) -> None:
         await store.create(RECORD, data)
         seen.add(await store.get(RECORD))

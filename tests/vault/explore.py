@@ -1,4 +1,4 @@
-"""The vault on one image name, and every order in which those who meet there can take their steps.
+"""Explore one image name of the vault: every order of the steps of the processes that meet there.
 
 The product's own coroutines run over a model of a store in which each operation that another could notice is one step;
 a scheduler of our own sends them the answers. (Writing to a body that nobody sees is no step: a pause there is a pause
@@ -323,7 +323,7 @@ class Cast(NamedTuple):
 
 
 def blind(cast: Cast) -> Cast:
-    """The same, but that whoever writes does not look first."""
+    """The same cast, with writers that skip the lookup."""
     blinded = (each._replace(play=_write_without_lookup) if each.play is _write else each for each in cast.actors)
     return cast._replace(actors=tuple(blinded))
 

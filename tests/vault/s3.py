@@ -1,4 +1,4 @@
-"""An S3 server for a test (moto), and a proxy before it that breaks what the test says."""
+"""An S3 server for a test (moto), behind a proxy that breaks connections as the test demands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store in plain files owes beyond the contract: the disk's side of it."""
+"""The directory store beyond the contract: disks that fail, fill up or crash."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_of_many_processes_exactly_one_creates_each_object(root: Path) -> None:
 # What is wrong with the disk
 
 
-def test_a_full_disk_is_said_and_what_was_begun_is_taken_back(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_partial_body_is_removed(tmp_path: Path) -> None:
     async def write(body: Body, mebibytes: int) -> None:
         for _ in range(mebibytes):
             await body.write([bytes(MEBIBYTE)])
@@ -172,7 +172,7 @@ def test_a_disk_that_became_read_only_is_said_and_can_be_read(tmp_path: Path) ->
         with_store(root, use)
 
 
-def test_a_root_that_is_missing_is_said_and_never_made_anew(root: Path) -> None:
+def test_a_missing_root_is_reported_and_never_created_again(root: Path) -> None:
     async def use(store: DirectoryStore) -> None:
         await store.create(RECORD, b"a record")  # the store knows its directories now
         os.rename(root, root.with_name("elsewhere"))
@@ -214,7 +214,7 @@ def test_making_it_again_changes_nothing(root: Path) -> None:
     assert with_store(root, lambda store: store.get(RECORD)) == b"a record"
 
 
-def test_a_subdirectory_that_was_removed_is_made_anew(root: Path) -> None:
+def test_a_subdirectory_that_was_removed_is_created_again(root: Path) -> None:
     async def use(store: DirectoryStore) -> None:
         assert await store.create(RECORD, b"first")
         shutil.rmtree(root / "records")

@@ -1,4 +1,4 @@
-"""Whoever meets on one name, in whatever order, wherever they die: no acknowledged image is lost or doubled."""
+"""For any order of steps and any crash on one name: no acknowledged image is lost or doubled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in a vault is what docs/vault.md says: a second reader, written from that page, finds and opens it."""
+"""A vault's content follows docs/vault.md: a second reader, written from that page, finds and opens it."""
 
 import base64
 import hashlib

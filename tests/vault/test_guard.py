@@ -1,4 +1,4 @@
-"""A store rests on its guard: without it nothing is written, acknowledged or said to be missing."""
+"""A store depends on its guard: without it nothing is written, acknowledged or reported missing."""
 
 from __future__ import annotations
 

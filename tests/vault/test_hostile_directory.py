@@ -1,4 +1,4 @@
-"""A store in a directory that another writes to: nothing outside is read, made or deleted, and no key becomes free."""
+"""A directory store that another account writes to: nothing outside is read, made or deleted; no key becomes free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vault in a directory that is moved away, or emptied, while an operation is under way: nothing is acknowledged."""
+"""A vault directory that is moved or emptied during an operation: nothing is acknowledged."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def empty(root: Path) -> None:
     (root / GUARD).unlink()
 
 
-def test_a_body_begun_before_the_directories_were_exchanged_is_not_acknowledged(root: Path) -> None:
+def test_a_body_started_before_the_directories_were_replaced_is_not_acknowledged(root: Path) -> None:
     async def work(store: DirectoryStore) -> None:
         body = await store.body(BODY)
         await body.write([bytes(2 * MEBIBYTE)])

@@ -1,4 +1,4 @@
-"""A store's health by its calls: what fails for a while, or hangs, is known as such; what is slow or full is not."""
+"""A store's health from its calls: failures and hangs are detected; a slow or full store is healthy."""
 
 from __future__ import annotations
 
