@@ -61,7 +61,7 @@ def package_of(name: str) -> str:
             break
         parts.append(part)
         path /= part
-    return ".".join(parts) or name.split(".")[0]
+    return ".".join(parts) or name.split(".", maxsplit=1)[0]
 
 
 def layer(package: str) -> int:

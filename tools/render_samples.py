@@ -93,11 +93,13 @@ def lookup(grid: Array, *at: Array, wrap: bool = True) -> Array:
 
 
 def step(low: float, high: float, value: Array) -> Array:
+    """From 0 at `low` to 1 at `high`, without a corner."""
     s: Array = np.clip((value - low) / (high - low), 0, 1)
     return np.asarray(s * s * (3 - 2 * s))
 
 
 def normalise(v: Array) -> Array:
+    """The vectors of this direction with length 1."""
     return np.asarray(v / np.linalg.norm(v, axis=-1, keepdims=True))
 
 
@@ -409,6 +411,8 @@ class Lighthouse:
 
 
 class Scene:
+    """What is in the picture, and the light that falls on it."""
+
     def __init__(self) -> None:
         self.clouds = Clouds()
         base = Lighthouse.BASE

@@ -55,6 +55,7 @@ def rectangle(
     thick: float = 1.5,
     radius: int = 0,
 ) -> str:
+    """A box, with rounded corners if `radius` is given."""
     style = f' rx="{radius}"' if radius else ""
     style += f' stroke="{stroke}" stroke-width="{thick:g}"' if stroke != "none" else ""
     box = " ".join(
@@ -71,6 +72,7 @@ def path(d: str, *, stroke: str = INK, thick: float = 1.5, dashes: str = "", arr
 
 
 def dot(x: float, y: float, radius: float, *, fill: str = INK) -> str:
+    """A filled circle."""
     return f'<circle cx="{round(x, 1):g}" cy="{round(y, 1):g}" r="{radius:g}" fill="{fill}"/>'
 
 

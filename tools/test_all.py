@@ -22,7 +22,7 @@ def _works(python: str, version: str) -> bool:
     """Whether it starts and is of this version: a shim on PATH may lead nowhere."""
     code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
     try:
-        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.stdout.strip() == version
@@ -36,11 +36,13 @@ def find(version: str) -> tuple[str, str]:
         if candidate and _works(candidate, version):
             return candidate, ""
     command = [str(UV), "python", "install", "--no-bin", "--no-progress", version]
-    installed = subprocess.run(command, capture_output=True, text=True)
+    installed = subprocess.run(command, capture_output=True, text=True, check=False)
     if installed.returncode:
         lines = [line.strip() for line in installed.stderr.splitlines() if line.strip()] or ["uv failed"]
         return "", f"not on this machine, and uv cannot download it: {lines[-1].removeprefix('cause: ')}"
-    found = subprocess.run([UV, "python", "find", "--managed-python", version], capture_output=True, text=True)
+    found = subprocess.run(
+        [UV, "python", "find", "--managed-python", version], capture_output=True, text=True, check=False
+    )
     return found.stdout.strip(), found.stderr.strip()
 
 
@@ -65,7 +67,7 @@ def main() -> int:
         else:
             print(f"Python {version}: {python}", flush=True)
             command = ["make", "test", f"PYTHON={python}", f"VENV=.venv-{version}"]
-            results[version] = "FAILED" if subprocess.run(command).returncode else "passed"
+            results[version] = "FAILED" if subprocess.run(command, check=False).returncode else "passed"
     for version, result in results.items():
         print(f"Python {version}: {result}")
     return 0 if available and "FAILED" not in results.values() else 1

@@ -65,6 +65,7 @@ class Address:
 
 
 def is_loopback(host: str) -> bool:
+    """Whether the host is `localhost` or an address that never leaves the machine (RFC 1122, RFC 4291)."""
     if host == "localhost":
         return True
     try:
@@ -310,7 +311,7 @@ _BOUNDS = {">": "above", ">=": "at least", "<=": "at most"}
 
 def _plainly(complaint: str) -> str:
     """What msgspec says, in the words of people: "Expected `float`, got `str` - at `$.timeout`" and the like."""
-    complaint = complaint.split(" - at")[0]
+    complaint = complaint.split(" - at", maxsplit=1)[0]
     if match := re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", complaint):
         expected = " or ".join(_KINDS.get(kind, f"a {kind}") for kind in match[1].removesuffix(" | null").split(" | "))
         return f"expects {expected}, not {_KINDS.get(match[2], f'a {match[2]}')}"

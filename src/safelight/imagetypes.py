@@ -16,6 +16,8 @@ HEAD = 132  # bytes that `sniff` wants: DICOM's signature ends here, and 29 bran
 
 @dataclass(frozen=True, slots=True)
 class ImageType:
+    """A file format."""
+
     name: str  # for people
     extension: str  # without a dot
     media_type: str  # as registered with IANA; for camera raw, which nobody registered, as in shared-mime-info

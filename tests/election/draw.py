@@ -144,9 +144,10 @@ class _Sheet:
         self._row(time)
         start, y = self._x[sender], self._y
         self._texts.append(dot(start, y, 2.5))
-        for end in (self._x[receiver] for receiver in receivers):
-            if lost := words.endswith("(lost)"):
-                end = (start + 8 * end) // 9
+        lost = words.endswith("(lost)")
+        for receiver in receivers:
+            end = (start + 8 * self._x[receiver]) // 9 if lost else self._x[receiver]
+            if lost:
                 self._texts += [path(f"M{end - 4} {y - 4} L{end + 4} {y + 4}", stroke=RED)]
                 self._texts += [path(f"M{end - 4} {y + 4} L{end + 4} {y - 4}", stroke=RED)]
             self._arrows.append(path(f"M{start} {y} H{end}", thick=1.25, dashes="4 4" if lost else "", arrow=not lost))

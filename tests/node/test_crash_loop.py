@@ -92,8 +92,8 @@ def test_nodes_that_all_crashed_do_not_wait_for_each_other(tmp_path: Path, nodes
         said = {node: len(cluster.said(node)) for node in cluster.config.addresses}
         crash(cluster, *said, times=100)
         cluster.cluster.start()
-        for node in said:
-            cluster.wait_for_line(node, HELD, after=said[node])
+        for node, lines in said.items():
+            cluster.wait_for_line(node, HELD, after=lines)
         assert GENEROUS < LONGEST_HOLD  # so all that is waited for comes before the hold-down is over
         eventually(
             lambda: any(VICTORY in line for node in said for line in cluster.said(node)[said[node] :]), "one led"

@@ -254,7 +254,7 @@ def contend(config: Config, number: int, rounds: int, barrier: Any) -> list[str]
 
 
 def test_of_many_processes_one_gets_the_name(config: Config) -> None:
-    config, processes, rounds = config, 4, 12
+    processes, rounds = 4, 12
     spawn = multiprocessing.get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(processes, mp_context=spawn) as pool:
         barrier = manager.Barrier(processes)

@@ -582,8 +582,8 @@ def _whole_calls(lines: list[str]) -> Iterator[tuple[str, str]]:
 
 def _below(root: Path, calls: Iterator[tuple[str, str]]) -> Iterator[str]:
     for call, arguments in calls:
-        arguments = re.sub(r'<([^>"]*)>, "([^/"][^"]*)"', r"<\1/\2>", arguments)  # a name in an open directory
-        paths = re.findall(rf'[<"]{re.escape(str(root))}(?:/([^>"]*))?[>"]', arguments)
+        named = re.sub(r'<([^>"]*)>, "([^/"][^"]*)"', r"<\1/\2>", arguments)  # a name in an open directory
+        paths = re.findall(rf'[<"]{re.escape(str(root))}(?:/([^>"]*))?[>"]', named)
         shown = [re.sub(r"\.[0-9a-f]{16}\.part$", ".part", path) or "." for path in paths]
         if shown == ["returned"]:
             yield "returned"

@@ -35,8 +35,8 @@ def server() -> Iterator[None]:
 @pytest.mark.parametrize("instead", [None, b"another's"])
 def test_a_store_without_its_guard_is_unavailable(kind: str, instead: bytes | None, tmp_path: Path) -> None:
     async def check() -> None:
-        async with STORES[kind](tmp_path) as store, STORES[kind](tmp_path) as other:
-            other = other if kind == "directory" else store_beside(store)
+        async with STORES[kind](tmp_path) as store, STORES[kind](tmp_path) as second:
+            other = second if kind == "directory" else store_beside(store)
             assert await store.create(GUARD, OURS)
             store.guard(GUARD, OURS)
             assert await store.create(RECORD, b"a record")

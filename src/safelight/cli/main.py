@@ -381,6 +381,7 @@ def revoke(config: Config, name: str, yes: bool, output: str | None) -> None:
 
 
 def main() -> NoReturn:
+    """Run a command and exit with its code: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N."""
     process.prepare()
     try:
         code = _code()

@@ -215,7 +215,7 @@ class Session:
         transfer = Transfer(self._servers, offer, source, {}, sink, feedback)
         return await self._at_the_leader(offer, feedback, transfer.send)
 
-    async def fetch(
+    async def fetch(  # noqa: C901 — one case for each way in which a name can be taken
         self,
         image: Kept,
         *,

@@ -147,6 +147,8 @@ NEVER = Epoch(0, 0)  # before the first
 
 
 class Kind(Enum):
+    """What a message says."""
+
     ELECTION = "election"  # "is a better node than me alive?"
     ANSWER = "answer"  # "yes: me, or the leader that I hear"
     COORDINATOR = "coordinator"  # "I lead, in this epoch"
@@ -200,6 +202,8 @@ PROFILES = {
 
 
 class Received(NamedTuple):
+    """A message arrived."""
+
     sender: int
     message: Message
 
@@ -238,11 +242,15 @@ class Save(NamedTuple):
 
 
 class Send(NamedTuple):
+    """Send a message; it may be lost."""
+
     to: int
     message: Message
 
 
 class Cause(Enum):
+    """Why a leader counts as lost."""
+
     LINK_BROKEN = "its link broke"
     TIMEOUT = "its heartbeats stopped"
     RESIGNED = "it resigned"

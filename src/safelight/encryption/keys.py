@@ -153,7 +153,8 @@ class Keyring:
 
     def merged(self, other: "Keyring") -> "Keyring":
         """The keys of both, and the later one of the two current keys. Raises KeyringError if they do not belong
-        together."""
+        together.
+        """
         if not self.belongs_with(other):
             raise KeyringError("These keyrings are of two clusters: restore the right one from a backup.")
         all_keys = {key.id: key for key in (*self.keys, *other.keys)}.values()

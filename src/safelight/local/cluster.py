@@ -244,7 +244,7 @@ def _free_ports(count: int) -> list[int]:
     ports: list[int] = []
     with ExitStack() as sockets:
         while len(ports) < count:
-            port = random.choice(_NOT_EPHEMERAL)
+            port = random.choice(_NOT_EPHEMERAL)  # noqa: S311 — a port is no secret
             with suppress(OSError):
                 sockets.enter_context(socket.create_server(("127.0.0.1", port)))
                 ports.append(port)

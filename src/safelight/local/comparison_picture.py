@@ -147,6 +147,7 @@ def chart(image: Image.Image | None, ceiling: float) -> Image.Image:
 
 
 def paint(light: Image.Image, counts: Sequence[int], colour: tuple[int, int, int], full: float) -> Image.Image:
+    """Draw the bars of one channel into `light`, and return it; a count of `full` is as high as the chart."""
     pen = ImageDraw.Draw(light)
     for x in range(PANEL):
         bar = min(round(CHART * counts[x * 256 // PANEL] / full), CHART)
@@ -173,6 +174,7 @@ def mount(image: Image.Image | None, height: int, mix: bool) -> Image.Image:
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, which every machine has."""
     return ImageFont.load_default(size=size)
 
 

@@ -138,7 +138,7 @@ async def _open_store(url: str, data_dir: Path, *, create: bool) -> Store:
     directory = directory_of(url)
     if directory is None:
         try:
-            from safelight.vault.stores.bucket import BucketStore  # its library is large, and an extra
+            from safelight.vault.stores.bucket import BucketStore  # noqa: PLC0415 — its library is large, and an extra
         except ModuleNotFoundError as error:
             if error.name != "obstore":
                 raise

@@ -40,7 +40,8 @@ def key_of(name: str, number: int) -> str:
 
 class Chains:
     """The chains in a store. Generations that were read are cached, because they never change; only later ones are
-    read."""
+    read.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -138,6 +138,7 @@ class ProblemDocument(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 def problem_body(refusal: Refusal) -> bytes:
+    """The body of a refusal: a problem document (RFC 9457)."""
     problem = refusal.problem
     return msgspec.json.encode(
         ProblemDocument(

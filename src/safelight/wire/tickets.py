@@ -55,6 +55,7 @@ class Ticket(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def new_nonce() -> str:
+    """64 random bits in hex, for one ticket."""
     return secrets.token_hex(8)
 
 

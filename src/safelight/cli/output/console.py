@@ -48,6 +48,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def plain(text: str) -> str:
+    """The text without control characters, which could make a terminal act."""
     return _CONTROL.sub("�", text)
 
 

@@ -52,7 +52,7 @@ def status_lines(servers: Iterable[ServerStatus], width: int | None) -> list[Tex
 
 
 def status_document(servers: list[ServerStatus]) -> dict[str, Any]:
-    """`{"leader": 3, "epoch": "1.3", "used": 17, "servers": [{"server": 1, "load": {…}, "epoch": "1.3", …}, …]}`"""
+    """`{"leader": 3, "epoch": "1.3", "used": 17, "servers": [{"server": 1, "load": {…}, "epoch": "1.3", …}, …]}`."""
     leader = leader_of(servers)
     found = []
     for status in servers:

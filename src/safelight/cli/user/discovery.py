@@ -199,6 +199,7 @@ def _stat(path: str | Path) -> os.stat_result | None:
 
 
 def is_directory(path: str) -> bool:
+    """Whether a directory is there that can be examined."""
     status = _stat(path)
     return status is not None and stat.S_ISDIR(status.st_mode)
 
@@ -210,4 +211,5 @@ def size_of(path: str) -> int:
 
 
 def absolute(root: str) -> Path:
+    """The path from the root directory, links unresolved."""
     return Path(os.path.abspath(root))

@@ -14,6 +14,7 @@ from safelight.names import shown
 
 
 def is_comment(line: str) -> bool:
+    """Whether the first word of the line begins with `#`."""
     return line.lstrip().startswith("#")
 
 

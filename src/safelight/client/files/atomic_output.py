@@ -230,6 +230,7 @@ def sweep(directory: Path) -> None:
 
 
 def identity(status: os.stat_result) -> Identity:
+    """The device and inode of a file: equal for two names of one file."""
     return status.st_dev, status.st_ino
 
 

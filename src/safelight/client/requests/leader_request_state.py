@@ -142,6 +142,8 @@ Effect = SendOffer | CancelOffers | SendBody | CancelBody | CheckServer | Report
 
 
 class Phase(Enum):
+    """What the request waits for."""
+
     PAUSING = "pausing"  # before a search
     SEARCHING = "searching"
     SENDING = "sending"

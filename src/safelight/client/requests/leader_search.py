@@ -195,10 +195,12 @@ def is_unreachable(reply: Reply) -> bool:
 
 
 def beyond_reach(leader: int) -> str:
+    """The reason that a client gives if it reaches workers alone."""
     return f"node {leader} leads and cannot be reached from here"
 
 
 def no_vault(waited: float) -> NoLeader:
+    """The error after `waited` seconds in which no node could use the vault."""
     return NoLeader(f"the vault could not be used for {waited:.0f} s: the nodes' logs say why; try again later")
 
 

@@ -130,7 +130,8 @@ class Links:
                 self._closed.discard(peer)
                 self._lost(peer)
                 was_up = False
-            await self._pause(peer, backoff * random.uniform(0.75, 1.25))
+            spread = random.uniform(0.75, 1.25)  # noqa: S311 — so that nodes do not dial in step
+            await self._pause(peer, backoff * spread)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
 
     async def _pause(self, peer: int, seconds: float) -> None:

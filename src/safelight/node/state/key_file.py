@@ -24,7 +24,7 @@ from safelight.encryption.keys import ClusterKey, Keyring
 from safelight.errors import SafelightError
 from safelight.runtime import atomic_file, private_file
 
-SECRET = "SAFELIGHT_KEYRING_SECRET"
+SECRET = "SAFELIGHT_KEYRING_SECRET"  # noqa: S105 — the variable's name
 MIN_SECRET, MAX_SECRET = 16, 4096
 """Bytes of a secret. With fewer no keyring is wrapped; one that an earlier version has wrapped so still opens."""
 MAX_FILE = 1 << 20

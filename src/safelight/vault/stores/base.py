@@ -141,7 +141,8 @@ class Store(Protocol):
 
     def file(self, key: str) -> FileBody | None:
         """The object as a file for sendfile; None if the store has no files. Opening it raises Missing and
-        StoreError."""
+        StoreError.
+        """
 
     def list(self, prefix: str) -> AsyncIterator[Entry]:
         """All objects whose keys begin with `prefix`, which ends with '/' or is empty; in no order. It includes what

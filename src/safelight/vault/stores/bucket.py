@@ -227,7 +227,8 @@ class BucketStore:
 
     async def _assure(self) -> None:
         """Make sure that this is still the vault's bucket: its guard was there at most `ASSURED` seconds ago. Raises
-        StoreError."""
+        StoreError.
+        """
         if self._guard is None or time.monotonic() - self._assured < ASSURED:
             return
         async with self._assuring:
@@ -253,7 +254,8 @@ class BucketStore:
     @asynccontextmanager
     async def _finding(self) -> AsyncIterator[None]:
         """For a read of one object: check the guard before the object is reported missing, because all objects may
-        be."""
+        be.
+        """
         try:
             yield
         except Missing:
@@ -405,7 +407,8 @@ class BucketBody:
 
     async def _arrived(self) -> bool:
         """Whether only the answer was lost. The key is random, so the object there is this one, and it appears
-        whole."""
+        whole.
+        """
         try:
             return await self._bucket.size(self._key) == self._size
         except (StoreError, Missing):
