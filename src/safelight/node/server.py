@@ -27,7 +27,7 @@ from safelight.node.connections.listener import Listener
 from safelight.node.election.driver import ElectionDriver
 from safelight.node.election.handshake import PeerIdentity
 from safelight.node.election.health import HealthMonitor, unsaved
-from safelight.node.election.key_sync import KeySharing
+from safelight.node.election.key_sync import KeySync
 from safelight.node.election.links import Links
 from safelight.node.http.admission import Admission
 from safelight.node.http.app import Routes
@@ -117,20 +117,20 @@ class Node:
         self._scheduler = Scheduler(config, node, self._load)
         self._reporting: asyncio.TimerHandle | None = None
         tls = client_tls(config)
-        self._sharing = KeySharing(
+        self._key_sync = KeySync(
             node,
             keys,
             config.addresses,
             tls=tls,
             observe=lambda reason: self._health.observe("key", not reason, reason),
-            say=say,
+            log=say,
         )
         self._links = Links(
             PeerIdentity(keys, node, incarnation),
             config.addresses,
             timeout=timing.leader_timeout,
             tls=tls,
-            introduced=self._sharing.introduced,
+            introduced=self._key_sync.introduced,
             connected=lambda peer, incarnation: self._election.connected(peer, incarnation),
             lost=self._lost,
             received=lambda peer, frame: self._election.received(peer, frame),
@@ -200,7 +200,7 @@ class Node:
             links=self._links,
             load=self._load,
             keys=keys,
-            key_sync=self._sharing,
+            key_sync=self._key_sync,
             step_down=self._health.step_down,
             log=say,
         )
@@ -227,7 +227,7 @@ class Node:
         await self._health.start()
         self._routes.active_requests.start()
         self._load.start()
-        self._sharing.start()
+        self._key_sync.start()
         self._links.start()
         self._election.start()
         await stop.wait()
@@ -237,7 +237,7 @@ class Node:
         self._election.stop()
         door.close()  # before the links: peers redial at once
         await self._links.close()
-        await self._sharing.stop()
+        await self._key_sync.stop()
         await self._routes.offer_channels.close()
         self._routes.active_requests.stop()
         await runner.cleanup()
@@ -281,7 +281,7 @@ class Node:
 
     def _lost(self, peer: int) -> None:
         self._scheduler.lost(peer)
-        self._sharing.lost(peer)
+        self._key_sync.lost(peer)
         self._election.lost(peer)
 
     def _report_soon(self) -> None:

@@ -17,7 +17,7 @@ from safelight.decoding import Malformed, decode
 from safelight.encryption.errors import OtherCluster
 from safelight.errors import SafelightError
 from safelight.node.connections.http_connection import USER, serving, waiting
-from safelight.node.election.key_sync import KeySharing
+from safelight.node.election.key_sync import KeySync
 from safelight.node.election.links import PATH, Links
 from safelight.node.http.admission import Admission, Redirect
 from safelight.node.http.authentication import Authentication, bearer
@@ -67,7 +67,7 @@ class Routes:
         links: Links,
         load: LoadTracker,
         keys: Keys,
-        key_sync: KeySharing,
+        key_sync: KeySync,
         step_down: Callable[[float], None],
         log: Callable[[str], None],
     ) -> None:

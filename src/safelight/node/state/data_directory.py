@@ -1,11 +1,11 @@
 """The data directory: one for each machine, shared by its nodes. The keyring and the epochs.
 
-keyring.json             all secrets of the cluster (see keyfile.py)
+keyring.json             all secrets of the cluster (see key_file.py)
 vault.json               that there has been a vault, and where
 vault/                   the vault, if it is nowhere else
 epoch-N.json             the last epoch that node N has been in
 life-N.json              while node N runs, and after a crash: since when it did, and after how many crashes
-usage-N.json             how often node N has used each cluster key (see usage.py)
+usage-N.json             how often node N has used each cluster key (see key_usage.py)
 probe-N                  what node N writes to see whether it can
 
 All are readable by their owner alone.
@@ -127,7 +127,7 @@ def load_epoch(directory: Path, node: int) -> Epoch:
     try:
         return decode(path.read_bytes(), Epoch)
     except FileNotFoundError:
-        with suppress(OSError):  # the watch over the disk will find out what is wrong with it
+        with suppress(OSError):  # the health monitor will find out what is wrong with the disk
             save_epoch(directory, node, NEVER)  # the file also says that this node lives here
         return NEVER
     except (OSError, Malformed) as error:

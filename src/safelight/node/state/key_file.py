@@ -165,7 +165,7 @@ class Keys:
         """Raises DataError."""
         self._file = file
         self.weak = file.weak
-        self._busy = threading.RLock()  # what the watch finds and what an order says may come at once
+        self._busy = threading.RLock()  # the health monitor and an admin command may call at the same time
         self._stamp, self._trouble = file.stamp(), ""
         self.ring = file.read()
 

@@ -1,9 +1,8 @@
-"""A node's hold on the vault: opened as soon as it can be, watched, tidied, and swept while the node leads.
+"""A node's access to the vault: opened as soon as possible, monitored, and swept while the node leads.
 
-While the vault is away the node runs without it, answers that the vault is away, and goes on trying. What no
-retry would repair ends the node's start. How the vault does is known from the calls that the node makes of it for its
-clients, and, as soon as one of these fails or waits for long, here or on another node, from probes; the watch over the
-node's eligibility hears of it.
+While the vault is unavailable the node runs without it, says so in its answers, and retries. An error that no retry
+fixes ends the node's start. The node knows the vault's health from the calls that it makes for its clients and, once
+one of these fails or is slow, here or on another node, from probes. It reports that health to the health monitor.
 """
 
 from __future__ import annotations
