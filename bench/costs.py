@@ -24,7 +24,6 @@ from safelight.client.requests.feedback import NullFeedback
 from safelight.client.requests.status import wait_for_leader
 from safelight.client.session import Session
 from safelight.config import Config
-from safelight.election.bully import Epoch
 from safelight.local.cluster import LocalCluster, ephemeral_config
 from safelight.node.work.balance import Balancer
 from safelight.node.work.load import LoadTracker
@@ -134,14 +133,18 @@ def _report(place: Path) -> float:
 
 def _choice() -> float:
     """Choosing among many nodes, a node: as the scheduler does it."""
-    book = LoadTracker(MANY, lambda: ("leader", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256, 0)
+    book = LoadTracker(MANY, MANY, 60.0, 256, 0)
     for node in range(1, MANY):
-        own = LoadTracker(node, lambda: ("worker", Epoch(1, MANY), MANY), str, 60.0, lambda: None, 256, 0).own()
-        book.received(node, [own])
+        own = LoadTracker(node, MANY, 60.0, 256, 0).own()
+        book.received(node, [own], MANY)
     balance = Balancer()
     began = time.process_time()
     for number in range(OFFERS):
-        in_hand = {load.node: load.weight for load in book.known() if load.free_slots > balance.waiting(load.node)}
+        in_hand = {
+            load.node: load.weight
+            for load in [book.own(), *book.peers()]
+            if load.free_slots > balance.waiting(load.node)
+        }
         balance.assign(f"{number}", SMALL, in_hand, number / 1000)
     return (time.process_time() - began) / OFFERS / MANY
 

@@ -101,6 +101,45 @@ def test_the_core_has_neither_network_nor_clock_nor_disk(path: Path) -> None:
     assert not calls & {"open", "print", "input"}
 
 
+def late_bound(source: str) -> set[int]:
+    """Lines with a function that hides a reference to an object which may not exist yet: a lambda as an argument of a
+    constructor, and any function within `__init__` that refers to `self`.
+    """
+    functions = (ast.Lambda, ast.FunctionDef, ast.AsyncFunctionDef)
+    lines = set[int]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name.lstrip("_")[:1].isupper():
+                arguments = [*node.args, *(each.value for each in node.keywords)]
+                lines |= {each.lineno for each in arguments if isinstance(each, ast.Lambda)}
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            for inner in ast.walk(node):
+                if inner is not node and isinstance(inner, functions):
+                    names = {each.id for each in ast.walk(inner) if isinstance(each, ast.Name)}
+                    lines |= {inner.lineno} if "self" in names else set()
+    return lines
+
+
+@pytest.mark.parametrize("path", modules("node"), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_parts_of_a_node_get_what_they_use_and_no_function_that_looks_it_up_later(path: Path) -> None:
+    assert late_bound(path.read_text()) == set()
+
+
+def test_a_circle_of_objects_cannot_hide_in_a_function() -> None:
+    hidden = """
+class Node:
+    def __init__(self):
+        self._load = LoadTracker(lambda: self._driver.role, most=4)
+        def lost(peer):
+            self._driver.lost(peer)
+        links = Links(lost)
+        self._health = health.Monitor(examine=lambda: examine(links))
+        self._driver = ElectionDriver(send=links.send, sort=sorted([], key=lambda each: each))
+"""
+    assert late_bound(hidden) == {4, 5, 8}
+
+
 def test_aiohttp_is_imported_in_one_place() -> None:
     """Its first import reads certificate authorities that nothing uses: see safelight/runtime/http.py."""
     importers = {path for path in modules() if any(name.split(".")[0] == "aiohttp" for name in imports(path))}

@@ -141,7 +141,7 @@ def test_the_old_leaders_assignment_is_void_when_another_leads(tmp_path: Path) -
         cluster.wait_until_leader(2)
         answer = put(cluster, 1, name, grant.ticket)
         assert (answer.status, answer.problem) == (403, BAD)
-        assert b"a leader that was replaced since" in answer.body
+        assert b"the leader of this ticket was replaced" in answer.body
 
 
 def test_who_is_busy_gets_less(cluster: Running) -> None:

@@ -44,7 +44,7 @@ def test_every_route_is_documented_and_nothing_else() -> None:
         reads=AsyncMock(),
         users=nothing,
         links=Mock(accept=AsyncMock()),
-        load=nothing,
+        election=nothing,
         keys=nothing,
         key_sync=nothing,
         step_down=print,

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from safelight.config import Config
-from safelight.election.bully import Epoch
 from safelight.encryption import Scheme
 from safelight.node.work.load import LoadTracker
 from safelight.node.work.scheduler import Scheduler
@@ -23,8 +22,8 @@ FULL = msgspec.structs.replace(FREE, free_slots=0)
 
 def leader(worker: Load) -> tuple[Scheduler, LoadTracker]:
     """The leader's, which has received this load of one worker."""
-    load = LoadTracker(LEADER, lambda: ("leader", Epoch(1, LEADER), LEADER), str, 60.0, lambda: None, MOST, 0)
-    load.received(WORKER, [worker])
+    load = LoadTracker(LEADER, 3, 60.0, MOST, 0)
+    load.received(WORKER, [worker], LEADER)
     config = Config(servers=("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"), balance="least-loaded", max_in_flight=MOST)
     return Scheduler(config, LEADER, load), load
 

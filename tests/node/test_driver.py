@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 import msgspec
 import pytest
 
+from safelight.config import Config
 from safelight.election.bully import Election, Epoch, Kind, Timing
 from safelight.node.election.driver import ElectionDriver, ElectionMessage
 from safelight.node.election.health import HealthMonitor
 from safelight.node.state.data_directory import DirectoryState
+from safelight.node.work.load import LoadTracker
+from safelight.node.work.scheduler import Scheduler
 from tests.running import GENEROUS
 
 BEAT = 0.05
@@ -32,28 +35,26 @@ class Driven:
     """Whether the disk refuses."""
 
     def __post_init__(self) -> None:
+        self.health = HealthMonitor(self, self, leader_timeout=3 * BEAT, crashes=0, log=self.said.append)
         self.driver = ElectionDriver(
             Election(1, [1, 2], Timing.of(BEAT), now=asyncio.get_running_loop().time()),
-            send=lambda peer, frame: self.sent.append(msgspec.json.decode(frame, type=ElectionMessage).kind),
-            save=self.save,
-            unsaved=lambda error: self.health.observe("epoch", False, "cannot save"),
-            loads=list,
-            begun=list,
-            loads_received=lambda peer, loads, begun: None,
+            links=self,
+            health=self.health,
+            workload=Scheduler(Config(), 1, LoadTracker(1, 2, 60.0, 1, 0)),
             log=self.said.append,
         )
-        self.health = HealthMonitor(
-            examine=lambda: HEALTHY,
-            save=lambda: self.save(self.driver.epoch),
-            set_eligible=self.driver.set_eligible,
-            wait_for_leader=lambda: self.driver.wait_for_leader(3 * BEAT),
-            leads=lambda: self.driver.leads,
-            another_is_healthy=lambda: True,
-            crashes=0,
-            log=self.said.append,
-        )
+        self.health.bind(self.driver)
 
-    def save(self, epoch: Epoch) -> None:
+    def send(self, peer: int, frame: bytes) -> None:
+        self.sent.append(msgspec.json.decode(frame, type=ElectionMessage).kind)
+
+    def another_is_healthy(self) -> bool:
+        return True
+
+    def examine(self, known_peers: Collection[int]) -> DirectoryState:
+        return HEALTHY
+
+    def save_epoch(self, epoch: Epoch) -> None:
         if self.broken:
             raise OSError(errno.ENOSPC, "No space left on device")
         self.saved.append(epoch)
@@ -135,7 +136,7 @@ def test_a_node_that_stops_is_never_eligible_again_whatever_had_failed() -> None
         await until(lambda: not it.driver.leads and bool(it.said))
         it.broken = False
         it.health.drain()
-        it.health.observe("epoch", True)
+        it.health.observe("epoch", "")
         it.health.step_down(0.0)
         await it.health.start()
         assert not it.driver.leads

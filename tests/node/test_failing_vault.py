@@ -99,7 +99,7 @@ def test_where_the_calls_of_all_nodes_fail_or_hang_one_leads_on_and_says_so(tmp_
             eventually(all_know, "node 3 leads in spite of the trouble of all")
             if fault is FAILS:
                 status, detail = upload(it.config, 3, token, "b.png")
-                assert (status, "the vault cannot be used now" in detail) == (503, True)
+                assert (status, "the vault is unavailable" in detail) == (503, True)
             shown = safelight("status", config=it.config, cwd=tmp_path).stdout
             assert shown.count("degraded: ") == 3
             elections = len([line for node in (1, 2, 3) for line in it.said(node) if "I am the new leader" in line])

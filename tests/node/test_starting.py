@@ -209,9 +209,9 @@ def test_a_node_whose_data_directory_vanishes_keeps_its_traceback_to_itself(tmp_
 @pytest.mark.parametrize(
     ("host", "hosts", "said"),
     [
-        ("one.example", "127.0.1.1 one.example one", "one.example means 127.0.1.1 here, so that no other machine"),
-        ("one.example", "::1 one.example", "one.example means ::1 here, so that no other machine"),
-        ("localhost", "198.51.100.1 localhost", "localhost means 198.51.100.1 here, beyond loopback"),
+        ("one.example", "127.0.1.1 one.example one", "one.example resolves to 127.0.1.1 here, where no other machine"),
+        ("one.example", "::1 one.example", "one.example resolves to ::1 here, where no other machine"),
+        ("localhost", "198.51.100.1 localhost", "localhost resolves to 198.51.100.1 here, which is not loopback"),
         ("one.example", "127.0.1.1 one.example\n192.0.2.1 one.example", "cannot listen on one.example"),
     ],
 )

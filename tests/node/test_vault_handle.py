@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -31,10 +32,10 @@ def test_a_look_at_the_vault_that_ends_in_anything_unexpected_is_trouble_until_o
             config,
             1,
             lambda: keyring,
-            leads=lambda: False,
-            alarm=lambda: False,
-            observe=lambda reason, suspicion: reasons.put_nowait(reason),
-            say=lambda line: None,
+            election=Mock(leads=False),
+            peers=Mock(another_is_unhealthy=Mock(return_value=False)),
+            health=Mock(observe_vault=lambda fault, suspicion: reasons.put_nowait(fault)),
+            log=list[str]().append,
         )
         async with asyncio.timeout(GENEROUS):
             await it.start()

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -641,21 +642,21 @@ def test_what_nobody_will_ever_name_is_swept_while_a_node_leads(tmp_path: Path) 
         hidden.write_bytes(b"what another crash has left")
         for each in (body, hidden):
             os.utime(each, (0, 0))
-        leads = False
+        election = Mock(leads=False)
         keeper = VaultHandle(
             config,
             1,
             lambda: ring,
-            leads=lambda: leads,
-            alarm=lambda: False,
-            observe=lambda *_: None,
-            say=said.append,
+            election=election,
+            peers=Mock(another_is_unhealthy=Mock(return_value=False)),
+            health=Mock(),
+            log=said.append,
             interval=0.01,
         )
         await keeper.start()
         await asyncio.to_thread(eventually, lambda: not hidden.exists(), "the hidden file is gone")
         assert body.exists()  # only a leader sweeps
-        leads = True
+        election.leads = True
         await asyncio.to_thread(eventually, lambda: len(said) == 2, "it has swept the body, and says so")
         assert not body.exists()
         hidden.write_bytes(b"what a crash leaves while this node runs on")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from operator import attrgetter
+from typing import Protocol
 
 import msgspec
 
@@ -48,25 +50,47 @@ class ElectionMessage(msgspec.Struct, omit_defaults=True):
     """The uploads that a worker was assigned and has begun since its last heartbeat."""
 
 
+class Sender(Protocol):
+    """Sends frames to peers (`Links`)."""
+
+    def send(self, peer: int, frame: bytes) -> None: ...
+
+
+class Health(Protocol):
+    """The state of this node (`HealthMonitor`)."""
+
+    @property
+    def ineligible(self) -> str: ...
+
+    @property
+    def degraded(self) -> str: ...
+
+    def save(self, epoch: Epoch) -> bool:
+        """Put the epoch on the disk. If that fails, make this node ineligible, and return False."""
+
+
+class Workload(Protocol):
+    """What heartbeats carry beside the election (`Scheduler`)."""
+
+    def own_load(self) -> Load: ...
+
+    def peer_loads(self) -> list[Load]: ...
+
+    def take_started(self) -> list[str]: ...
+
+    def received(self, peer: int, loads: list[Load], started: list[str], leader: int | None) -> None: ...
+
+    def lost(self, peer: int) -> None: ...
+
+
 class ElectionDriver:
     """One node's part in the election."""
 
     def __init__(
-        self,
-        election: Election,
-        *,
-        send: Callable[[int, bytes], None],
-        save: Callable[[Epoch], None],
-        unsaved: Callable[[OSError], None],
-        loads: Callable[[], list[Load]],
-        begun: Callable[[], list[str]],
-        loads_received: Callable[[int, list[Load], list[str]], None],
-        log: Callable[[str], None],
+        self, election: Election, *, links: Sender, health: Health, workload: Workload, log: Callable[[str], None]
     ) -> None:
-        """`save` raises OSError if it fails; then `unsaved` must make this node ineligible before it returns."""
         self._election = election
-        self._send, self._save, self._unsaved = send, save, unsaved
-        self._loads, self._begun, self._loads_received, self._log = loads, begun, loads_received, log
+        self._links, self._health, self._workload, self._log = links, health, workload, log
         self._incarnations: dict[int, str] = {}
         self._linked: set[int] = set()
         self._misunderstood: set[int] = set()  # peers of whose incarnation this has been logged
@@ -136,6 +160,7 @@ class ElectionDriver:
         self.take(PeerConnected(peer))
 
     def lost(self, peer: int) -> None:
+        self._workload.lost(peer)
         self._linked.discard(peer)
         self.take(PeerLost(peer))
 
@@ -148,7 +173,7 @@ class ElectionDriver:
                 self._log(f"node {peer} sent a message that this version does not understand")
             return
         if message.loads:
-            self._loads_received(peer, message.loads, message.begun)
+            self._workload.received(peer, message.loads, message.begun, self.leader)
         epoch = Epoch(message.counter, message.epoch_leader)
         self.take(Received(peer, Message(message.kind, epoch, message.leader)))
 
@@ -174,11 +199,22 @@ class ElectionDriver:
         finally:
             self._schedule()
 
+    def load(self) -> Load:
+        """This node's load."""
+        load = self._workload.own_load()
+        load.role, load.counter, load.leader = self.role, self.epoch.counter, self.leader
+        load.ineligible, load.degraded = self._health.ineligible, self._health.degraded
+        return load
+
+    def loads(self) -> list[Load]:
+        """The loads of this node and of the peers that have reported theirs lately, in the order of nodes."""
+        return sorted([self.load(), *self._workload.peer_loads()], key=attrgetter("node"))
+
     def send_load(self) -> None:
         """Send this node's load to another that leads, between two heartbeats. It counts as a heartbeat."""
         if self.leader is not None and not self.leads and self.leader in self._linked:
             message = Message(Kind.HEARTBEAT, self.epoch, self.leader)
-            self._send(self.leader, self._encode(self.leader, message))
+            self._links.send(self.leader, self._encode(self.leader, message))
 
     # -- helpers -------------------------------------------------------------------------------------
 
@@ -186,13 +222,10 @@ class ElectionDriver:
         for effect in effects:
             match effect:
                 case Save(epoch):
-                    try:
-                        self._save(epoch)
-                    except OSError as error:
-                        self._unsaved(error)
+                    if not self._health.save(epoch):
                         return  # a node must not act in an epoch that is not saved
                 case Send(peer, message):
-                    self._send(peer, self._encode(peer, message))
+                    self._links.send(peer, self._encode(peer, message))
 
     def _announce(self) -> None:
         """Log who leads, if that has changed, and each new epoch of this node."""
@@ -206,9 +239,9 @@ class ElectionDriver:
     def _encode(self, peer: int, message: Message) -> bytes:
         encoded = ElectionMessage(message.kind, message.epoch.counter, message.epoch.leader, message.leader)
         if message.kind is Kind.HEARTBEAT:
-            encoded.loads = self._loads()
+            encoded.loads = self.loads() if self.leads else [self.load()]
             if peer == self.leader:
-                encoded.begun = self._begun()
+                encoded.begun = self._workload.take_started()
         return msgspec.json.encode(encoded)
 
     def _schedule(self) -> None:

@@ -13,7 +13,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from safelight.config import Address
 from safelight.decoding import Malformed, decode
@@ -33,6 +33,12 @@ RETRY_AFTER = 5.0
 """Seconds until a failed attempt is repeated."""
 
 
+class FaultObserver(Protocol):
+    """Learns whether a component has a fault (`HealthMonitor`)."""
+
+    def observe(self, component: str, fault: str) -> None: ...
+
+
 class KeySync:
     """The key synchronization of one node. On the event loop only."""
 
@@ -43,13 +49,12 @@ class KeySync:
         addresses: Mapping[int, Address],
         *,
         tls: ssl.SSLContext | None,
-        observe: Callable[[str], None],
+        health: FaultObserver,
         log: Callable[[str], None],
     ) -> None:
-        """`observe` is called at each check with a message that lists the keys this node lacks; empty if none."""
         self._node, self._keys, self._tls = node, keys, tls
         self._addresses = {each: address for each, address in addresses.items() if each != node}
-        self._observe, self._log = observe, log
+        self._health, self._log = health, log
         self._reported: set[str] = set()  # keys that a peer uses, or has used
         self._hellos: dict[int, Hello] = {}  # the latest of each peer that has connected
         self._owed: dict[int, list[ClusterKey]] = {}  # what a peer lacked when it connected, and has not received since
@@ -114,7 +119,7 @@ class KeySync:
 
     def _check(self) -> None:
         missing = {key for key in self._reported if self._keys.ring.find(key) is None}
-        self._observe(f"it lacks the key {_list(missing)}, which its peers have" if missing else "")
+        self._health.observe("key", f"it lacks the key {_list(missing)}, which its peers have" if missing else "")
 
     def _may_try(self, node: int) -> bool:
         now = time.monotonic()

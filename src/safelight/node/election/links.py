@@ -15,6 +15,7 @@ import random
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import msgspec
 
@@ -52,6 +53,24 @@ it is linked."""
 Frame = bytes
 
 
+class KeyExchange(Protocol):
+    """Learns which keys peers have (`KeySync`)."""
+
+    def introduced(self, peer: Hello) -> None: ...
+
+    def lost(self, peer: int) -> None: ...
+
+
+class LinkListener(Protocol):
+    """Learns what happens on the links (`ElectionDriver`). Called on the event loop."""
+
+    def connected(self, peer: int, incarnation: str) -> None: ...
+
+    def lost(self, peer: int) -> None: ...
+
+    def received(self, peer: int, frame: Frame) -> None: ...
+
+
 class Links:
     """All links of one node. Reports to the election on the event loop."""
 
@@ -62,23 +81,15 @@ class Links:
         *,
         timeout: float,
         tls: ssl.SSLContext | None,
-        introduced: Callable[[Hello], None],
-        connected: Callable[[int, str], None],
-        lost: Callable[[int], None],
-        received: Callable[[int, Frame], None],
+        key_exchange: KeyExchange,
         log: Callable[[str], None],
     ) -> None:
-        """`timeout`: seconds that a handshake may take, and that a link may leave a ping unanswered.
-
-        `introduced` gets the Hello of each peer that this node has dialed and that has proved itself; `connected` its
-        number and incarnation.
-        """
+        """`timeout`: seconds that a handshake may take, and that a link may leave a ping unanswered."""
         self._identity = identity
         self._addresses = {node: address for node, address in addresses.items() if node != identity.node}
         self._timeout = timeout
         self._tls = tls
-        self._introduced = introduced
-        self._connected, self._lost, self._received, self._log = connected, lost, received, log
+        self._key_exchange, self._log = key_exchange, log
         self._outgoing: dict[int, asyncio.Queue[Frame]] = {}
         self._incoming: set[web.WebSocketResponse] = set()
         self._unproved: dict[HttpConnection, None] = {}  # the oldest first
@@ -86,6 +97,10 @@ class Links:
         self._closed: set[int] = set()  # peers whose own link to this node ended, and that it has not reached since
         self._logged: dict[int, set[str]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+
+    def bind(self, listener: LinkListener) -> None:
+        """Report to this listener. To be called once, before anything else."""
+        self._listener = listener
 
     def start(self) -> None:
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
@@ -128,7 +143,8 @@ class Links:
                 pass  # it is down, and dials this node when it is up
             if was_up or peer in self._closed:
                 self._closed.discard(peer)
-                self._lost(peer)
+                self._key_exchange.lost(peer)
+                self._listener.lost(peer)
                 was_up = False
             spread = random.uniform(0.75, 1.25)  # noqa: S311 — so that nodes do not dial in step
             await self._pause(peer, backoff * spread)
@@ -177,8 +193,8 @@ class Links:
         self._logged.pop(peer, None)
         self._closed.discard(peer)
         self._outgoing[peer] = asyncio.Queue(MAX_QUEUED)
-        self._introduced(theirs)
-        self._connected(peer, theirs.incarnation)
+        self._key_exchange.introduced(theirs)
+        self._listener.connected(peer, theirs.incarnation)
         return socket
 
     async def _send_queued(self, peer: int, socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -229,7 +245,7 @@ class Links:
             try:
                 async for message in socket:
                     if message.type is aiohttp.WSMsgType.BINARY:
-                        self._received(peer, message.data)
+                        self._listener.received(peer, message.data)
             finally:
                 if peer not in self._outgoing:  # else the link that this node dialed shows whether the peer is alive
                     self._closed.add(peer)

@@ -17,6 +17,7 @@ from safelight.decoding import Malformed, decode
 from safelight.encryption.errors import OtherCluster
 from safelight.errors import SafelightError
 from safelight.node.connections.http_connection import USER, serving, waiting
+from safelight.node.election.driver import ElectionDriver
 from safelight.node.election.key_sync import KeySync
 from safelight.node.election.links import PATH, Links
 from safelight.node.http.admission import Admission, Redirect
@@ -33,7 +34,6 @@ from safelight.node.state.data_directory import DataError
 from safelight.node.state.key_file import Keys
 from safelight.node.state.outage_log import OutageLog
 from safelight.node.state.users import Users
-from safelight.node.work.load import LoadTracker
 from safelight.runtime.http import HttpVersion11, web
 from safelight.vault.records import OtherKey
 from safelight.vault.stores.base import BadObject, StoreError
@@ -65,7 +65,7 @@ class Routes:
         reads: ReadHandlers,
         users: Users,
         links: Links,
-        load: LoadTracker,
+        election: ElectionDriver,
         keys: Keys,
         key_sync: KeySync,
         step_down: Callable[[float], None],
@@ -74,7 +74,7 @@ class Routes:
         self._config, self._node, self._cluster = config, node, cluster
         self._authentication, self._admission = authentication, admission
         self._writes, self._reads = writes, reads
-        self._links, self._load, self._log = links, load, log
+        self._links, self._election, self._log = links, election, log
         self._keys, self._key_sync, self._step_down = keys, key_sync, step_down
         self._outages = OutageLog(log)
         self.active_requests = ActiveRequests(users, log)
@@ -129,7 +129,7 @@ class Routes:
         return _json(ClusterInfo(self._cluster, self._node, __version__, self._authentication.open_enrolment))
 
     async def status(self, request: web.Request) -> web.Response:
-        return _json(Status(self._cluster, self._node, self._load.known()))
+        return _json(Status(self._cluster, self._node, self._election.loads()))
 
     async def enrol(self, request: web.Request) -> web.Response:
         """PUT /v1/users/NAME with a token: enrol the user, where enrolment is open."""

@@ -17,7 +17,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,6 @@ from safelight.encryption.keyring_protection import Wrapper
 from safelight.encryption.keys import Keyring
 from safelight.node.state.key_file import DataError as DataError
 from safelight.node.state.key_file import KeyFile, Keys
-from safelight.node.state.key_usage import Uses
 from safelight.runtime import atomic_file, private_file
 from safelight.runtime.descriptors import any_left
 from safelight.sizes import human_size
@@ -139,22 +138,6 @@ def save_epoch(directory: Path, node: int, epoch: Epoch) -> None:
     replace(_epoch_path(directory, node), msgspec.json.encode(epoch))
 
 
-def load_usage(directory: Path, node: int) -> dict[str, Uses]:
-    """How often the node has used each cluster key, by key id; it may be some too many. Raises DataError."""
-    path = _usage_path(directory, node)
-    try:
-        return decode(path.read_bytes(), dict[str, Uses])
-    except FileNotFoundError:
-        return {}
-    except (OSError, Malformed) as error:
-        raise DataError(f"{path} is unreadable ({error}): delete it, and run `safelight keys rotate`") from None
-
-
-def save_usage(directory: Path, node: int, text: bytes) -> None:
-    """Raises OSError."""
-    replace(_usage_path(directory, node), text)
-
-
 class DirectoryState(NamedTuple):
     """What is wrong with a data directory and a vault in a directory, in words; empty where all is well."""
 
@@ -166,8 +149,22 @@ class DirectoryState(NamedTuple):
     """Whether this process could open no file: then it is not known what is wrong with the rest."""
 
 
-def examine(directory: Path, node: int, others: Iterable[int], keys: Keys) -> DirectoryState:
-    """Whether a node can work with this directory at this moment; `others` might lead instead. Writes a byte."""
+class NodeFiles:
+    """One node's use of the data directory."""
+
+    def __init__(self, directory: Path, node: int, peers: Iterable[int], keys: Keys) -> None:
+        self._directory, self._node, self._peers, self._keys = directory, node, frozenset(peers) - {node}, keys
+
+    def save_epoch(self, epoch: Epoch) -> None:
+        """Raises OSError."""
+        save_epoch(self._directory, self._node, epoch)
+
+    def examine(self, known_peers: Collection[int]) -> DirectoryState:
+        """The state of the directory now. `known_peers` might lead instead; before any is known, all. Writes a byte."""
+        return _examine(self._directory, self._node, known_peers or self._peers, self._keys)
+
+
+def _examine(directory: Path, node: int, others: Iterable[int], keys: Keys) -> DirectoryState:
     enough = any_left()
     trouble, full = _disk_trouble(directory, node)
     everybodys = full and all(os.path.exists(_epoch_path(directory, each)) for each in others)
@@ -224,7 +221,3 @@ def _lost(path: Path) -> DataError:
 
 def _epoch_path(directory: Path, node: int) -> Path:
     return directory / f"epoch-{node}.json"
-
-
-def _usage_path(directory: Path, node: int) -> Path:
-    return directory / f"usage-{node}.json"

@@ -169,6 +169,10 @@ class Keys:
         self._stamp, self._trouble = file.stamp(), ""
         self.ring = file.read()
 
+    def current(self) -> Keyring:
+        """`ring`."""
+        return self.ring
+
     def add(self, key: ClusterKey) -> None:
         """Have another key, on the disk when this returns; it is not used yet. Raises DataError, KeyringError."""
         self._change(lambda ring: ring.added(key))

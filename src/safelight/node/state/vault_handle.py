@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from safelight.config import Config
 from safelight.encryption.keys import Keyring
@@ -41,6 +42,25 @@ SWEEP = 3600.0
 """Seconds between two sweeps: a listing of all bodies, and a record read for each of those that are old."""
 
 
+class Leadership(Protocol):
+    """Whether this node leads (`ElectionDriver`)."""
+
+    @property
+    def leads(self) -> bool: ...
+
+
+class Peers(Protocol):
+    """What other nodes report of themselves (`LoadTracker`)."""
+
+    def another_is_unhealthy(self) -> bool: ...
+
+
+class VaultObserver(Protocol):
+    """Learns, twice a second, why the vault is unavailable, and what may become such a reason (`HealthMonitor`)."""
+
+    def observe_vault(self, fault: str, suspicion: str) -> None: ...
+
+
 class VaultHandle:
     """One node's access to its vault, and what it knows about the vault's state."""
 
@@ -50,20 +70,18 @@ class VaultHandle:
         node: int,
         keyring: Callable[[], Keyring],
         *,
-        leads: Callable[[], bool],
+        election: Leadership,
+        peers: Peers,
+        health: VaultObserver,
         sealed: Callable[[str], object] = str,
-        alarm: Callable[[], bool],
-        observe: Callable[[str, str], None],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         interval: float = SWEEP,
     ) -> None:
-        """`sealed` as for `Vault`. `alarm`: whether another node reports a fault. `observe` gets, twice a second, why
-        the vault cannot be used, and what may become such a reason.
-        """
-        self._sealed = sealed
-        self._node, self._alarm, self._observe = node, alarm, observe
+        """`sealed` as for `Vault`. `interval`: seconds between two sweeps."""
+        self._node, self._election, self._peers, self._observer = node, election, peers, health
+        self._sealed, self._log = sealed, log
         self._url, self._data_dir = config.vault_url, config.data_dir
-        self._keyring, self._leads, self._say, self._interval = keyring, leads, say, interval
+        self._keyring, self._interval = keyring, interval
         self._vault: Vault | None = None
         self._trouble = "the vault is not open yet"
         self._place: tuple[int, int] | None = None  # the directory's device and inode, when it was the vault last
@@ -77,6 +95,10 @@ class VaultHandle:
         if self._vault is None:
             raise StoreError(self._trouble)
         return self._vault
+
+    def get(self) -> Vault:
+        """`vault`."""
+        return self.vault
 
     async def start(self) -> None:
         """Open the vault, or begin to try, and look after it until `stop`. Raises CannotUseVault."""
@@ -109,17 +131,17 @@ class VaultHandle:
             while True:
                 now = time.monotonic()
                 if self._vault is None:
-                    self._observe(self._trouble, "")
+                    self._observer.observe_vault(self._trouble, "")
                 else:
                     if directory is not None and (looking is None or looking.done()):
                         looking = asyncio.create_task(self._look(directory))
                     suspicion = self._health.suspicion(now)
-                    if not self._alarm():
+                    if not self._peers.another_is_unhealthy():
                         calm = now
                     alarmed = 0 < now - calm < ALARM
                     if (suspicion or alarmed or self._health.unknown) and (probing is None or probing.done()):
                         probing = asyncio.create_task(self._monitored.probe(f"{self._node}"))
-                    self._observe(self._health.reason(now), suspicion)
+                    self._observer.observe_vault(self._health.reason(now), suspicion)
                 await asyncio.sleep(LOOK)
         finally:
             for task in (looking, probing):
@@ -144,7 +166,7 @@ class VaultHandle:
         self._health.answered(CallKind.LOOK, time.monotonic(), trouble, probe=True)
         was, self._place = self._place, place
         if was not in (None, place):  # it has the same object `vault`, as an older copy would have
-            self._say(
+            self._log(
                 f"WARNING: another directory is at {directory} than before: if it is an older copy of the vault "
                 "(below a mount point, for example), put the newer one back"
             )
@@ -165,7 +187,7 @@ class VaultHandle:
                     await self._store.fill_reserve()
                 await self._tend(self._store.tidy(), "half-written files of an earlier crash")
             await asyncio.sleep(self._interval)
-            if self._leads():
+            if self._election.leads:
                 await self._tend(sweep(self._vault), "bodies that belonged to no image")
 
     async def _tend(self, removing: Coroutine[object, object, int], what: str) -> None:
@@ -175,14 +197,14 @@ class VaultHandle:
         except SafelightError as error:
             if str(error) != self._untended:
                 self._untended = str(error)
-                self._say(f"the vault could not be swept: {error}")
+                self._log(f"the vault could not be swept: {error}")
         else:
             self._untended = ""
             if removed:
-                self._say(f"swept the vault: removed {removed} {what}")
+                self._log(f"swept the vault: removed {removed} {what}")
 
     def _tell(self, error: SafelightError) -> None:
         """Say what keeps the vault closed; the same once."""
         if str(error) != self._trouble:
             self._trouble = str(error)
-            self._say(f"WARNING: {error}")
+            self._log(f"WARNING: {error}")

@@ -42,7 +42,7 @@ class Scheduler:
         weights = dict[int, int]()
         if self._load.takes(user, promised=self._balancer.waiting(self._node), own=self._balancer.unused(user)):
             weights[self._node] = self._load.weight
-        for load in self._load.known() if self._config.balance == "least-loaded" else ():
+        for load in self._load.peers() if self._config.balance == "least-loaded" else ():
             free = load.free_slots > self._balancer.waiting(load.node)
             if load.node in linked and load.leader == self._node and free and not load.ineligible:
                 weights[load.node] = load.weight
@@ -75,9 +75,15 @@ class Scheduler:
         started, self._started = self._started, []
         return started
 
-    def received(self, peer: int, loads: list[Load], started: list[str]) -> None:
+    def own_load(self) -> Load:
+        return self._load.own()
+
+    def peer_loads(self) -> list[Load]:
+        return self._load.peers()
+
+    def received(self, peer: int, loads: list[Load], started: list[str], leader: int | None) -> None:
         """A heartbeat of a peer: the loads that it knows, and the uploads that it has started."""
-        self._load.received(peer, loads)
+        self._load.received(peer, loads, leader)
         self._balancer.started(started)
 
     def lost(self, peer: int) -> None:
