@@ -66,10 +66,10 @@ async def fill(vault: Vault, user: str, images: int) -> None:
         assert isinstance(draft, Draft)
         sealer, content = seal(Scheme.SEALED, user, vault.keyring()), b"a photograph"
         sealed = b"".join([*sealer.update(content), sealer.finish()])
-        await draft.write([sealed])
+        await draft.body.write([sealed])
         header = read_header(sealed)
-        await draft.commit(
-            sealed[: header.length], ImageMetadata(len(content), "image/png", f"photo {number}.png", None)
+        await vault.commit(
+            draft, sealed[: header.length], ImageMetadata(len(content), "image/png", f"photo {number}.png", None)
         )
 
     for first in range(0, images, 100):

@@ -635,7 +635,7 @@ def test_what_nobody_will_ever_name_is_swept_while_a_node_leads(tmp_path: Path) 
         vault = await open_vault(config.vault_url, config.data_dir, lambda: ring)
         draft = await vault.begin("alice", "a.png", UPLOAD)
         assert isinstance(draft, Draft)
-        await draft.write([b"half an image"])
+        await draft.body.write([b"half an image"])
         await draft.body.finish()  # and then its node dies
         (body,) = [path for path in (config.data_dir / "vault" / "bodies").rglob("*") if path.is_file()]
         hidden = body.with_name(f".{16 * '0'}.part")

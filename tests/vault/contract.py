@@ -184,8 +184,8 @@ async def a_published_body_is_there_and_so_is_what_names_it_unless_another_has_t
         first, second = await store.body(f"{BODY}{size}"), await store.body(f"{BODY}{size}.2")
         for body in first, second:
             await body.write([bytes(size)])
-        assert await first.publish(f"{RECORD}{size}", b"the first")
-        assert not await second.publish(f"{RECORD}{size}", b"the second")
+        assert await store.create_with_body(first, f"{RECORD}{size}", b"the first")
+        assert not await store.create_with_body(second, f"{RECORD}{size}", b"the second")
         for body in first, second:
             await body.abandon()
         assert await store.get(f"{RECORD}{size}") == b"the first"

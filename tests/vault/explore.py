@@ -123,7 +123,11 @@ class ModelStore:
         return [await self.get(key) for key in keys]
 
     async def body(self, key: str) -> Body:
-        return ModelBody(self, key)
+        return ModelBody(key)
+
+    async def create_with_body(self, body: Body, key: str, data: bytes) -> bool:
+        await body.finish()
+        return await self.create(key, data)
 
     async def size(self, key: str) -> int:
         return len(await self.get(key))
@@ -156,8 +160,8 @@ class ModelStore:
 
 
 class ModelBody:
-    def __init__(self, store: ModelStore, key: str) -> None:
-        self._store, self._key = store, key
+    def __init__(self, key: str) -> None:
+        self._key = key
         self._pieces: list[Bytes] = []
 
     async def write(self, pieces: Sequence[Bytes]) -> None:
@@ -167,10 +171,6 @@ class ModelBody:
         if not await ask(Request("link", self._key, b"".join(self._pieces))):
             raise StoreError("a random key came twice")
         await ask(Request("sync", self._key))
-
-    async def publish(self, key: str, data: bytes) -> bool:
-        await self.finish()
-        return await self._store.create(key, data)
 
     async def abandon(self) -> None:
         pass
@@ -240,9 +240,9 @@ async def _write(vault: Vault, actor: Actor, *, skip_lookup: bool = False) -> st
                 return "image" if same else "taken"
             random = _Random(draft.key)
             sealer = FileSealer(USER, vault.keyring(), random=random)
-            await draft.write([*sealer.update(actor.content), sealer.finish()])
+            await draft.body.write([*sealer.update(actor.content), sealer.finish()])
             metadata = ImageMetadata(len(actor.content), "image/png", NAME, None)
-            await draft.commit(sealer.header.encode(), metadata)
+            await vault.commit(draft, sealer.header.encode(), metadata)
             return "image"
         except NameTaken:
             return "taken"

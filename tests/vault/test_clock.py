@@ -47,5 +47,7 @@ async def _keep(vault: Vault, name: str, content: bytes) -> None:
     assert isinstance(draft, Draft)
     sealer = seal(Scheme.SEALED, "alice", vault.keyring())
     sealed = b"".join([*sealer.update(content), sealer.finish()])
-    await draft.write([sealed])
-    await draft.commit(sealed[: read_header(sealed).length], ImageMetadata(len(content), "image/png", name, None))
+    await draft.body.write([sealed])
+    await vault.commit(
+        draft, sealed[: read_header(sealed).length], ImageMetadata(len(content), "image/png", name, None)
+    )

@@ -435,7 +435,7 @@ def test_who_is_cancelled_while_a_record_is_made_leaves_what_it_names(
         body = await store.body(BODY)
         await body.write([b"a body"])
         gate = Gate(monkeypatch, "fsync", passing=2)  # the body's own, and its directory's
-        publishing = asyncio.create_task(body.publish(RECORD, b"a record"))
+        publishing = asyncio.create_task(store.create_with_body(body, RECORD, b"a record"))
         assert await asyncio.to_thread(gate.reached.wait, GENEROUS)
         publishing.cancel()
         await asyncio.wait([publishing])
@@ -629,7 +629,7 @@ def test_a_body_is_durable_before_anything_names_it(root: Path) -> None:
     calls = disk_work(
         root,
         "body = await store.body('bodies/u/a')\nawait body.write([b'header', b'segment'])\n"
-        "assert await body.publish('records/u/a', b'a record')",
+        "assert await store.create_with_body(body, 'records/u/a', b'a record')",
     )
     body, record = (FIRST_IN_ITS_DIRECTORY.format(kind=kind).splitlines() for kind in ("bodies", "records"))
     assert calls == [*body[:-1], *record]

@@ -89,20 +89,20 @@ async def sweeps_images(vault: Vault, body: str) -> bool:
 
 
 async def overwrites(
-    chains: Chains, name: str, number: int, data: bytes, *, after: Body | None = None, reserve: bool = False
+    chains: Chains, name: str, number: int, data: bytes, *, body: Body | None = None, reserve: bool = False
 ) -> bool:
-    if after is not None:
-        await after.finish()
+    if body is not None:
+        await body.finish()
     await ask(Request("overwrite", key_of(name, number), data))
     await ask(Request("sync", key_of(name, number)))
     return True
 
 
 async def appends_to_what_is_not_durable(
-    chains: Chains, name: str, number: int, data: bytes, *, after: Body | None = None, reserve: bool = False
+    chains: Chains, name: str, number: int, data: bytes, *, body: Body | None = None, reserve: bool = False
 ) -> bool:
-    if after is not None:
-        await after.finish()
+    if body is not None:
+        await body.finish()
     return await chains._store.create(key_of(name, number), data)
 
 

@@ -215,8 +215,8 @@ async def upload(vault: Vault, name: str, content: bytes = b"an image") -> None:
     draft = await vault.begin(ALICE, name, os.urandom(16).hex())
     assert isinstance(draft, Draft)
     sealer = FileSealer("alice", vault.keyring())
-    await draft.write([*sealer.update(content), sealer.finish()])
-    await draft.commit(sealer.header.encode(), ImageMetadata(len(content), "image/png", name, None))
+    await draft.body.write([*sealer.update(content), sealer.finish()])
+    await vault.commit(draft, sealer.header.encode(), ImageMetadata(len(content), "image/png", name, None))
 
 
 def test_nothing_outside_is_swept_or_tidied_away(root: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from safelight.vault.stores import beneath, directory
+from safelight.runtime.atomic_file import PartFile
+from safelight.vault.stores import directory
 from safelight.vault.stores.base import Missing, StoreError, StoreFull
 from safelight.vault.stores.directory import DirectoryStore
 from tests.mounts import seen_at, small_disk
@@ -66,7 +67,7 @@ def test_a_body_started_before_the_directories_were_replaced_is_not_acknowledged
         assert store.identity != identity
         identity = store.identity
         with pytest.raises(StoreError, match="moved"):
-            await body.publish(RECORD + "0", b"its record")
+            await store.create_with_body(body, RECORD + "0", b"its record")
         await body.abandon()
         assert store.identity == identity
         with pytest.raises(Missing):
@@ -193,12 +194,8 @@ def test_the_vault_may_be_an_overlay_of_two_file_systems(root: Path, tmp_path: P
 def test_a_file_of_the_reserve_with_a_second_name_is_not_written_into(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = directory._Part._open
-
-    def full(self: directory._Part, tree: beneath.Tree) -> tuple[int, int]:
-        if type(self) is directory._Part:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(self, tree)
+    def full(_: directory._Part) -> PartFile:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     async def work(store: DirectoryStore) -> None:
         await store.fill_reserve()
@@ -207,7 +204,7 @@ def test_a_file_of_the_reserve_with_a_second_name_is_not_written_into(
         os.link(root / ".spare-15", root.with_name("another"))
         before = root.with_name("another").read_bytes()
         with monkeypatch.context() as patch:
-            patch.setattr(directory._Part, "_open", full)
+            patch.setattr(directory._Part, "_create", full)
             with pytest.raises(StoreFull):
                 await store.create(RECORD + "0", b"a tombstone", reserve=True)
         assert root.with_name("another").read_bytes() == before
@@ -226,8 +223,7 @@ def test_a_reserve_that_another_used_up_is_filled_again(root: Path, monkeypatch:
         for path in spares(root):
             path.unlink()
         with monkeypatch.context() as patch:
-            patch.setattr(directory._Part, "_open", full)
-            patch.setattr(directory._Spare, "_open", lambda self, tree: (0, self._files.take_spare(tree, self._hidden)))
+            patch.setattr(directory._Part, "_create", full)
             with pytest.raises(StoreFull):
                 await store.create(RECORD + "0", b"a tombstone", reserve=True)
         await store.delete(RECORD)

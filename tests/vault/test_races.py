@@ -30,7 +30,7 @@ async def written(vault: Vault) -> tuple[Draft, bytes]:
     assert isinstance(draft, Draft)
     sealer = seal(Scheme.SEALED, "alice", vault.keyring())
     sealed = b"".join([*sealer.update(CONTENT), sealer.finish()])
-    await draft.write([sealed])
+    await draft.body.write([sealed])
     return draft, sealed[: read_header(sealed).length]
 
 
@@ -40,9 +40,9 @@ def test_the_second_of_two_learns_that_its_image_was_removed(tmp_path: Path) -> 
         keyring, metadata = Keyring.new(), ImageMetadata(len(CONTENT), "image/png", "a.png", None)
         vault = RemovesInBetween(DirectoryStore(tmp_path / "vault"), lambda: keyring)
         (first, header), (second, second_header) = await written(vault), await written(vault)
-        await first.commit(header, metadata)
+        await vault.commit(first, header, metadata)
         with pytest.raises(AlreadyRemoved):
-            await second.commit(second_header, metadata)
+            await vault.commit(second, second_header, metadata)
         assert not [path for path in (tmp_path / "vault" / "bodies").rglob("*") if path.is_file()]
 
     asyncio.run(go())

@@ -157,7 +157,7 @@ def test_errors_of_the_store_count_and_what_else_is_raised_does_not(tmp_path: Pa
         assert await monitored.create("records/a/b.1", b"")
         body = await monitored.body("bodies/a/b")
         await body.write([b"sealed"])
-        assert await body.publish("records/a/b.2", b"")
+        assert await monitored.create_with_body(body, "records/a/b.2", b"")
         assert [entry.key async for entry in monitored.list("bodies/")] == ["bodies/a/b"]
         assert b"".join([chunk async for chunk in monitored.read("bodies/a/b", 0, 100)]) == b"sealed"
         assert health.suspicion(1e9) == ""
@@ -219,7 +219,7 @@ def test_the_disks_errors_in_a_pour_count_and_the_connections_do_not(
     async def test(store: Broken, health: StoreHealth, monitored: MonitoredStore) -> None:
         body = await monitored.body("bodies/a/b")
         await body.write([bytes(1 << 20)])
-        await body.publish("records/a/b.1", b"")
+        await monitored.create_with_body(body, "records/a/b.1", b"")
         with monkeypatch.context() as patch:
             patch.setattr(os, "sendfile", fails_with(number))
             await poured(monitored)
@@ -237,7 +237,7 @@ def test_a_client_that_does_not_read_is_no_trouble_of_the_store(tmp_path: Path) 
     async def test(store: Broken, health: StoreHealth, monitored: MonitoredStore) -> None:
         body = await monitored.body("bodies/a/b")
         await body.write([bytes(1 << 20)])
-        await body.publish("records/a/b.1", b"")
+        await monitored.create_with_body(body, "records/a/b.1", b"")
         pouring = asyncio.create_task(poured(monitored))
         while not pouring.done():
             assert health.suspicion(time.monotonic() + SUSPICIOUS / 2) == ""
@@ -260,7 +260,7 @@ def test_a_step_of_a_pour_that_hangs_is_a_hang_whatever_else_is_answered(
     async def test(store: Broken, health: StoreHealth, monitored: MonitoredStore) -> None:
         body = await monitored.body("bodies/a/b")
         await body.write([bytes(1 << 20)])
-        await body.publish("records/a/b.1", b"")
+        await monitored.create_with_body(body, "records/a/b.1", b"")
         monkeypatch.setattr(os, "sendfile", hangs)
         pouring = asyncio.create_task(poured(monitored))
         assert await asyncio.to_thread(hanging.wait, GENEROUS)

@@ -66,22 +66,20 @@ class Chains:
         return self._recall(name) is not None
 
     async def append(
-        self, name: str, number: int, data: bytes, *, after: Body | None = None, reserve: bool = False
+        self, name: str, number: int, data: bytes, *, body: Body | None = None, reserve: bool = False
     ) -> bool:
         """Create generation `number`, durably, the one after the highest that the caller read. False if another process
         did.
 
-        `after`: a body that it names, to be finished first. `reserve`: as in `Store.create`.
+        `body`: the one that it names, to be finished first. `reserve`: as in `Store.create`.
         """
-        if (
-            number > 1
-        ):  # or a power failure could remove the generation that was read, and leave a gap before the new one
+        if number > 1:  # or a power failure could remove what was read, and leave a gap before the new generation
             await self.ensure_durable(name, number - 1)
         key = key_of(name, number)
-        if after is None:
+        if body is None:
             made = await self._store.create(key, data, reserve=reserve)
         else:
-            made = await after.publish(key, data)
+            made = await self._store.create_with_body(body, key, data)
         if not made:
             return False
         self._remembered(Generation(name, number, data))

@@ -13,7 +13,7 @@ from contextlib import suppress
 import msgspec
 
 from safelight.encryption.errors import CannotOpen
-from safelight.encryption.sealed import read_header, rewrapped
+from safelight.encryption.sealed import rewrapped
 from safelight.vault.chain import Generation
 from safelight.vault.records import BODIES, RECORDS, USERS, Aborted, Image, Record, Removed, key_id, target_generation
 from safelight.vault.stores.base import BadObject
@@ -89,7 +89,7 @@ async def _rewrap(vault: Vault, generation: Generation) -> str:
             return needed
         needed = min(old)
         if isinstance(record, Image):
-            header = rewrapped(read_header(record.header), keyring)
+            header = rewrapped(record.parsed_header, keyring)
             record = msgspec.structs.replace(record, header=header.encode())
         await vault.append(generation.name, generation.number + 1, record)
         latest = await vault.chains.latest(generation.name)
@@ -100,4 +100,4 @@ async def _rewrap(vault: Vault, generation: Generation) -> str:
 def keys_of(generation: Generation, record: Record) -> set[str]:
     """The ids of the cluster keys that this record and its image need to open."""
     sealed_with = {key_id(generation.data)}
-    return sealed_with | {read_header(record.header).key_id} if isinstance(record, Image) else sealed_with
+    return sealed_with | {record.parsed_header.key_id} if isinstance(record, Image) else sealed_with

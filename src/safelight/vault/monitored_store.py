@@ -59,6 +59,13 @@ class MonitoredStore:
     async def body(self, key: str) -> Body:
         return _MonitoredBody(await self._store.body(key), key, self)
 
+    async def create_with_body(self, body: Body, key: str, data: bytes) -> bool:
+        assert isinstance(body, _MonitoredBody)
+        with self.call(CallKind.COMMIT):
+            made = await self._store.create_with_body(body.monitored, key, data)
+        self.knows(body.key)
+        return made
+
     async def size(self, key: str) -> int:
         with self.call(CallKind.READ):
             return await self._store.size(key)
@@ -172,23 +179,17 @@ class _MonitoredBody:
     """A `Body` of a monitored store."""
 
     def __init__(self, body: Body, key: str, store: MonitoredStore) -> None:
-        self._body = body
-        self._key = key
+        self.monitored = body
+        self.key = key
         self._store = store
 
     async def write(self, pieces: Sequence[Bytes]) -> None:
         with self._store.call(CallKind.WRITE):
-            await self._body.write(pieces)
+            await self.monitored.write(pieces)
 
     async def finish(self) -> None:
         with self._store.call(CallKind.COMMIT):
-            await self._body.finish()
-
-    async def publish(self, key: str, data: bytes) -> bool:
-        with self._store.call(CallKind.COMMIT):
-            made = await self._body.publish(key, data)
-        self._store.knows(self._key)
-        return made
+            await self.monitored.finish()
 
     async def abandon(self) -> None:
-        await self._body.abandon()
+        await self.monitored.abandon()

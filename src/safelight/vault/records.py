@@ -23,6 +23,7 @@ import re
 import secrets
 from collections.abc import Callable
 from decimal import Decimal
+from functools import cached_property
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from safelight import timestamps
 from safelight.encryption.keys import Keyring
+from safelight.encryption.sealed import Header, read_header
 from safelight.vault.stores.base import BadObject
 
 RECORDS, BODIES = "records/", "bodies/"
@@ -57,7 +59,7 @@ class OtherKey(BadRecord):
         self.key_id = key_id
 
 
-class Image(msgspec.Struct, frozen=True, tag_field="kind", tag="image", omit_defaults=True):
+class Image(msgspec.Struct, frozen=True, tag_field="kind", tag="image", omit_defaults=True, dict=True):
     """The name has an image."""
 
     user: str
@@ -80,6 +82,11 @@ class Image(msgspec.Struct, frozen=True, tag_field="kind", tag="image", omit_def
     """When the source file was last modified: Unix seconds, to the nanosecond."""
     owner: str = ""
     """The enrolment id of its user: see `User`."""
+
+    @cached_property
+    def parsed_header(self) -> Header:
+        """Raises as `read_header`."""
+        return read_header(self.header)
 
 
 class Removed(msgspec.Struct, frozen=True, tag_field="kind", tag="removed"):

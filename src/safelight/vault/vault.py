@@ -124,7 +124,7 @@ class Vault:
         Raises Damaged, also halfway, for a body that differs from what was sealed; UnknownImage if it is removed
         meanwhile; OtherCluster. Close it (`aclose`) if it is not read to the end.
         """
-        header = read_header(image.header)
+        header = image.parsed_header
         try:
             payload_header = await self._bytes(image.body, header.length, header.length + stream.HEADER_SIZE)
             opener = PartOpener(header, payload_header, image.size, self.keyring())
@@ -219,19 +219,22 @@ class Vault:
             if isinstance(record, Image | Removed):
                 return _found(_owned(record, enrolment), upload)
         body = new_body(chain, number + 1)
-        return Draft(self, user, name, upload, chain, number + 1, body, await self.store.body(body), enrolment)
+        return Draft(user, name, upload, chain, number + 1, body, await self.store.body(body), enrolment)
 
     async def commit(self, draft: Draft, header: bytes, metadata: ImageMetadata) -> Image:
-        """Make a complete draft an image. Raises NameTaken, AlreadyRemoved and UploadConflict."""
-        keyring = self.keyring()
-        if read_header(header).key_id != keyring.current_id:  # a rotation happened while it was sealed
-            header = rewrapped(read_header(header), keyring).encode()
+        """Make a draft an image, whose body is complete and begins with `header`; durable when this returns.
+
+        Raises NameTaken, AlreadyRemoved and UploadConflict.
+        """
+        keyring, sealed_with = self.keyring(), read_header(header)
+        if sealed_with.key_id != keyring.current_id:  # a rotation happened while it was sealed
+            header = rewrapped(sealed_with, keyring).encode()
         image = Image(
             draft.user, draft.name, draft.upload, draft.key, header, metadata.size, self.clock(),
             metadata.type, metadata.original, metadata.modified,
             owner=draft.enrolment or "",
         )  # fmt: skip
-        if await self.append(draft.chain, draft.number, image, after=draft.body):
+        if await self.append(draft.chain, draft.number, image, body=draft.body):
             return image
         record, number = await self.latest(draft.chain)
         await self.ensure_durable(draft.chain, number)
@@ -308,13 +311,13 @@ class Vault:
             self.chains.forget(chain)
             raise
 
-    async def append(self, chain: str, number: int, record: Record, *, after: Body | None = None) -> bool:
+    async def append(self, chain: str, number: int, record: Record, *, body: Body | None = None) -> bool:
         """As `Chains.append`. Records that free space or end a user's access may use the reserve."""
         data, reserve = (
             self.records.write(record, key_of(chain, number)),
             isinstance(record, Removed | Aborted | Revoked),
         )
-        return await self.chains.append(chain, number, data, after=after, reserve=reserve)
+        return await self.chains.append(chain, number, data, body=body, reserve=reserve)
 
     async def ensure_durable(self, chain: str, number: int) -> None:
         """Make sure that a generation that was found is durable: its creator may not have synced it yet.
@@ -332,9 +335,8 @@ class Vault:
 
 @dataclass(frozen=True)
 class Draft:
-    """An upload in progress: write its body, then commit or abandon it."""
+    """An upload in progress: write its body, then commit it, or abandon its body."""
 
-    vault: Vault
     user: str
     name: str
     upload: str
@@ -345,17 +347,6 @@ class Draft:
     """The key of its body."""
     body: Body
     enrolment: str | None = None
-
-    async def write(self, pieces: Sequence[Bytes]) -> None:
-        """Append pieces of the sealed file."""
-        await self.body.write(pieces)
-
-    async def commit(self, header: bytes, metadata: ImageMetadata) -> Image:
-        """Make it an image, durable when this returns. `header` is the sealed file's. Raises as `Vault.commit`."""
-        return await self.vault.commit(self, header, metadata)
-
-    async def abandon(self) -> None:
-        await self.body.abandon()
 
 
 async def _one_ahead(
@@ -395,7 +386,7 @@ def _found(record: Image | Removed, upload: str) -> Image:
 
 def _check(image: Image, size: int, beginning: bytes) -> None:
     """Make sure that a file of this size with these first bytes is the one sealed for an image. Raises CannotOpen."""
-    if size != sealed_size_of(image) or read_header(beginning).fixed != read_header(image.header).fixed:
+    if size != sealed_size_of(image) or read_header(beginning).fixed != image.parsed_header.fixed:
         raise Damaged
 
 

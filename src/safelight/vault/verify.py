@@ -141,7 +141,7 @@ async def _image(vault: Vault, image: Image) -> Checked:
             return found("damaged", f"it has {size} bytes, and should have {sealed_size_of(image)}")
         async with aclosing(vault.store.read(image.body, 0, MAX_HEADER_SIZE)) as chunks:
             written = read_header(b"".join([chunk async for chunk in chunks]))
-        if written.fixed != read_header(image.header).fixed:
+        if written.fixed != image.parsed_header.fixed:
             return found("damaged", "its header is another file's")
         async with aclosing(vault.part(image, 0, image.size)) as parts:
             async for _ in parts:

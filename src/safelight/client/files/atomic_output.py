@@ -20,7 +20,6 @@ import hashlib
 import io
 import os
 import re
-import secrets
 import stat
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -33,7 +32,7 @@ from typing import TYPE_CHECKING, Self
 from safelight.client.files.source_file import CannotRead
 from safelight.errors import SafelightError, reason
 from safelight.names import counted, shown
-from safelight.runtime.atomic_file import link_if_absent, sync_directory
+from safelight.runtime.atomic_file import PartFile, hidden_name, sync_directory
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -69,23 +68,20 @@ class OutputExists(CannotWrite):
     """The output file exists already. It is unchanged."""
 
 
-class PartFile(io.FileIO):
-    """The unfinished output: unbuffered (write large pieces), and a `write` writes everything or raises.
+class _OutputFile(io.FileIO):
+    """A part file as a file object: unbuffered (write large pieces), and a `write` writes everything or raises.
 
     `write` raises DiskFull, or CannotWrite, instead of OSError.
     """
 
-    def __init__(self, descriptor: int, final: Path) -> None:
-        super().__init__(descriptor, "wb")
-        self._final = final
+    def __init__(self, part: PartFile, final: Path) -> None:
+        super().__init__(part.descriptor, "wb", closefd=False)
+        self._part, self._final = part, final
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        left = memoryview(data).cast("B")
-        size = len(left)
         with _writing(self._final):
-            while left:
-                left = left[super().write(left) :]
-        return size
+            self._part.write([data])
+        return memoryview(data).nbytes
 
 
 class Reservation:
@@ -94,9 +90,9 @@ class Reservation:
     Without `commit`, leaving the `with` block removes every trace.
     """
 
-    def __init__(self, path: Path, part: Path, file: PartFile, mode: int) -> None:
+    def __init__(self, path: Path, part: PartFile, mode: int) -> None:
         self.path = path
-        self.file = file
+        self.file = _OutputFile(part, path)
         self.size = 0
         """Bytes, once it is committed."""
         self._part = part
@@ -165,11 +161,11 @@ class Reservation:
         descriptor = self.file.fileno()
         path = self.path if name is None else self.path.with_name(name)
         with _writing(path):
-            if not _is_at(descriptor, self._part):
-                raise CannotWrite(f"{shown(str(self._part))} was removed while it was written; try again")
+            if not _is_at(descriptor, self._part.name):
+                raise CannotWrite(f"{shown(str(self._part.name))} was removed while it was written; try again")
             with suppress(PermissionError):  # FAT has no permissions to change
                 os.fchmod(descriptor, self._mode & 0o666 & ~_umask())
-            os.fsync(descriptor)
+            self._part.sync()
             self.size = os.fstat(descriptor).st_size
             try:
                 if replace:
@@ -178,7 +174,7 @@ class Reservation:
                             raise FileExistsError
                         self._part.replace(path)
                 else:
-                    link_if_absent(self._part, path)
+                    self._part.move_if_absent(path)
             except FileExistsError as error:
                 raise OutputExists(
                     f"another program made {shown(str(path))} meanwhile; it was left as it is"
@@ -193,11 +189,11 @@ class Reservation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.file.closed:
-            return
-        with self.file, suppress(OSError):
-            if _is_at(self.file.fileno(), self._part):
-                self._part.unlink()
+        self.file.close()
+        with suppress(OSError):
+            if not self._part.closed and _is_at(self._part.descriptor, self._part.name):
+                self._part.unlink()  # before it is closed, which gives up the name
+        self._part.close()
 
 
 def reserve(directory: Path, candidates: Iterable[str], *, replace: bool = False, mode: int = 0o666) -> Reservation:
@@ -220,13 +216,8 @@ def sweep(directory: Path) -> None:
     """Remove part files of killed processes from `directory`: they may contain decrypted images."""
     with suppress(OSError), os.scandir(directory) as entries:
         for part in [Path(entry) for entry in entries if _PART.fullmatch(entry.name)]:
-            with (
-                suppress(OSError),
-                open(os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file,
-            ):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(file.fileno(), part) and os.fstat(file.fileno()).st_uid == os.geteuid():
-                    part.unlink()
+            with suppress(OSError):
+                _remove_stale(part)
 
 
 def identity(status: os.stat_result) -> Identity:
@@ -266,18 +257,12 @@ def _date(descriptor: int, times: Sequence[int | None]) -> int | None:
 
 def _stored(directory: Path, times: Sequence[int | None]) -> int | None:
     """How the file system here rounds the first of these times that it can represent. None if unknown."""
-    scratch = directory / f".{secrets.token_hex(8)}.part"
     try:
-        descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        with PartFile.create(directory / hidden_name()) as scratch:
+            moment = _date(scratch.descriptor, times)
+            return None if moment is None else os.fstat(scratch.descriptor).st_mtime_ns
     except OSError:
         return None
-    try:
-        os.unlink(scratch)
-        return os.fstat(descriptor).st_mtime_ns if _date(descriptor, times) is not None else None
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
 
 
 async def in_thread(work: Callable[[], object]) -> None:
@@ -298,47 +283,57 @@ async def in_thread(work: Callable[[], object]) -> None:
 def _claim(final: Path, replace: bool, mode: int) -> Reservation | None:
     """Reserve this one name; None if it is taken. Raises OSError."""
     digest = hashlib.sha256(os.fsencode(final.name)).hexdigest()
-    part = final.with_name(f".{digest[:16]}.part")
-    while True:
-        if _taken(final, replace):
-            return None
-        made = True
+    name = final.with_name(f".{digest[:16]}.part")
+    while not _taken(final, replace):
         try:
-            descriptor = os.open(part, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            part = PartFile.create(name)
         except FileExistsError:
-            made = False
-            try:
-                descriptor = os.open(part, _OPEN)
-            except FileNotFoundError:
+            if _remove_stale(name):
                 continue
-            except OSError:  # another user's part file, or something else in its place
-                return None
+            return None
         with ExitStack() as on_failure:
-            file = on_failure.enter_context(PartFile(descriptor, final))
-            found = os.fstat(descriptor)
-            if not made and not (stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()):
-                return None
+            on_failure.callback(part.close)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(part.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
-            if not _is_at(descriptor, part):  # its owner finished or removed it before we had the lock
-                continue
-            if not made:
-                # Left by a process that died. It is created again: others may have it open if its mode was wider once,
-                # and after a death between link and unlink it is a second name of a finished file.
-                part.unlink()
+            if not _is_at(part.descriptor, name):  # taken for a stale one, and removed, before we had the lock
                 continue
             if _taken(final, replace):  # made before we had the lock
                 part.unlink()
                 return None
             on_failure.pop_all()
-            return Reservation(final, part, file, mode)
+            return Reservation(final, part, mode)
+    return None
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def _remove_stale(part: Path) -> bool:
+    """Remove a part file that no process holds: its process died. False if it is in use, or not ours.
+
+    It is not used again: others may have it open if its mode was wider once, and after a death between link and unlink
+    it is a second name of a finished file.
+    """
     try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
+        descriptor = os.open(part, _OPEN)
+    except OSError as error:  # another user's part file, or something else in its place
+        return isinstance(error, FileNotFoundError)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(descriptor, part):  # else its owner finished or removed it before we had the lock
+            part.unlink()
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: str | Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
 

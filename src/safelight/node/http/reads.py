@@ -24,7 +24,6 @@ import msgspec
 from safelight import timestamps
 from safelight.config import Config
 from safelight.decoding import Malformed, decode
-from safelight.encryption.sealed import read_header
 from safelight.encryption.stream import Bytes
 from safelight.names import NAME_MAX, check_image_name, shown
 from safelight.node.http.authentication import Authentication
@@ -167,7 +166,7 @@ def current(image: Image) -> Current:
 
 
 def _opened_tag(image: Image) -> str:
-    return f'"{read_header(image.header).file_id}"'
+    return f'"{image.parsed_header.file_id}"'
 
 
 def _sealed_tag(image: Image) -> str:

@@ -141,13 +141,13 @@ class Pipeline:
         try:
             header, stage = self._sealing(scope)
             with stage:
-                await stage.push(body.chunks(), draft.write)
+                await stage.push(body.chunks(), draft.body.write)
             image_type = sniff(stage.head)
             metadata = ImageMetadata(
                 stage.bytes_in, image_type.media_type if image_type else UNKNOWN_TYPE, original, modified
             )
             try:
-                image = await draft.commit(header, metadata)
+                image = await vault.commit(draft, header, metadata)
             except UploadConflict:  # a small one, without a lookup, meets the aborted generation of a sweep
                 if not (skip_lookup and stage.output):
                     raise
@@ -155,11 +155,11 @@ class Pipeline:
                 if not isinstance(again, Draft):
                     raise
                 draft = again
-                await draft.write([stage.output])
-                image = await draft.commit(header, metadata)
+                await draft.body.write([stage.output])
+                image = await vault.commit(draft, header, metadata)
             return image, stage.output if image.header == header else b""  # else another attempt's, or rewrapped
         except BaseException as error:
-            await draft.abandon()
+            await draft.body.abandon()
             if isinstance(error, StoreFull) and error.free is not None:
                 error.free, error.needed = await vault.store.room(), scope.size  # without this draft's bytes
             raise

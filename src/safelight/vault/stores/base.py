@@ -88,9 +88,6 @@ class Body(Protocol):
     async def finish(self) -> None:
         """Make it an object, durable when this returns. Raises StoreError."""
 
-    async def publish(self, key: str, data: bytes) -> bool:
-        """`finish`, and then `Store.create` the object that names it. Raises as both."""
-
     async def abandon(self) -> None:
         """Remove what was written, as far as possible. Never raises; no effect after `finish`."""
 
@@ -129,6 +126,9 @@ class Store(Protocol):
 
     async def body(self, key: str) -> Body:
         """Start a body."""
+
+    async def create_with_body(self, body: Body, key: str, data: bytes) -> bool:
+        """Finish a body of this store, and then `create` the object that names it. Raises as both."""
 
     async def size(self, key: str) -> int:
         """The size of an object in bytes. Raises Missing."""

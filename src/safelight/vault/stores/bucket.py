@@ -30,7 +30,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from safelight.config import is_loopback
 from safelight.encryption.stream import Bytes
-from safelight.vault.stores.base import KEY, MAX_SMALL, BadObject, Entry, Missing, StoreError, StoreFull
+from safelight.vault.stores.base import KEY, MAX_SMALL, BadObject, Body, Entry, Missing, StoreError, StoreFull
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -161,6 +161,10 @@ class BucketStore:
 
     async def body(self, key: str) -> BucketBody:
         return BucketBody(self, self._store, _checked(key))
+
+    async def create_with_body(self, body: Body, key: str, data: bytes) -> bool:
+        await body.finish()
+        return await self.create(key, data)
 
     async def size(self, key: str) -> int:
         _checked(key)
@@ -391,10 +395,6 @@ class BucketBody:
             if not await self._arrived():
                 raise
         self._over = True
-
-    async def publish(self, key: str, data: bytes) -> bool:
-        await self.finish()
-        return await self._bucket.create(key, data)
 
     async def abandon(self) -> None:
         if not self._over:

@@ -5,8 +5,8 @@ A file is written under a hidden name (`.<random>.part`, which is not a key) in 
 the directory is synced, too, the object is durable. So a file with a name is whole and on the disk; only the name
 itself may not be durable yet (`ensure_durable`). A crash leaves at most a hidden file, which `tidy` removes.
 
-A file system without hard links (FAT, some network shares) is refused. The substitute in `atomic_file.link_if_absent`,
-an empty file that takes the name first, would leave an incomplete object permanently after a crash in that moment.
+A file system without hard links (FAT, some network shares) is refused. The substitute in `PartFile.move_if_absent`, an
+empty file that takes the name first, would leave an incomplete object permanently after a crash in that moment.
 
 Removals must work on a full disk, and a removal is an object, too. So nodes keep some files in reserve (`.spare-N`
 below the root), each with an inode and a block. If there is no space, a tombstone is written into one of them, which is
@@ -24,13 +24,12 @@ import asyncio
 import errno
 import os
 import re
-import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from enum import Enum, auto
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -38,9 +37,9 @@ from typing import TypeVar
 
 from safelight.encryption.stream import Bytes
 from safelight.errors import reason
-from safelight.runtime.atomic_file import sync_directory
+from safelight.runtime.atomic_file import NoHardLinks, PartFile, hidden_name, sync_directory
 from safelight.runtime.sendfile import FileBody
-from safelight.vault.stores.base import KEY, MAX_SMALL, SPARE, BadObject, Entry, Missing, StoreError, StoreFull
+from safelight.vault.stores.base import KEY, MAX_SMALL, SPARE, BadObject, Body, Entry, Missing, StoreError, StoreFull
 from safelight.vault.stores.beneath import Found, Root, Tree, state_of
 
 CHUNK = 1 << 20
@@ -60,8 +59,6 @@ finds no file to link."""
 _FILES = 4  # inodes of one upload, with its directories
 _SPARES = [f".spare-{number}" for number in range(16)]
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
-_MOST_PIECES = 1024  # of one writev(2): IOV_MAX on Linux and macOS
-_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
 _REMEDY = {
     errno.EACCES: "let the user that runs Safelight own it",
@@ -98,7 +95,7 @@ class DirectoryStore:
         except FileNotFoundError as error:
             raise StoreError(f"cannot make the vault {path}: {path.parent} is missing; mount or create it") from error
         except OSError as error:
-            raise _trouble(path, error) from error
+            raise _store_error(path, error) from error
 
     @property
     def identity(self) -> int:
@@ -127,7 +124,12 @@ class DirectoryStore:
         return await self._run(self._files.get_many, [_checked(key) for key in keys])
 
     async def body(self, key: str) -> _DirectoryBody:
-        return _DirectoryBody(_Part(self._files, _checked(key)), self._run, self._threads)
+        return _DirectoryBody(self._files, _checked(key), self._run, self._threads)
+
+    async def create_with_body(self, body: Body, key: str, data: bytes) -> bool:
+        """In one thread: handing work to a thread costs more than the work."""
+        assert isinstance(body, _DirectoryBody)
+        return await body.finish_and(partial(self._files.create_in, *_small(key, data)))
 
     async def size(self, key: str) -> int:
         return await self._run(self._files.size, _checked(key))
@@ -149,7 +151,7 @@ class DirectoryStore:
             try:
                 return self._files.open(key)
             except OSError as error:
-                raise _trouble(self._files.root.path, error) from error
+                raise _store_error(self._files.root.path, error) from error
 
         return FileBody(open_it, self._threads)
 
@@ -184,7 +186,7 @@ class DirectoryStore:
             try:
                 return work(*arguments)
             except OSError as error:
-                raise _trouble(self._files.root.path, error) from error
+                raise _store_error(self._files.root.path, error) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, done)
 
@@ -194,44 +196,58 @@ def read_from(root: Path, key: str) -> bytes:
     try:
         return _Files(root).get(_checked(key))
     except OSError as error:
-        raise _trouble(root, error) from error
+        raise _store_error(root, error) from error
+
+
+class _State(Enum):
+    """How far a body is."""
+
+    OPEN = auto()  # everything that was handed over is in the file
+    INCOMPLETE = auto()  # bytes are on the way: if the call fails or is cancelled, they are lost
+    FINISHED = auto()  # it is an object; a record may name it, even if the call fails
+    ABANDONED = auto()
 
 
 class _DirectoryBody:
-    """A `Body` that becomes a hidden file at its first mebibyte."""
+    """A `Body` that becomes a part file at its first mebibyte.
 
-    def __init__(self, part: _Part, run: Callable[..., Awaitable[bool | None]], threads: ThreadPoolExecutor) -> None:
-        self._part = part
+    The lock admits one thread at a time: a cancelled task leaves a thread running, and its descriptor must not be
+    closed and reused meanwhile. The body holds the root and the directory in which it was started, so all of it stays
+    there.
+    """
+
+    def __init__(
+        self, files: _Files, key: str, run: Callable[..., Awaitable[bool]], threads: ThreadPoolExecutor
+    ) -> None:
+        self._files = files
+        self._key = key
         self._run = run
         self._threads = threads
         self._gathered: list[Bytes] = []
         self._size = 0  # of `_gathered`
-        self._writing: asyncio.Task[bool | None] | None = None
-        self._touched = False  # whether a thread may have created the file
-        self._whole = True  # whether everything handed over is in the file
-        self._finished = False
+        self._writing: asyncio.Task[bool] | None = None
+        self._state = _State.OPEN
+        self._lock = threading.Lock()  # for what follows, and for threads that read or change the state
+        self._tree: Tree | None = None
+        self._part: _Part | None = None
 
     async def write(self, pieces: Sequence[Bytes]) -> None:
         self._gathered += pieces
         self._size += sum(map(len, pieces))
         if self._size >= CHUNK:
             await self._written()
-            self._writing = asyncio.create_task(self._hand_over(self._part.write))
+            self._writing = asyncio.create_task(self._hand_over(self._write))
 
     async def finish(self) -> None:
-        await self._written()
-        await self._hand_over(self._part.finish)
-        self._finished = True
-        self._threads.submit(self._part.discard)
+        await self.finish_and(None)
 
-    async def publish(self, key: str, data: bytes) -> bool:
-        """In one go: each time that a thread begins costs more than what it does."""
-        naming = _small(key, data)
+    async def finish_and(self, create: Callable[[Tree], bool] | None) -> bool:
+        """Make it an object, and then, in the same thread, the one that names it. What `create` returns."""
         await self._written()
-        made = await self._hand_over(partial(self._part.finish, naming=naming))
-        self._finished = True
-        self._threads.submit(self._part.discard)
-        return bool(made)
+        made = await self._hand_over(partial(self._finish, create))
+        self._state = _State.FINISHED
+        self._threads.submit(self._release)
+        return made
 
     async def _written(self) -> None:
         """Wait for the write that runs while the next mebibyte is gathered. Raises its error."""
@@ -242,20 +258,57 @@ class _DirectoryBody:
     async def abandon(self) -> None:
         self._gathered.clear()
         if self._writing is not None:
-            self._writing.cancel()  # the thread may still write: it has the lock that `take_back` waits for
+            self._writing.cancel()  # the thread may still write: it has the lock that `_release` waits for
             await asyncio.gather(self._writing, return_exceptions=True)
-        if self._touched and not self._finished:
-            done = self._threads.submit(self._part.take_back)
-            await asyncio.shield(asyncio.wrap_future(done))  # completes even if the waiting task is cancelled
+        done = self._threads.submit(self._release)
+        await asyncio.shield(asyncio.wrap_future(done))  # done also if whoever waits for it is cancelled
 
-    async def _hand_over(self, work: Callable[[Sequence[Bytes]], bool | None]) -> bool | None:
-        if not self._whole:
+    async def _hand_over(self, work: Callable[[Sequence[Bytes]], bool]) -> bool:
+        if self._state is not _State.OPEN:
             raise ValueError("a part of this body is lost: it can only be abandoned")
         pieces, self._gathered, self._size = self._gathered, [], 0
-        self._touched, self._whole = True, False
+        self._state = _State.INCOMPLETE
         done = await self._run(work, pieces)
-        self._whole = True
+        self._state = _State.OPEN
         return done
+
+    # -- in threads ----------------------------------------------------------------------------------
+
+    def _write(self, pieces: Sequence[Bytes]) -> bool:
+        with self._lock:
+            self._opened().write(pieces)
+        return True
+
+    def _finish(self, create: Callable[[Tree], bool] | None, pieces: Sequence[Bytes]) -> bool:
+        with self._lock:
+            part = self._opened()
+            if not part.publish(pieces):
+                raise StoreError(f"{self._key} exists already, and was left as it is: try again")
+            if create is None:
+                return True
+            self._state = _State.FINISHED
+            return create(part.tree)
+
+    def _opened(self) -> _Part:
+        if self._state is _State.ABANDONED:
+            raise OSError(errno.EBADF, "abandoned")
+        if self._part is None:
+            self._tree = self._tree or self._files.root.open()
+            self._part = _Part(self._files, self._tree, self._key)
+        return self._part
+
+    def _release(self) -> None:
+        """Close everything, and delete the file unless a record may name it. No effect a second time."""
+        with self._lock, suppress(OSError):
+            kept = self._state is _State.FINISHED
+            self._state = _State.FINISHED if kept else _State.ABANDONED
+            part, self._part = self._part, None
+            try:
+                if part is not None:
+                    part.discard() if kept else part.take_back()
+            finally:
+                if self._tree is not None:
+                    self._tree.close()
 
 
 # Everything below runs in threads, and raises OSError.
@@ -270,16 +323,18 @@ class _Files:
         """Directories whose names are known to be durable, two for each user, and for which identity of the root."""
         self._spent = False  # whether a part of the reserve was used
 
-    def create(self, key: str, data: bytes, tree: Tree | None = None, *, reserve: bool = False) -> bool:
-        """`tree`: the open tree to create it in, if there is one."""
-        try:
-            return self._create(_Part(self, key, tree), data)
-        except OSError as error:
-            if not reserve or error.errno not in _FULL:
-                raise
-            return self._create(_Spare(self, key, tree), data)
+    def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
+        with self.root.opened() as tree:
+            try:
+                return self.create_in(key, data, tree)
+            except OSError as error:
+                if not reserve or error.errno not in _FULL:
+                    raise
+                return self.create_in(key, data, tree, _Spare)
 
-    def _create(self, part: _Part, data: bytes) -> bool:
+    def create_in(self, key: str, data: bytes, tree: Tree, kind: type[_Part] | None = None) -> bool:
+        """As `create`, in an open tree."""
+        part = (kind or _Part)(self, tree, key)
         try:
             return part.publish([data])
         finally:
@@ -316,11 +371,12 @@ class _Files:
             finally:
                 os.close(descriptor)
 
-    def take_spare(self, tree: Tree, name: str) -> int:
-        """Rename a file of the reserve, so that no other writer takes it; return its descriptor.
+    def take_spare(self, tree: Tree) -> PartFile:
+        """Rename a file of the reserve, so that no other writer takes it.
 
         Raises OSError (ENOSPC) if there is none.
         """
+        name = hidden_name()
         for spare in _SPARES:
             try:
                 os.rename(spare, name, src_dir_fd=tree.root, dst_dir_fd=tree.root)
@@ -332,11 +388,10 @@ class _Files:
             except OSError:  # a link or the like: do not write into it
                 os.unlink(name, dir_fd=tree.root)
                 continue
-            state = state_of(descriptor)
+            state, part = state_of(descriptor), PartFile(descriptor, name, tree.root)
             if state.st_nlink == 1 and not tree.wrong(state):
-                return descriptor
-            os.close(descriptor)
-            os.unlink(name, dir_fd=tree.root)
+                return part
+            part.discard()
         self._spent = True  # also by other processes: deletions refill it
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -455,144 +510,78 @@ class _Files:
 
 
 class _Part:
-    """A file that is being written under its hidden name.
+    """A file in an open tree that is being written under its hidden name. For one thread at a time."""
 
-    The lock admits one thread at a time: a cancelled task leaves a thread running, and its descriptor must not be
-    closed and reused meanwhile. The part holds the root and the directory in which it was started, so all of it stays
-    there.
-    """
-
-    def __init__(self, files: _Files, key: str, tree: Tree | None = None) -> None:
+    def __init__(self, files: _Files, tree: Tree, key: str) -> None:
+        self.tree = tree
         self._files = files
         self._key = key
-        self._hidden = f".{secrets.token_hex(8)}.part"
-        self._tree, self._borrowed = tree, tree is not None
-        self._lock = threading.Lock()
-        self._descriptor = self._directory = self._place = -1
-        self._linked = self._named = self._over = False
+        self._linked = False
+        self._directory = files.directory(tree, _parent(key), make=True)
+        self._file = self._create()
+
+    def _create(self) -> PartFile:
+        return PartFile.create(hidden_name(), self._directory)
 
     def write(self, pieces: Sequence[Bytes]) -> None:
-        with self._lock:
-            _write(self._opened(), pieces)
+        self._file.write(pieces)
 
     def publish(self, pieces: Sequence[Bytes]) -> bool:
         """Write the last pieces and give the file its name, durably; False if the name is taken, durably as well."""
-        with self._lock:
-            return self._publish(pieces)
-
-    def finish(self, pieces: Sequence[Bytes], *, naming: tuple[str, bytes] | None = None) -> bool:
-        """As `publish`, for a random name. Then create the object `naming`, if given, as `_Files.create` does."""
-        with self._lock:
-            if not self._publish(pieces):
-                raise StoreError(f"{self._key} exists already, and was not changed: try again")
-            if naming is None:
-                return True
-            self._named = True  # from now on it may have a record, even if this call fails
-            return self._files.create(*naming, self._tree)
-
-    def _publish(self, pieces: Sequence[Bytes]) -> bool:
-        descriptor = self._opened()
-        _write(descriptor, pieces)
-        os.fsync(descriptor)
-        self._linked = self._link()
-        self._discard()
-        sync_directory(self._directory)
-        assert self._tree is not None
-        self._files.root.check(self._tree)
-        return self._linked
-
-    def discard(self) -> None:
-        """Delete the hidden file, and close descriptors. No effect after `publish`."""
-        with self._lock, suppress(OSError):
-            try:
-                self._discard()
-            finally:
-                self._close()
-
-    def take_back(self) -> None:
-        """Delete the file as well, unless a record may name it."""
-        with self._lock, suppress(OSError):
-            try:
-                with suppress(OSError):
-                    self._discard()
-                if self._linked and not self._named:
-                    os.unlink(_name(self._key), dir_fd=self._directory)
-            finally:
-                self._close()
-
-    def _opened(self) -> int:
-        if self._over:
-            raise OSError(errno.EBADF, "abandoned")
-        if self._descriptor < 0:
-            if self._tree is None:
-                self._tree = self._files.root.open()
-            self._directory = self._files.directory(self._tree, _parent(self._key), make=True)
-            self._place, self._descriptor = self._open(self._tree)
-        return self._descriptor
-
-    def _open(self, tree: Tree) -> tuple[int, int]:
-        """Create the hidden file; return its directory's descriptor and its own."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return self._directory, os.open(self._hidden, flags, 0o600, dir_fd=self._directory)
-
-    def _link(self) -> bool:
-        from_, to = self._place, self._directory
+        self._file.write(pieces)
+        self._file.sync()
         try:
-            os.link(self._hidden, _name(self._key), src_dir_fd=from_, dst_dir_fd=to, follow_symlinks=False)
+            self._link()
+            self._linked = True
         except FileExistsError:
-            return False
+            pass
         except FileNotFoundError:
-            assert self._tree is not None
-            self._files.root.check(self._tree)
+            self._files.root.check(self.tree)
             raise StoreError(f"{self._key} was removed while it was written: try again") from None
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
+        except NoHardLinks as error:
             raise StoreError(
                 f"cannot use the vault {self._files.root.path}: its file system has no hard links; "
                 "choose another directory"
             ) from error
-        return True
+        self._file.discard()
+        sync_directory(self._directory)
+        self._files.root.check(self.tree)
+        return self._linked
 
-    def _discard(self) -> None:
-        self._over = True
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            try:
-                os.close(descriptor)  # first: NFS keeps open files under another hidden name
-            finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._hidden, dir_fd=self._place)
+    def _link(self) -> None:
+        self._file.link(_name(self._key), self._directory)
 
-    def _close(self) -> None:
-        """Release the tree. After this nothing can be taken back."""
-        self._linked = False
-        if self._tree is not None and not self._borrowed:
-            self._tree.close()
+    def discard(self) -> None:
+        """Delete the hidden file. No effect after `publish`."""
+        with suppress(OSError):
+            self._file.discard()
+
+    def take_back(self) -> None:
+        """Delete the file under both names."""
+        self.discard()
+        if self._linked:
+            os.unlink(_name(self._key), dir_fd=self._directory)
 
 
 class _Spare(_Part):
     """A part in a file of the reserve: it already has an inode and a block, which no other writer can take."""
 
-    def _open(self, tree: Tree) -> tuple[int, int]:
-        return tree.root, self._files.take_spare(tree, self._hidden)
+    def _create(self) -> PartFile:
+        return self._files.take_spare(self.tree)
 
-    def _publish(self, pieces: Sequence[Bytes]) -> bool:
-        os.ftruncate(self._opened(), sum(map(len, pieces)))
-        return super()._publish(pieces)
+    def publish(self, pieces: Sequence[Bytes]) -> bool:
+        os.ftruncate(self._file.descriptor, sum(map(len, pieces)))
+        return super().publish(pieces)
 
-    def _link(self) -> bool:
+    def _link(self) -> None:
         """The directory may need another block for the name; a second file of the reserve frees one."""
         try:
-            return super()._link()
+            super()._link()
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-        tree, another = self._tree, f".{secrets.token_hex(8)}.part"
-        assert tree is not None
-        os.close(self._files.take_spare(tree, another))
-        os.unlink(another, dir_fd=tree.root)
-        return super()._link()
+            self._files.take_spare(self.tree).discard()
+            super()._link()
 
 
 class _Reader:
@@ -646,16 +635,6 @@ def _next_of(found: Iterator[_T]) -> Sequence[_T]:
     return list(islice(found, BATCH))
 
 
-def _write(descriptor: int, pieces: Iterable[Bytes]) -> None:
-    left = deque(memoryview(piece) for piece in pieces if len(piece))
-    while left:
-        written = os.writev(descriptor, list(islice(left, _MOST_PIECES)))
-        while left and written >= len(left[0]):
-            written -= len(left.popleft())
-        if written:
-            left[0] = left[0][written:]
-
-
 def _allocate(descriptor: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
@@ -670,7 +649,7 @@ def _room(root: int | Path) -> int:
     return 0 if state.f_files and state.f_favail < _FILES else state.f_bavail * state.f_frsize
 
 
-def _trouble(root: Path, error: OSError) -> StoreError:
+def _store_error(root: Path, error: OSError) -> StoreError:
     number = error.errno or 0
     if full := _FULL.get(number):
         free = None
