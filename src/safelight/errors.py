@@ -4,6 +4,8 @@ Every message is one line that says what was wrong and what to do about it. A ca
 `SafelightError` prints it and continues, or exits with status 1; anything else is a bug.
 """
 
+from collections.abc import Mapping
+
 
 class SafelightError(Exception):
     """What was wrong, and what to do, in one line."""
@@ -16,6 +18,19 @@ class ClusterUnavailable(SafelightError):
 def reason(error: OSError) -> str:
     """What the operating system says, for the middle of a line."""
     return (error.strerror or str(error)).lower()
+
+
+def by_server(reasons: Mapping[int, str]) -> str:
+    """Why each server did not do it, in one line; servers with the same reason are named together."""
+    alike: dict[str, list[str]] = {}
+    for server, why in sorted(reasons.items()):
+        alike.setdefault(why, []).append(str(server))
+    return "; ".join(f"{_servers(numbers)}: {why}" for why, numbers in alike.items())
+
+
+def _servers(numbers: list[str]) -> str:
+    *others, last = numbers
+    return f"servers {', '.join(others)} and {last}" if others else f"server {last}"
 
 
 def missing_extra(extra: str, purpose: str) -> str:

@@ -1,17 +1,17 @@
 """One search for the leader: an offer to every server, repeated at each that refuses, until one grants. Pure.
 
-`leader_request_state` owns the search and sends what it asks for; docs/architecture.md shows both at work.
+`leader_request_state` owns the search and sends what it asks for; docs/retry.md shows the policy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from safelight.client.requests.retry_policy import policy
 from safelight.client.transport.deadline import Backoff, Deadline
-from safelight.errors import ClusterUnavailable, SafelightError
+from safelight.errors import ClusterUnavailable, SafelightError, by_server
 from safelight.wire.messages import Grant, Problem, Refusal
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
@@ -179,7 +179,7 @@ class LeaderSearch:
     def _no_leader(self, waited: float) -> NoLeader:
         if any(_is(reply, Problem.VAULT_AWAY) for reply in self.replies.values()):
             return no_vault(waited)
-        leader, why = self.unreachable_leader, by_reason({s: reply.reason for s, reply in self.replies.items()})
+        leader, why = self.unreachable_leader, by_server({s: reply.reason for s, reply in self.replies.items()})
         if leader is None:
             return NoLeader(f"no server took the image within {waited:.0f} s ({why})")
         if any(map(is_unreachable, self.replies.values())):
@@ -202,19 +202,6 @@ def beyond_reach(leader: int) -> str:
 def no_vault(waited: float) -> NoLeader:
     """The error after `waited` seconds in which no node could use the vault."""
     return NoLeader(f"the vault could not be used for {waited:.0f} s: the nodes' logs say why; try again later")
-
-
-def by_reason(reasons: Mapping[int, str]) -> str:
-    """Why each server did not do it; servers with the same reason are named together."""
-    alike: dict[str, list[str]] = {}
-    for server, reason in sorted(reasons.items()):
-        alike.setdefault(reason, []).append(str(server))
-    return "; ".join(f"{_servers(numbers)}: {why}" for why, numbers in alike.items())
-
-
-def _servers(numbers: list[str]) -> str:
-    *others, last = numbers
-    return f"servers {', '.join(others)} and {last}" if others else f"server {last}"
 
 
 def _is(reply: Reply, problem: Problem) -> bool:

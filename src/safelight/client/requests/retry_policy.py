@@ -21,7 +21,7 @@ class Limit(Enum):
     """How often a refused request is repeated."""
 
     ATTEMPTS = f"{ATTEMPTS} requests"
-    PER_SERVER = f"{ATTEMPTS} requests, each server once"
+    PER_SERVER = f"{ATTEMPTS}, each server once"  # ATTEMPTS is the member above
     TIMEOUT = f"until the timeout, and at least {MIN_TRIES} requests"
     BUSY = "as long as a busy cluster is waited for"
 

@@ -48,7 +48,7 @@ class Account:
     def __init__(self, config: Config, servers: Servers, user: str) -> None:
         self._config = config
         self._servers = servers
-        self._lines = OfferChannels(servers)
+        self._channels = OfferChannels(servers)
         self.user = names.check_user(user)
         self._token: tokens.Token | None = None
         self._cluster: str | None = None
@@ -60,11 +60,11 @@ class Account:
 
     async def offer(self, server: int, offer: Offer) -> Grant:
         """One server's answer to an offer. Raises Refusal, and `TRANSPORT_ERRORS` where no answer comes."""
-        return await self.authenticated(server, lambda bearer: self._lines.offer(server, offer, bearer))
+        return await self.authenticated(server, lambda bearer: self._channels.offer(server, offer, bearer))
 
     async def close(self) -> None:
         """To be called before the servers are left."""
-        await self._lines.close()
+        await self._channels.close()
 
     async def authenticated(self, server: int, request: Callable[[str], Awaitable[_T]]) -> _T:
         """A request to one server with the user's `Authorization`; enrols the user where it is not known yet.

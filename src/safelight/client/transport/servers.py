@@ -14,6 +14,7 @@ from yarl import URL
 from safelight.client.transport.connections import Connector
 from safelight.config import Address, Config
 from safelight.decoding import Malformed, decode
+from safelight.errors import by_server
 from safelight.runtime.http import aiohttp
 from safelight.runtime.network_errors import WrongCluster, why_unreachable
 from safelight.runtime.tls import client_tls
@@ -181,12 +182,4 @@ def reason(error: BaseException) -> str:
 
 def reasons(errors: Mapping[int, BaseException]) -> str:
     """Why each server failed; servers with the same reason are named together."""
-    alike: dict[str, list[str]] = {}
-    for server, error in sorted(errors.items()):
-        alike.setdefault(reason(error), []).append(str(server))
-    return "; ".join(f"{_servers(numbers)}: {why}" for why, numbers in alike.items())
-
-
-def _servers(numbers: list[str]) -> str:
-    *others, last = numbers
-    return f"servers {', '.join(others)} and {last}" if others else f"server {last}"
+    return by_server({server: reason(error) for server, error in errors.items()})
