@@ -52,7 +52,7 @@ class Account:
         self.user = names.check_user(user)
         self._token: tokens.Token | None = None
         self._cluster: str | None = None
-        self._asked: dict[asyncio.Task[str], int] = {}
+        self._asked: set[asyncio.Task[str]] = set()
 
     async def fingerprint(self) -> str:
         """What an operator needs to add this user: the SHA-256 of its token, made now if there is none."""
@@ -120,36 +120,40 @@ class Account:
     async def _ask_all(self, deadline: Deadline) -> str | None:
         """The cluster that is meant, by what the servers say; None to ask again."""
         servers, clock = self._servers.addresses, asyncio.get_running_loop().time
-        self._asked = {asyncio.create_task(self._servers.cluster_of(server)): server for server in servers}
-        for task in self._asked:
+        asked = {asyncio.create_task(self._servers.cluster_of(server)): server for server in servers}
+        self._asked |= asked.keys()  # the event loop itself keeps no task alive
+        for task in asked:
             task.add_done_callback(observe)
-        said, reasons = Counter[str](), set[str]()
-        mistaken = 0  # addresses where it is of no use to start a node, or to wait for one
+            task.add_done_callback(self._asked.discard)
+
+        def answers() -> Counter[str]:
+            return Counter(task.result() for task in asked if task.done() and not task.exception())
+
         known = tokens.clusters(self._config.client_dir, self.user)
         end = min(clock() + ROUND_TIMEOUT, max(deadline.at(unreachable=True), clock() + PAUSE))
         with suppress(TimeoutError):
             async with asyncio.timeout_at(end) as limit:
-                for answer in asyncio.as_completed(self._asked):
-                    try:
-                        said[await answer] += 1
-                    except (Refusal, *TRANSPORT_ERRORS) as error:
-                        reasons.add(reason(error))
-                        mistaken += isinstance(error, WrongCluster | aiohttp.ClientSSLError)
+                for answer in asyncio.as_completed(asked):
+                    with suppress(Refusal, *TRANSPORT_ERRORS):
+                        await answer
+                    said = answers()
                     if known & said.keys() or any(2 * times > len(servers) for times in said.values()):
                         end = min(end, clock() + DISSENT)
                         limit.reschedule(end)
+        said = answers()
         if said:  # those that have not answered go on: their connections will be needed
             if cluster := meant(said, known, len(servers)):
                 return cluster
             addresses = ", ".join(address.netloc for address in servers.values())
             raise Disagreement(f"the servers at {addresses} are of {len(said)} clusters: name those of one")
-        pending = [server for task, server in self._asked.items() if not task.done()]
-        if pending:
-            reasons.add(reason(TimeoutError()))
+        pending = [server for task, server in asked.items() if not task.done()]
+        errors = [(task.exception() if task.done() else None) or TimeoutError() for task in asked]
+        # addresses where it is of no use to start a node, or to wait for one
+        mistaken = sum(isinstance(error, WrongCluster | aiohttp.ClientSSLError) for error in errors)
         nobody = not any(map(self._servers.connects, pending))  # else a server is up, and slow
         if clock() >= deadline.at(unreachable=nobody) or mistaken == len(servers):
             addresses = ", ".join(address.netloc for address in servers.values())
-            why = "; ".join(sorted(reasons))
+            why = "; ".join(sorted({reason(error) for error in errors}))
             hint = "" if mistaken else ": start them with `safelight up`"
             raise Unreachable(f"no server answers at {addresses} ({why}){hint}")
         return None
