@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 from safelight.client.async_client import AsyncClient, AsyncImageFile, Content, Progress
 from safelight.client.models import ClusterStatus, Image, Receipt
+from safelight.runtime.tasks import cancel
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -181,10 +182,7 @@ class Client:
 
     async def _end(self) -> None:
         """Wait for what was cancelled to clean up, then end the session."""
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await cancel(*asyncio.all_tasks() - {asyncio.current_task()})
         await self._client.__aexit__(None, None, None)
         loop = asyncio.get_running_loop()
         await loop.shutdown_asyncgens()

@@ -20,6 +20,8 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeVar
 
+from safelight.runtime.tasks import retrieve
+
 STEP = 1 << 20
 """Bytes of a step at most."""
 
@@ -159,7 +161,7 @@ async def sendfile(
             await asyncio.sleep(0)  # it takes from the transport first
         while start < end:
             stepping = loop.run_in_executor(file.threads, connection.step, file, start, min(STEP, end - start))
-            stepping.add_done_callback(_look_at)
+            stepping.add_done_callback(retrieve)  # the task that waits for it may be gone
             try:
                 with file.watched(False):
                     sent = await asyncio.shield(stepping)
@@ -172,12 +174,6 @@ async def sendfile(
             moved(start)
     finally:
         connection.close(file.threads)
-
-
-def _look_at(done: asyncio.Future[int]) -> None:
-    """Retrieve its exception: asyncio reports one that is never retrieved, and the waiting task may be gone."""
-    if not done.cancelled():
-        done.exception()
 
 
 class _Socket:

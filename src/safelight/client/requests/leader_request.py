@@ -38,6 +38,7 @@ from safelight.client.transport.deadline import jitter
 from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, reason
 from safelight.config import Config
 from safelight.runtime.network_errors import is_final
+from safelight.runtime.tasks import cancel
 from safelight.wire.messages import Offer, Refusal
 
 Send = Callable[[Granted, Callable[[], None]], Awaitable[None]]
@@ -127,10 +128,7 @@ class LeaderRequest:
 
     async def _cancel(self, tasks: _Tasks) -> None:
         """Return when all have ended. What they have brought meanwhile is forgotten."""
-        ending = [*tasks]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await cancel(*tasks)
         self._events = [(event, source) for event, source in self._events if source is not tasks]
 
     async def _make_offer(self, server: int, avoid: tuple[int, ...]) -> Event:

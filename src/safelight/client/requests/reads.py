@@ -10,10 +10,10 @@ import asyncio
 import glob
 import re
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
-from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote, unquote, urlencode
 
 from multidict import CIMultiDictProxy
@@ -25,9 +25,8 @@ from safelight.client.requests.retry_policy import policy
 from safelight.client.transport.account import Account
 from safelight.client.transport.deadline import Deadline
 from safelight.client.transport.rounds import rounds
-from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, read_small, reasons
+from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, not_a_node, reasons, refusal_in
 from safelight.config import Config
-from safelight.decoding import Malformed, decode
 from safelight.encryption import Scheme, sealed_size
 from safelight.errors import SafelightError
 from safelight.names import NAME_MAX, InvalidName, check_image_name, shown
@@ -42,7 +41,6 @@ from safelight.wire.messages import (
     Listing,
     Problem,
     Refusal,
-    read_problem,
 )
 
 STALL_TIMEOUT = 2.0
@@ -95,8 +93,13 @@ class Images:
         if match is not None and match.encode(errors="ignore").decode() != match:
             return  # no name has bytes that are not UTF-8
         query = {"limit": str(MAX_LISTED)} | ({"match": match} if match is not None else {})
+
+        async def page(server: int, bearer: str, moved: Moved) -> Listing:
+            path = f"{API}/images?{urlencode(query)}"
+            return await self._servers.ask(server, "GET", path, Listing, authorization=bearer, limit=MAX_LISTING)
+
         while True:
-            listing = await self._ask_any(partial(self._page, f"{API}/images?{urlencode(query)}"))
+            listing = await self._ask_any(page)
             yield listing.images
             if listing.next is None:
                 return
@@ -170,29 +173,14 @@ class Images:
                 if response.status == 404:
                     raise NoSuchImage(f"no image is called {shown(name)}: see `ls`")
                 if response.status != 200:  # an answer to HEAD has no body that would say more
-                    raise await self._refusal_to_get(server, name, bearer)
+                    await self._raise_refusal(server, name, bearer)
                 return _kept(name, response.headers)
 
         return await self._ask_any(head)
 
-    async def _refusal_to_get(self, server: int, name: str, bearer: str) -> Refusal:
-        headers = {"Authorization": bearer, "Range": "bytes=0-0"}
-        url = self._servers.at(server, _path(name))
-        async with self._servers.http.get(url, headers=headers, allow_redirects=False) as response:
-            if response.status in (200, 206):  # it has come back in between
-                return Refusal(Problem.INTERNAL, "the server changed its mind")
-            return read_problem(response.status, await read_small(response))
-
-    async def _page(self, path: str, server: int, bearer: str, moved: Moved) -> Listing:
-        url = self._servers.at(server, path)
-        async with self._servers.http.get(url, headers={"Authorization": bearer}, allow_redirects=False) as response:
-            if response.status != 200:
-                raise read_problem(response.status, await read_small(response))
-            body = await read_small(response, MAX_LISTING)
-        try:
-            return decode(body, Listing)
-        except Malformed:
-            raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
+    async def _raise_refusal(self, server: int, name: str, bearer: str) -> NoReturn:
+        async with _get(self._servers, server, name, bearer, {"Range": "bytes=0-0"}):
+            raise Refusal(Problem.INTERNAL, "the server changed its mind")
 
     # -- one image -----------------------------------------------------------------------------------
 
@@ -210,15 +198,8 @@ class Images:
         """
 
         async def part(server: int, bearer: str, moved: Moved) -> tuple[bytes, str]:
-            headers = {"Authorization": bearer, "Range": f"bytes={start}-{end - 1}"} | (
-                {"If-Match": etag} if etag else {}
-            )
-            url = self._servers.at(server, _path(image.name))
-            async with self._servers.http.get(url, headers=headers, allow_redirects=False) as response:
-                if response.status in (404, 412):
-                    raise NoSuchImage(f"{shown(image.name)} was removed from the vault while it was read")
-                if response.status not in (200, 206):
-                    raise read_problem(response.status, await read_small(response))
+            headers = {"Range": f"bytes={start}-{end - 1}"} | ({"If-Match": etag} if etag else {})
+            async with _get(self._servers, server, image.name, bearer, headers, gone=(404, 412)) as response:
                 if response.headers.get("Content-Range") != f"bytes {start}-{end - 1}/{image.size}":
                     raise aiohttp.ClientPayloadError  # that is not what was asked for
                 found = bytearray()
@@ -320,15 +301,12 @@ class _Download:
 
     async def go_on(self, server: int, bearer: str, moved: Moved) -> int:
         """The node that sent the rest. Raises Refusal, `TRANSPORT_ERRORS`, and CannotWrite."""
-        headers = {"Authorization": bearer}
+        headers = {}
         if self._sealed:
             headers["Accept"] = ACCEPT_SEALED
         if self.done and self._etag:
             headers |= {"Range": f"bytes={self.done}-", "If-Range": self._etag}
-        url = self._servers.at(server, _path(self._name))
-        async with self._servers.http.get(url, headers=headers, allow_redirects=False) as response:
-            if response.status not in (200, 206):
-                raise read_problem(response.status, await read_small(response))
+        async with _get(self._servers, server, self._name, bearer, headers) as response:
             if response.status == 200:
                 self._begin(response.headers)
             elif response.headers.get("Content-Range") != f"bytes {self.done}-{self._size - 1}/{self._size}":
@@ -349,6 +327,20 @@ class _Download:
         self.done = 0
         etag = headers.get("ETag", "")
         self._etag = "" if etag.startswith("W/") else etag
+
+
+@asynccontextmanager
+async def _get(
+    servers: Servers, server: int, name: str, bearer: str, headers: Mapping[str, str], *, gone: tuple[int, ...] = ()
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The answer to a GET of an image, if it succeeds. Raises NoSuchImage for the statuses in `gone`, and Refusal."""
+    url, headers = servers.at(server, _path(name)), {"Authorization": bearer, **headers}
+    async with servers.http.get(url, headers=headers, allow_redirects=False) as response:
+        if response.status in gone:
+            raise NoSuchImage(f"{shown(name)} was removed from the vault while it was read")
+        if response.status not in (200, 206):
+            raise await refusal_in(response)
+        yield response
 
 
 async def _each(images: list[Kept]) -> AsyncIterator[Kept]:
@@ -377,4 +369,4 @@ def _kept(name: str, headers: CIMultiDictProxy[str]) -> Kept:
             modified=timestamps.read(headers.get("Safelight-Modified", "")),
         )
     except (KeyError, ValueError, OverflowError):
-        raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
+        raise not_a_node() from None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from safelight.client.requests.leader_request_state import Granted
-from safelight.client.transport.servers import Servers, read_small
-from safelight.wire.messages import Problem, read_problem
+from safelight.client.transport.servers import Servers, refusal_in
+from safelight.wire.messages import Problem
 
 
 class Removal:
@@ -26,7 +26,7 @@ class Removal:
         ) as response:
             if response.status in (200, 204):
                 return
-            refusal = read_problem(response.status, await read_small(response))
+            refusal = await refusal_in(response)
         if refusal.problem is Problem.NOT_FOUND and sent_before:
             return  # an earlier answer was lost
         raise refusal

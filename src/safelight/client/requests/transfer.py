@@ -11,11 +11,11 @@ from safelight.client.files.sink import CHUNK as RECEIVED
 from safelight.client.files.sink import Sink
 from safelight.client.requests.feedback import Feedback
 from safelight.client.requests.leader_request_state import Granted
-from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, read_small
+from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, refusal_in
 from safelight.encryption import classic, sealed, sealed_size
 from safelight.runtime.http import AbstractStreamWriter, aiohttp
 from safelight.runtime.sendfile import can_sendfile, sendfile
-from safelight.wire.messages import Action, Offer, Scheme, read_problem
+from safelight.wire.messages import Action, Offer, Scheme
 
 CHUNK = 1 << 18
 """Bytes that are read at a time, where they are read; a smaller image goes out together with its request's head."""
@@ -78,7 +78,7 @@ class Transfer:
                 allow_redirects=False,
             ) as response:
                 if response.status not in (200, 201):
-                    raise read_problem(response.status, await read_small(response))
+                    raise await refusal_in(response)
                 received = 0
                 async for chunk in response.content.iter_chunked(RECEIVED):
                     received += len(chunk)

@@ -15,11 +15,12 @@ from safelight.client.transport import tokens
 from safelight.client.transport.deadline import Deadline
 from safelight.client.transport.offer_channel import OfferChannels
 from safelight.client.transport.rounds import rounds
-from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, observe, reason
+from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, reason
 from safelight.config import Config
 from safelight.errors import ClusterUnavailable
 from safelight.runtime.http import aiohttp
 from safelight.runtime.network_errors import WrongCluster
+from safelight.runtime.tasks import retrieve
 from safelight.wire.messages import API, Grant, Offer, Problem, Refusal, fingerprint
 
 _T = TypeVar("_T")
@@ -123,7 +124,7 @@ class Account:
         asked = {asyncio.create_task(self._servers.cluster_of(server)): server for server in servers}
         self._asked |= asked.keys()  # the event loop itself keeps no task alive
         for task in asked:
-            task.add_done_callback(observe)
+            task.add_done_callback(retrieve)
             task.add_done_callback(self._asked.discard)
 
         def answers() -> Counter[str]:

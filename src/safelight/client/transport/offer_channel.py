@@ -13,20 +13,11 @@ from itertools import count
 
 import msgspec
 
-from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers
+from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, read_answer
 from safelight.decoding import Malformed, decode
 from safelight.runtime.http import aiohttp
-from safelight.wire.messages import (
-    API,
-    MAX_JSON,
-    Grant,
-    NumberedAnswer,
-    NumberedOffer,
-    Offer,
-    Problem,
-    Refusal,
-    read_problem,
-)
+from safelight.runtime.tasks import cancel
+from safelight.wire.messages import API, MAX_JSON, Grant, NumberedAnswer, NumberedOffer, Offer, read_problem
 
 PATH = f"{API}/offers"
 
@@ -87,9 +78,7 @@ class OfferChannels:
 
     async def close(self) -> None:
         """Close all channels. A server that does not confirm costs at most `CLOSE_TIMEOUT`."""
-        for opening in self._opening.values():
-            opening.cancel()
-        await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        await cancel(*self._opening.values())
         await asyncio.gather(*(channel.close() for channel in self._open.values()))
 
 
@@ -115,14 +104,10 @@ class _Channel:
             del self._waiting[number]
         if said.status != 201:
             raise read_problem(said.status, bytes(said.body))
-        try:
-            return decode(said.body, Grant)
-        except Malformed:
-            raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
+        return read_answer(said.body, Grant)
 
     async def close(self) -> None:
-        self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
+        await cancel(self._reading)
         await self._socket.close()
 
     async def _read(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 from yarl import URL
@@ -17,6 +17,7 @@ from safelight.decoding import Malformed, decode
 from safelight.errors import by_server
 from safelight.runtime.http import aiohttp
 from safelight.runtime.network_errors import WrongCluster, why_unreachable
+from safelight.runtime.tasks import retrieve
 from safelight.runtime.tls import client_tls
 from safelight.wire.messages import API, MAX_JSON, ClusterInfo, Problem, Refusal, read_problem
 
@@ -84,7 +85,7 @@ class Servers:
         await asyncio.wait(asked, timeout=seconds)
         found: dict[int, BaseException] = {}
         for task, server in asked.items():
-            task.add_done_callback(observe)
+            task.add_done_callback(retrieve)
             task.add_done_callback(self._trying.discard)
             if not self.connects(server):
                 found[server] = (task.exception() if task.done() else None) or TimeoutError()
@@ -113,10 +114,13 @@ class Servers:
         *,
         authorization: str | None = None,
         message: msgspec.Struct | None = None,
+        limit: int = MAX_JSON,
     ) -> _T:
-        """One small request. Raises Refusal, and `TRANSPORT_ERRORS` where no answer comes."""
+        """One small request; its answer has `limit` bytes at most. Raises Refusal, and `TRANSPORT_ERRORS` where no
+        answer comes.
+        """
         try:
-            return await self._ask(server, method, path, answer, authorization, message)
+            return await self._ask(server, method, path, answer, authorization, message, limit)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             hung_up = not isinstance(error, aiohttp.ClientConnectorError)
             if hung_up and self.addresses[server].scheme == "http" and await self._speaks_tls(server):
@@ -144,30 +148,39 @@ class Servers:
         answer: type[_T],
         authorization: str | None,
         message: msgspec.Struct | None,
+        limit: int,
     ) -> _T:
         async with self.http.request(
             method,
-            self.addresses[server].url + path,
+            self.at(server, path),
             headers={"Authorization": authorization} if authorization else None,
             data=msgspec.json.encode(message) if message is not None else None,
             allow_redirects=False,
         ) as response:
-            body = await read_small(response)
             if response.status not in (200, 201, 204):
-                raise read_problem(response.status, body)
-            try:
-                return decode(body or b"{}", answer)
-            except Malformed:
-                raise Refusal(Problem.INTERNAL, "what answers there is not a Safelight node") from None
+                raise await refusal_in(response)
+            return read_answer(await _read(response, limit) or b"{}", answer)
 
 
-def observe(task: asyncio.Task[Any]) -> None:
-    """Retrieve a task's exception, so that asyncio does not log it as never retrieved."""
-    if not task.cancelled():
-        task.exception()
+def read_answer(body: bytes | msgspec.Raw, kind: type[_T]) -> _T:
+    """A node's answer. Raises Refusal for what is none."""
+    try:
+        return decode(body, kind)
+    except Malformed:
+        raise not_a_node() from None
 
 
-async def read_small(response: aiohttp.ClientResponse, limit: int = MAX_JSON) -> bytes:
+def not_a_node() -> Refusal:
+    """What to raise for an answer that no node gives."""
+    return Refusal(Problem.INTERNAL, "what answers there is not a Safelight node")
+
+
+async def refusal_in(response: aiohttp.ClientResponse) -> Refusal:
+    """The refusal that a response holds."""
+    return read_problem(response.status, await _read(response, MAX_JSON))
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body of a message, at most `limit` bytes of it."""
     try:
         return await response.content.readexactly(limit)

@@ -22,6 +22,7 @@ from safelight.errors import SafelightError
 from safelight.node.election.handshake import Hello
 from safelight.node.state.key_file import Keys
 from safelight.runtime.http import aiohttp
+from safelight.runtime.tasks import cancel
 from safelight.wire import signed
 from safelight.wire.admin_commands import KEY, LIFETIME, add_key_command, read_acknowledgement
 from safelight.wire.messages import API, MAX_JSON, CommandResult, Problem, Refusal
@@ -66,9 +67,7 @@ class KeySync:
         self._start(self._keep_checking())
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(*self._tasks)
         await self._session.close()
 
     def introduced(self, peer: Hello) -> None:

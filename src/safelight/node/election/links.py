@@ -25,6 +25,7 @@ from safelight.node.connections.http_connection import HttpConnection, proved_pe
 from safelight.node.election.handshake import Hello, PeerIdentity, Proof, Refused
 from safelight.runtime.http import aiohttp, web
 from safelight.runtime.network_errors import why_unreachable
+from safelight.runtime.tasks import cancel
 from safelight.wire.messages import API
 
 PATH = f"{API}/peer"
@@ -107,9 +108,7 @@ class Links:
         self._tasks = [asyncio.create_task(self._keep_link(node)) for node in self._addresses]
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(*self._tasks)
         await asyncio.gather(*(socket.close() for socket in set(self._incoming)))
         await self._session.close()
 

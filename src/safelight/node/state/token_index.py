@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from safelight.runtime.tasks import retrieve
 from safelight.vault.records import TOKENS, USERS
 from safelight.vault.vault import Vault
 
@@ -44,7 +45,7 @@ class TokenIndex:
         """The tokens' claims and the users' chains, by a listing that has not begun yet."""
         if self._next is None:
             self._next = asyncio.create_task(self._list())
-            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have gone
+            self._next.add_done_callback(retrieve)  # all may have gone
         return await asyncio.shield(self._next)
 
     async def _list(self) -> frozenset[str]:

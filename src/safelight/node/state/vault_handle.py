@@ -18,6 +18,7 @@ from typing import Protocol
 from safelight.config import Config
 from safelight.encryption.keys import Keyring
 from safelight.errors import SafelightError
+from safelight.runtime.tasks import cancel
 from safelight.vault.bootstrap import directory_of, fault_in, open_vault
 from safelight.vault.maintenance import sweep
 from safelight.vault.monitored_store import MonitoredStore
@@ -112,9 +113,7 @@ class VaultHandle:
         self._tasks = [asyncio.create_task(each) for each in (self._look_after(opening), self._keep_looking())]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(*self._tasks)
         if self._vault is not None:
             await self._vault.store.close()
 

@@ -19,6 +19,7 @@ from safelight.imagetypes import HEAD, sniff
 from safelight.node.state.key_file import Keys
 from safelight.node.work.request_body import RequestBody
 from safelight.node.work.spool import Spool, Spools
+from safelight.runtime.tasks import cancel
 from safelight.vault.records import Image
 from safelight.vault.stores.base import StoreFull
 from safelight.vault.vault import Draft, ImageMetadata, NameTaken, UploadConflict, Vault
@@ -98,8 +99,7 @@ class Stage:
             await write(self.transform(batch, last=True))
         finally:
             if behind is not None:
-                behind.cancel()
-                await asyncio.gather(behind, return_exceptions=True)
+                await cancel(behind)
 
     def __enter__(self) -> Self:
         return self
