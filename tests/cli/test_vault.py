@@ -6,6 +6,7 @@ import asyncio
 import filecmp
 import os
 import shutil
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import pytest
 from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.user.bulk import Remove
 from safelight.client.session import Session
-from tests.cli.commandline import Terminal, safelight, started
+from safelight.local.cluster import environment
+from tests.cli.commandline import COMMAND, Terminal, safelight, started
 from tests.mission.support import contents, image_of, seal
-from tests.running import Running, as_user
+from tests.running import GENEROUS, Running, as_user
 
 LONG_AGO = 1_000_000_000_123_456_000  # nanoseconds: in 2001, with a fraction
 
@@ -370,3 +372,49 @@ def test_an_upload_that_is_not_to_be_kept_works_as_ever(shared_cluster: Running,
         done = safelight(*command, *user, config=config, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert listed(shared_cluster, "keepless") == []
+
+
+def test_a_name_that_several_images_have_is_asked_about_or_listed(
+    shared_cluster: Running, tmp_path: Path, photo: Path
+) -> None:
+    config, user = shared_cluster.config, ("--user", "asked")
+    newest_first = [seal(config, photo, tmp_path / "images", "asked").path.name for _ in range(3)][::-1]
+    for command in (["get", "my photo.png"], ["rm", "my photo.png", "--yes"]):
+        done = safelight(*command, *user, config=config, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert done.stderr.endswith(f"shows: {', '.join(newest_first)} (newest first)\n")
+    with ExitStack() as stack:
+        for command, answer, said in (
+            (["get", "my photo.png"], "2\r", "Decrypted image saved to: decrypted/my photo.png"),
+            (["get", "my photo.png", "--to", "no"], "7\r", "type a number from 1 to 3"),
+            (["rm", "my photo.png"], "\r", "Remove this image"),
+        ):
+            terminal = Terminal(*command, *user, config=config, cwd=tmp_path)
+            stack.callback(terminal.close)
+            terminal.wait_for("Which one?")
+            assert all(name in terminal.seen for name in newest_first)
+            terminal.type(answer)
+            terminal.wait_for(said)
+        assert newest_first[0] in terminal.seen
+        terminal.type("y\r")
+        terminal.wait_for("1 removed")
+    assert listed(shared_cluster, "asked") == newest_first[1:]
+
+
+def test_a_mistyped_name_gets_a_suggestion(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
+    config, user = shared_cluster.config, ("--user", "typist")
+    seal(config, photo, tmp_path / "images", "typist")
+    for command in (["get", "my foto.png"], ["rm", "my foto.png", "--yes"]):
+        done = safelight(*command, *user, config=config, cwd=tmp_path)
+        said = "no image is called 'my foto.png': did you mean 'my photo.png'?"
+        assert (done.returncode, done.stderr) == (1, f"safelight: {said}\n")
+    done = safelight("get", "zebra", *user, config=config, cwd=tmp_path)
+    assert done.stderr == "safelight: no image is called 'zebra': see `ls`\n"
+
+
+def test_a_shell_completes_names_and_original_names(shared_cluster: Running, tmp_path: Path, photo: Path) -> None:
+    config = shared_cluster.config
+    name = seal(config, image_of(5000, tmp_path / "enigma.png", photo), tmp_path / "images", "tab").path.name
+    words = {"_SAFELIGHT_COMPLETE": "bash_complete", "COMP_WORDS": "safelight get --user tab en", "COMP_CWORD": "4"}
+    done = subprocess.run([*COMMAND], env=environment(config) | words, capture_output=True, text=True, timeout=GENEROUS)
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == {name, "enigma.png"}

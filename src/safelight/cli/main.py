@@ -47,6 +47,8 @@ def safelight() -> None:
     """A fault-tolerant cluster that encrypts people's images.
 
     To start three nodes and a prompt on this machine: safelight run --user alice
+
+    To complete commands, options and names in bash: eval "$(_SAFELIGHT_COMPLETE=bash_source safelight)"
     """
     from safelight.runtime.descriptors import raise_limit
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from safelight.cli.user.declarations import Decorator, stacked
+from safelight.cli.user.declarations import Decorator, config_of, stacked
 
 if TYPE_CHECKING:
     from click.types import OptionHelpExtra
@@ -110,20 +110,12 @@ def configured(*options: Decorator) -> Decorator:
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
-        def command(
-            file: Path | None, nodes: int | None, base_port: int | None, insecure_http: bool | None, **rest: Any
-        ) -> Any:
-            from safelight.config import Config, load, local_servers
+        def command(**options: Any) -> Any:
+            from safelight.config import Config
 
-            given = {key: rest.pop(key) for key in [*rest] if key in Config.__struct_fields__}
-            if nodes is not None or base_port is not None:
-                source = click.get_current_context().get_parameter_source("servers")
-                if source is click.core.ParameterSource.COMMANDLINE:
-                    raise click.UsageError("--servers names every node: leave out --nodes and --base-port")
-                given["servers"] = local_servers(
-                    3 if nodes is None else nodes, 8001 if base_port is None else base_port
-                )
-            return function(load(file, {**given, "insecure_http": insecure_http}), **rest)
+            config = config_of(options)
+            ours = {*Config.__struct_fields__, "file", "nodes", "base_port"}
+            return function(config, **{key: value for key, value in options.items() if key not in ours})
 
         return stacked(_common, *options)(command)
 

@@ -1,9 +1,9 @@
-"""Nodes as child processes of this one: started, heard, killed and stopped; none of them outlives it.
+"""Nodes as child processes of this one: start, listen to, kill and stop them. None of them outlives this process.
 
-Each child is `python -m safelight server N` in a session of its own, so the terminal's Ctrl-C is ours to pass on.
-It holds the other end of a pipe that nothing is ever written to; when that pipe ends it stops. So a parent that
-is killed with SIGKILL takes its nodes along, too. The configuration travels in the environment: the command line
-of a process is everybody's to read, and `ps` shows which node is which.
+Each child is `python -m safelight server N` in its own session, so the terminal's Ctrl-C reaches this process only.
+Each child holds the read end of a pipe that is never written to, and stops when the pipe ends: if this process is
+killed with SIGKILL, its nodes stop, too. The configuration is in the environment, because other users can read the
+command line of a process; `ps` shows which node is which.
 """
 
 import os
@@ -24,16 +24,16 @@ from typing import Any, Self
 from safelight.config import Config, local_servers
 from safelight.errors import SafelightError
 
-START = 30.0  # seconds that a node has until it listens
+START = 30.0  # seconds in which a node must listen
 GRACE = 2.0  # seconds beyond `drain_timeout` until a stopping node is killed
 _PREFIX = "SAFELIGHT_"
-_PASSED_ON = {"SAFELIGHT_KEYRING_SECRET"}  # no setting: a `Config` may be shown, a secret not
-_LISTENING = "listening on "  # how a node's first line begins, if it could start,
-_COMPLAINT = "safelight: "  # and how its last line begins if it could not
+_PASSED_ON = {"SAFELIGHT_KEYRING_SECRET"}  # not a setting: a `Config` may be printed, a secret must not
+_LISTENING = "listening on "  # how the first line of a node begins,
+_COMPLAINT = "safelight: "  # and the last line of a node that could not start
 
 
 class CannotStart(SafelightError):
-    """A node ended before it listened; the message is its own reason."""
+    """A node ended before it listened. The message is the node's."""
 
 
 @dataclass
@@ -47,10 +47,10 @@ class _Child:
 
 
 class LocalCluster:
-    """The nodes of a configuration, or some of them. Leaving the `with` block stops them all, without a word.
+    """The nodes of a configuration, or some of them. Leaving the `with` block stops them all, silently.
 
-    `on_line(node, line)` gets every line that a node prints; `on_end(node, how)`, or `on_line` if there is none, gets
-    the way in which a node ended that was not stopped. Both are called from a thread of each node.
+    `on_line(node, line)` receives every line that a node prints. `on_end(node, how)`, or `on_line` if there is none, is
+    called when a node ends that was not stopped. Each node has its own thread, which calls them.
     """
 
     def __init__(
@@ -69,20 +69,19 @@ class LocalCluster:
 
     @property
     def running(self) -> list[int]:
-        """The nodes whose processes have not ended, suspended ones included."""
+        """The nodes whose processes have not ended, including suspended ones."""
         with self._changed:
             return [node for node, child in self._children.items() if not child.ended]
 
     def start(self, *nodes: int) -> None:
-        """Start these nodes; all of the configuration if none is named. Does not wait until they are ready."""
+        """Start these nodes, or all nodes of the configuration. Does not wait until they listen."""
         for node in nodes or tuple(self.config.addresses):
             self._start(node)
 
     def wait_until_listening(self) -> None:
-        """Return when every node that was started listens: what answers at its address is ours, then.
+        """Return when every started node listens: from then on, its address is answered by this node and no other.
 
-        Raises CannotStart as soon as that is settled for each and one will not, or if one takes longer than
-        START; and what `on_line` raised.
+        Raises CannotStart if a node has ended or takes longer than START, and what `on_line` raised.
         """
         with self._changed:
             self._changed.wait_for(
@@ -93,40 +92,40 @@ class LocalCluster:
             )
             for node, child in self._children.items():
                 if not child.listening and self._broken is None:
-                    raise CannotStart(self._why_not(node, child))
+                    raise CannotStart(self._reason(node, child))
         if self._broken is not None:
             raise self._broken
 
-    def _why_not(self, node: int, child: _Child) -> str:
+    def _reason(self, node: int, child: _Child) -> str:
         if not child.ended:
             return f"node {node} has not started within {START:g} s: the machine may be too busy"
         own = child.last.removeprefix(_COMPLAINT)
-        return own if own != child.last else f"node {node} {_end(child.process.wait())} ({own or 'without a word'})"
+        return own if own != child.last else f"node {node} {_end(child.process.wait())} ({own or 'without a message'})"
 
     def pid(self, node: int) -> int:
         return self._children[node].process.pid
 
     def kill(self, node: int, how: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal, and with SIGKILL wait for the end."""
+        """Send a signal. With SIGKILL, wait until the process has ended."""
         child = self._children[node]
         child.process.send_signal(how)
         if how is signal.SIGKILL:
             self._await([child], timeout=None)
 
     def wait(self) -> None:
-        """Return when no node is running any more. Raises what `on_line` raised (a closed pipe, perhaps)."""
+        """Return when every node has ended. Raises what `on_line` raised, such as BrokenPipeError."""
         with self._changed:
             self._changed.wait_for(lambda: self._broken is not None or not self.running)
         if self._broken is not None:
             raise self._broken
 
     def stop(self, *nodes: int) -> None:
-        """SIGTERM to these nodes (or all); SIGKILL to those that go on beyond their deadline, or when interrupted."""
+        """Send SIGTERM to these nodes (or all), and SIGKILL after their deadline, or if this is interrupted."""
         children = [self._children[node] for node in nodes or tuple(self._children)]
         for child in children:
             child.stopping = True
             child.process.terminate()
-            child.process.send_signal(signal.SIGCONT)  # a suspended process would not hear of it otherwise
+            child.process.send_signal(signal.SIGCONT)  # or a suspended process would not receive SIGTERM
         try:
             self._await(children, timeout=self.config.drain_timeout + GRACE)
         finally:
@@ -140,7 +139,7 @@ class LocalCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leaving = True  # how stopping nodes elect the last of them looks like a disaster, and is none
+        self._leaving = True  # the elections of nodes that stop one by one are of no interest
         self.stop()
 
     def _start(self, node: int) -> None:
@@ -171,20 +170,20 @@ class LocalCluster:
                     with self._changed:
                         child.listening = True
                         self._changed.notify_all()
-                self._say(self._on_line, node, child.last)
+                self._report(self._on_line, node, child.last)
         status = child.process.wait()
         if not child.stopping:
-            self._say(self._on_end, node, _end(status))
+            self._report(self._on_end, node, _end(status))
         if child.process.stdin is not None:
             child.process.stdin.close()
         with self._changed:
             child.ended = True
             self._changed.notify_all()
 
-    def _say(self, say: Callable[[int, str], None], node: int, line: str) -> None:
-        if self._broken is None and not self._leaving:  # else swallowed: a node must not stand still on a full pipe
+    def _report(self, report: Callable[[int, str], None], node: int, line: str) -> None:
+        if self._broken is None and not self._leaving:  # discarded otherwise: a node must not block
             try:
-                say(node, line)
+                report(node, line)
             except BaseException as error:
                 with self._changed:
                     self._broken = error
@@ -202,11 +201,11 @@ class LocalCluster:
 def _end(status: int) -> str:
     if status < 0:
         return f"was killed by {signal.Signals(-status).name}"
-    return f"ended by itself, with exit status {status}"
+    return f"ended with exit status {status}"
 
 
 def environment(config: Config) -> dict[str, str]:
-    """This process's environment, in which `safelight` finds exactly `config` and reads no file."""
+    """This process's environment, with every setting of `config` and no configuration file."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(_PREFIX) or key in _PASSED_ON}
     settings = {
         _PREFIX + key.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
@@ -217,11 +216,11 @@ def environment(config: Config) -> dict[str, str]:
 
 
 _NOT_EPHEMERAL = range(10240, 32768)
-"""Below what Linux (32768 and up) and the others (49152 and up, RFC 6335) take for outgoing connections."""
+"""Below the ports that Linux (from 32768) and others (from 49152, RFC 6335) use for outgoing connections."""
 
 
 def ephemeral_config(directory: Path, nodes: int = 3, **settings: Any) -> Config:
-    """The configuration of a cluster on free ports of this machine that keeps everything in `directory`."""
+    """The configuration of a cluster on free ports of this machine, with all its files in `directory`."""
     servers = tuple(server for port in _free_ports(nodes) for server in local_servers(1, port))
     return Config(
         **{
@@ -235,11 +234,10 @@ def ephemeral_config(directory: Path, nodes: int = 3, **settings: Any) -> Config
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on, and that no outgoing connection will be given.
+    """Ports of 127.0.0.1 that are free, and that the kernel does not use for outgoing connections.
 
-    A port that the kernel hands out (bind to 0) lies in the ephemeral range: while its node is down, any connection
-    of any program may get it as its own, even one to that very port (TCP's simultaneous open with itself), and then
-    the node cannot come back.
+    A port that the kernel chooses (bind to 0) is in the ephemeral range: while its node is down, an outgoing connection
+    can occupy it, even one to that port (TCP's simultaneous open with itself), and the node cannot restart.
     """
     ports: list[int] = []
     with ExitStack() as sockets:

@@ -1,8 +1,8 @@
-"""One picture of one image's way: original, ciphertext and decrypted side by side, a histogram under each.
+"""A picture of an image, its ciphertext and the decrypted image side by side, with a histogram under each.
 
-Pure: bytes in, a Pillow image out. Nothing in it is decoration that poses as data. Each pixel of the ciphertext's
-panel is three bytes of the sealed file, and all histograms have one scale. Importing this module raises
-`SafelightError` where Pillow is not installed.
+Pure: bytes in, a Pillow image out. Everything that looks like data is data: each pixel of the ciphertext is three bytes
+of the sealed file, and all histograms have the same scale. Importing this module raises `SafelightError` if Pillow is
+not installed.
 """
 
 import hashlib
@@ -98,8 +98,7 @@ def decode(file: bytes) -> Image.Image | None:
 def lay_out(sealed: bytes, aspect: float) -> Image.Image:
     """The sealed bytes in their order as RGB pixels, width / height near `aspect`.
 
-    Each byte is used once, but for the last few that do not fill a row. One or two bytes alone are repeated
-    to make a pixel.
+    Each byte is used once, except the last few, which do not fill a row. One or two bytes are repeated to make a pixel.
     """
     if len(sealed) < 3:
         sealed = (sealed * 3)[:3]
@@ -125,15 +124,15 @@ def histograms(image: Image.Image) -> list[list[int]]:
 def scale(image: Image.Image) -> float:
     """The share of pixels that reaches the charts' top.
 
-    Just above the image's own curves, save a few values (a burnt-out sky, a white page) that would flatten all
-    others; and at least thrice an even spread, so that the ciphertext's level line has room.
+    Just above the image's own curves, except a few values (an overexposed sky, a white page) that would flatten all
+    others, and at least three times an even distribution, so that the ciphertext's flat curve is visible.
     """
     shares = sorted(n / (image.width * image.height) for curve in histograms(image) for n in curve)
     return max(1.12 * shares[-8], 3 / 256)
 
 
 def chart(image: Image.Image | None, ceiling: float) -> Image.Image:
-    """The image's histograms, in light of three colours that add up where they overlap."""
+    """The image's histograms in three colours, which add up where they overlap."""
     area = Image.new("RGB", (PANEL, CHART), LIFTED)
     if image is None:
         return area
@@ -159,8 +158,8 @@ def paint(light: Image.Image, counts: Sequence[int], colour: tuple[int, int, int
 def mount(image: Image.Image | None, height: int, mix: bool) -> Image.Image:
     """The image, whole, in the middle of a panel.
 
-    Made smaller, neighbouring pixels mix, as in any photograph; with `mix` false they are picked, so that each
-    pixel shown is one of the image's own.
+    When it is reduced, neighbouring pixels are averaged; with `mix` false, single pixels are picked, so that each one
+    shown is a pixel of the image.
     """
     board = Image.new("RGB", (PANEL, height), LIFTED)
     if image is None:

@@ -38,6 +38,7 @@ from safelight.client.requests.feedback import NullFeedback
 BLINK = 0.3  # seconds; work that ends sooner shows no bar
 ASIDE = 1.0  # seconds for which a node's log line waits for the end of an answer
 NARROW = 72  # cells; a narrower terminal has room for the bar and the size, not for speed and remaining time
+LABELLED = 38  # cells that the bar and the numbers beside it need on a narrow terminal
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # Cc, and what reverses the direction
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
 
@@ -252,6 +253,12 @@ class ConsoleReporter:
         self._progress.start()
 
 
+def _label(console: Console, text: str) -> str:
+    """The text, shortened to the space that a bar leaves on a narrow terminal."""
+    room = max(console.width - LABELLED, 8)
+    return text if console.width >= NARROW or len(text) <= room else text[: room - 1] + "…"
+
+
 def _bar(console: Console) -> list[ProgressColumn]:
     """The bar and the numbers beside it, as many as the terminal has room for."""
     size = DownloadColumn(binary_units=True)
@@ -299,7 +306,7 @@ class BulkReporter:
         self._progress.update(self._task, total=(task.total or 0) + size, files=task.fields["files"] + files)
 
     def waiting(self, reason: str) -> None:
-        self._progress.update(self._task, description=plain(reason))
+        self._progress.update(self._task, description=_label(self._moving, plain(reason)))
 
     def advance(self, size: int) -> None:
         self._progress.update(self._task, description=self._text, advance=size)

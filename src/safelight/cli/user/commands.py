@@ -17,7 +17,7 @@ from safelight.cli.output import listing
 from safelight.cli.output.console import ConsoleReporter
 from safelight.cli.output.documents import Outcome, show_document, show_lines
 from safelight.cli.output.status_table import status_document, status_lines
-from safelight.cli.output.tables import Table, terminal_width
+from safelight.cli.output.tables import Column, Table, terminal_width
 from safelight.cli.user import history as records
 from safelight.cli.user.bulk import Decrypt, Entry, Get, Remove, Upload, new_file, uploaded
 from safelight.cli.user.discovery import is_directory
@@ -31,7 +31,6 @@ from safelight.client.session import Saved, Session
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.names import shown
-from safelight.sizes import human_size
 from safelight.wire.messages import Kept, Scheme
 
 REMEMBERED = 1000
@@ -270,8 +269,10 @@ class Commands:
             more = f" and {len(images) - CHOICES} more" if len(images) > CHOICES else ""
             raise NoSuchImage(f"{error}: {names}{more} (newest first)") from None
         self._reporter.note(f"{len(images)} images were made from {shown(word)}:")
-        for number, image in enumerate(images[:CHOICES], start=1):
-            self._reporter.note(f"  {number}  {image.name}  {human_size(image.size)}  {listing.moment(image.created)}")
+        rows = [(f"{number}", *listing.row(image)) for number, image in enumerate(images[:CHOICES], start=1)]
+        columns = (Column("", 10, right=True), *listing.COLUMNS)
+        for line in Table(columns, terminal_width()).lines(rows):
+            self._reporter.note(line)
         last = min(len(images), CHOICES)
         answer = await self._ask(f"Which one? [1 to {last}; Enter takes 1, the newest]")
         chosen = "" if answer is None else answer.strip() or "1"

@@ -4,12 +4,19 @@
 under the same name, with the same parameters.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from safelight.cli.user.shell_completion import image_names
+
+if TYPE_CHECKING:
+    from safelight.config import Config
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
@@ -20,13 +27,27 @@ def stacked(*decorators: Decorator) -> Decorator:
     return lambda function: reduce(lambda inner, each: each(inner), reversed(decorators), function)
 
 
+def config_of(options: Mapping[str, Any]) -> Config:
+    """The configuration from the options of a command line. Raises ConfigError and UsageError."""
+    from safelight.config import Config, load, local_servers
+
+    given = {key: value for key, value in options.items() if key in Config.__struct_fields__}
+    nodes, base_port = options.get("nodes"), options.get("base_port")
+    if nodes is not None or base_port is not None:
+        source = click.get_current_context().get_parameter_source("servers")
+        if source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("--servers names every node: leave out --nodes and --base-port")
+        given["servers"] = local_servers(3 if nodes is None else nodes, 8001 if base_port is None else base_port)
+    return load(options.get("file"), given)
+
+
 json_option = click.option("--json", "output", flag_value="json", help="Print the result as one JSON document.")
 jsonl_option = click.option("--jsonl", "output", flag_value="jsonl", help="Print one JSON object per line, at once.")
 _quiet = click.option("--quiet", "output", flag_value="quiet", help="Print only the paths of new files.")
 _as_json = stacked(json_option, jsonl_option)
 _directory = click.Path(path_type=Path)
 _paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-_names = click.argument("names", nargs=-1, required=True, metavar="NAME...")
+_names = click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=image_names)
 _scheme = click.option(
     "--scheme",
     type=click.Choice(["sealed", "classic"]),
