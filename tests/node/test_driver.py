@@ -26,8 +26,9 @@ HEALTHY = DirectoryState("", "", full="")
 
 @dataclass
 class Driven:
-    """Node 1 of 1 and 2, whose links lead nowhere; node 2 is what the test says it is."""
+    """Node 1 or 2 of two, whose links lead nowhere; the other node is what the test says it is."""
 
+    node: int = 1
     said: list[str] = field(default_factory=list)
     sent: list[Kind] = field(default_factory=list)
     saved: list[Epoch] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Driven:
     def __post_init__(self) -> None:
         self.health = HealthMonitor(self, self, leader_timeout=3 * BEAT, crashes=0, log=self.said.append)
         self.driver = ElectionDriver(
-            Election(1, [1, 2], Timing.of(BEAT), now=asyncio.get_running_loop().time()),
+            Election(self.node, [1, 2], Timing.of(BEAT), now=asyncio.get_running_loop().time()),
             links=self,
             health=self.health,
             workload=Scheduler(Config(), 1, LoadTracker(1, 2, 60.0, 1, 0)),
@@ -59,8 +60,10 @@ class Driven:
             raise OSError(errno.ENOSPC, "No space left on device")
         self.saved.append(epoch)
 
-    def hear(self, **message: object) -> None:
-        self.driver.received(2, msgspec.json.encode({"kind": "heartbeat", "counter": 1, "epoch_leader": 2, **message}))
+    def hear(self, peer: int = 2, **message: object) -> None:
+        self.driver.received(
+            peer, msgspec.json.encode({"kind": "heartbeat", "counter": 1, "epoch_leader": 2, **message})
+        )
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -185,3 +188,23 @@ def test_a_message_that_is_not_understood_is_logged_once_for_each_incarnation() 
         assert logged() == 2
 
     in_loop(test)
+
+
+def test_a_returning_node_announces_once_that_it_leads() -> None:
+    """It leads at once, and then learns of a later epoch than its own."""
+
+    async def go() -> None:
+        it = Driven(node=2)
+        try:
+            it.driver.start()
+            await until(lambda: it.driver.leads)
+            it.driver.connected(1, "incarnation")
+            it.hear(1, kind="heartbeat", counter=8, epoch_leader=1, leader=1)
+            await until(lambda: it.driver.leads and it.driver.epoch > Epoch(8, 1))
+            assert sum("I am the new leader!" in line for line in it.said) == 1
+            assert f"My epoch is {it.driver.epoch}, as a peer knew a later one" in it.said
+        finally:
+            it.health.stop()
+            it.driver.stop()
+
+    asyncio.run(go())

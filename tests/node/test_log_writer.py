@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -34,22 +36,33 @@ def pipe() -> Iterator[tuple[TextIO, TextIO]]:
 
 def test_all_lines_come_in_order(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
-    book = LogWriter(writer, "Node 1: ")
-    book.say("first")
+    log = LogWriter(writer, "Node 1: ")
+    log.write("first")
     assert reader.readline() == "Node 1: first\n"  # at once, although nothing follows
     for number in range(log_writer.CAPACITY // 2):
-        book.say(f"line {number} ✓")
+        log.write(f"line {number} ✓")
     for number in range(log_writer.CAPACITY // 2):
         assert reader.readline() == f"Node 1: line {number} ✓\n"
 
 
+def test_lines_begin_with_their_time_where_that_is_wanted(pipe: tuple[TextIO, TextIO]) -> None:
+    reader, writer = pipe
+    log = LogWriter(writer, "Node 1: ", times=True)
+    before = datetime.now(UTC)
+    log.write("first")
+    time, _, line = reader.readline().partition(" ")
+    assert line == "Node 1: first\n"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)
+    assert abs((datetime.fromisoformat(time) - before).total_seconds()) < GENEROUS
+
+
 def test_lines_that_nobody_reads_hold_nobody_up_and_are_counted(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
-    book = LogWriter(writer)
+    log = LogWriter(writer)
     said = 3 * log_writer.CAPACITY
     for number in range(said):
-        book.say(f"line {number}")
-    book.close(0.0)  # does not wait for a reader, either
+        log.write(f"line {number}")
+    log.close(0.0)  # does not wait for a reader, either
     number, gaps = 0, 0
     while number < said:
         line = reader.readline()
@@ -63,10 +76,10 @@ def test_lines_that_nobody_reads_hold_nobody_up_and_are_counted(pipe: tuple[Text
 
 def test_the_last_lines_are_still_written(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
-    book = LogWriter(writer)
+    log = LogWriter(writer)
     for number in range(100):
-        book.say(f"line {number}")
-    book.close(GENEROUS)
+        log.write(f"line {number}")
+    log.close(GENEROUS)
     writer.close()
     assert len(reader.read().splitlines()) == 100
 
@@ -74,35 +87,35 @@ def test_the_last_lines_are_still_written(pipe: tuple[TextIO, TextIO]) -> None:
 def test_a_reader_that_has_gone_away_is_no_error(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
     reader.close()
-    book = LogWriter(writer)
+    log = LogWriter(writer)
     for number in range(2 * log_writer.CAPACITY):
-        book.say(f"line {number}")
-    book.close(GENEROUS)
+        log.write(f"line {number}")
+    log.close(GENEROUS)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
 def test_a_full_disk_is_no_error() -> None:
     with open("/dev/full", "w", encoding="utf-8", buffering=1) as full:
-        book = LogWriter(full)
-        book.say("nobody will read this")
-        book.close(GENEROUS)
+        log = LogWriter(full)
+        log.write("nobody will read this")
+        log.close(GENEROUS)
 
 
 def test_a_terminal_that_must_not_be_waited_for_gets_all_lines(pipe: tuple[TextIO, TextIO]) -> None:
     reader, writer = pipe
     os.set_blocking(writer.fileno(), False)
-    book = LogWriter(writer)
+    log = LogWriter(writer)
     for number in range(log_writer.CAPACITY):
-        book.say(f"line {number}")
+        log.write(f"line {number}")
     assert [reader.readline() for _ in range(log_writer.CAPACITY)] == [
         f"line {n}\n" for n in range(log_writer.CAPACITY)
     ]
 
 
 def test_a_process_without_standard_output_says_nothing() -> None:
-    book = LogWriter(None)
-    book.say("nobody will read this")
-    book.close(GENEROUS)
+    log = LogWriter(None)
+    log.write("nobody will read this")
+    log.close(GENEROUS)
 
 
 def test_errors_are_logged_through_it(pipe: tuple[TextIO, TextIO]) -> None:
@@ -156,6 +169,32 @@ def test_a_node_whose_output_nobody_takes_any_more_seals_and_takes_over(tmp_path
         assert status_of(config, 1)[1].counter > before
         assert saved == f"[{status_of(config, 1)[1].counter},1]"
         assert ask(config.addresses[1], new_image(), token, body=image(100)).status == 201
+
+
+def test_a_node_puts_the_time_before_its_lines_unless_a_parent_process_or_a_terminal_shows_them(tmp_path: Path) -> None:
+    config = ephemeral_config(tmp_path, 1)
+    timed = r"\d{4}-\d\d-\d\dT[0-9:.]{12}Z Node 1: listening on http://.*"
+    parent, terminal = pty.openpty()
+    for arguments, output, expected in (
+        ([], subprocess.PIPE, timed),
+        (["--until-eof"], subprocess.PIPE, r"Node 1: listening on http://.*"),
+        ([], terminal, r"Node 1: listening on http://.*"),
+    ):
+        node = subprocess.Popen(
+            [sys.executable, "-m", "safelight", "server", "1", *arguments],
+            env=environment(config),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            text=True,
+        )
+        try:
+            with node.stdout or open(parent, closefd=False, encoding="utf-8") as lines:
+                assert re.fullmatch(expected, lines.readline().rstrip())
+        finally:
+            node.kill()
+            node.communicate()
+    os.close(parent)
+    os.close(terminal)
 
 
 def test_a_node_whose_output_nobody_reads_goes_on_and_stops_when_told(tmp_path: Path) -> None:

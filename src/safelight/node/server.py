@@ -58,6 +58,8 @@ LAST_LINES = 1.0
 def run(config: Config, node: int, *, until_eof: bool = False) -> None:
     """Serve as node number `node` until SIGTERM or SIGINT; with `until_eof` also until standard input ends.
 
+    Log lines begin with their time, except on a terminal, and with `until_eof`: then a parent process prints them.
+
     Raises CannotServe, ConfigError, DataError for the data directory, and CannotUseVault; CannotServe also at the end,
     if its log could not be written.
     """
@@ -71,10 +73,13 @@ def run(config: Config, node: int, *, until_eof: bool = False) -> None:
     with listener:
         data_directory.prepare(config.data_dir)
         keys = _keys(config)
-        lines, errors = LogWriter(sys.stdout, f"Node {node}: "), LogWriter(sys.stderr)
+        lines, errors = (
+            LogWriter(stream, prefix, times=not (until_eof or (stream and stream.isatty())))
+            for stream, prefix in ((sys.stdout, f"Node {node}: "), (sys.stderr, ""))
+        )
         logging.basicConfig(handlers=[errors.handler()], format="%(message)s")
         try:
-            uvloop.run(Node(config, node, keys, lines.say).serve(listener, tls, until_eof=until_eof))
+            uvloop.run(Node(config, node, keys, lines.write).serve(listener, tls, until_eof=until_eof))
         finally:
             lost = lines.close(LAST_LINES)
             errors.close(LAST_LINES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from operator import attrgetter
 from typing import Protocol
 
@@ -33,6 +34,11 @@ from safelight.election.bully import (
     Tick,
 )
 from safelight.wire.messages import Load
+
+ONE_ANNOUNCEMENT = 1.0
+"""Seconds after a node has announced that it leads in which it does not announce itself again: a node that returns may
+lead before it learns from a peer that its epoch must be later.
+"""
 
 
 class ElectionMessage(msgspec.Struct, omit_defaults=True):
@@ -97,6 +103,7 @@ class ElectionDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._announced: tuple[int | None, Epoch] = None, NEVER
+        self._announced_at = -inf
         self._waiting: set[asyncio.Future[None]] = set()  # for a change of leader
 
     @property
@@ -231,7 +238,12 @@ class ElectionDriver:
         """Log who leads, if that has changed, and each new epoch of this node."""
         leader, epoch = self.leader, self.epoch
         if self.leads and epoch != self._announced[1]:
-            self._log(f"I am the new leader! (epoch {epoch})")
+            now = asyncio.get_running_loop().time()
+            if leader == self._announced[0] and now - self._announced_at < ONE_ANNOUNCEMENT:
+                self._log(f"My epoch is {epoch}, as a peer knew a later one")
+            else:
+                self._log(f"I am the new leader! (epoch {epoch})")
+                self._announced_at = now
         elif leader not in (None, self._announced[0]):
             self._log(f"Node {leader} is the leader (epoch {epoch})")
         self._announced = leader, epoch
