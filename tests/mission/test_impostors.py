@@ -34,7 +34,7 @@ class Knowledge:
 
     def __init__(self, running: Running) -> None:
         self.running = running
-        keyring = data_directory.load_keyring(running.config.data_dir, create=False)
+        keyring = data_directory.find_keyring(running.config.data_dir).read()
         self._public = (keyring.cluster_id, keyring.check)  # said in every Hello
         self.recorded: Hello | None = None
         self.session = aiohttp.ClientSession()

@@ -29,7 +29,7 @@ def cluster_ids(cluster: Running) -> set[str]:
 def test_nodes_started_at_once_on_an_empty_directory_end_with_one_keyring(tmp_path: Path) -> None:
     with running(tmp_path, nodes=5, heartbeat=SETTLED) as cluster:
         data = cluster.config.data_dir
-        keyring = data_directory.load_keyring(data, create=False)
+        keyring = data_directory.find_keyring(data).read()
         assert cluster_ids(cluster) == {keyring.cluster_id}
         assert stat.S_IMODE((data / "keyring.json").stat().st_mode) == 0o600
         assert contents(data) == [
@@ -62,7 +62,7 @@ def test_a_node_with_another_keyring_is_refused_with_the_reason_on_both_sides(
     tmp_path: Path, photograph: Path, same_cluster_id: bool
 ) -> None:
     with running(tmp_path, heartbeat=1.0) as cluster:
-        ours = data_directory.load_keyring(cluster.config.data_dir, create=False)
+        ours = data_directory.find_keyring(cluster.config.data_dir).read()
         theirs = Keyring.new()
         if same_cluster_id:
             theirs = dataclasses.replace(theirs, cluster_id=ours.cluster_id)

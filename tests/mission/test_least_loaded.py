@@ -40,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture
 def key(cluster: Running) -> bytes:
     """What the cluster signs tickets with."""
-    return data_directory.load_keyring(cluster.config.data_dir, create=False).derive("tickets")
+    return data_directory.find_keyring(cluster.config.data_dir).read().derive("tickets")
 
 
 def wait_for_reports(cluster: Running) -> None:

@@ -145,7 +145,7 @@ def put(
 @pytest.fixture
 def key(shared_cluster: Running) -> bytes:
     """What the cluster signs tickets with."""
-    return data_directory.load_keyring(shared_cluster.config.data_dir, create=False).derive("tickets")
+    return data_directory.find_keyring(shared_cluster.config.data_dir).read().derive("tickets")
 
 
 @pytest.fixture

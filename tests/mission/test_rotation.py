@@ -20,7 +20,7 @@ from safelight.config import Config
 from safelight.encryption.keys import ClusterKey, Keyring
 from safelight.encryption.sealed import read_header
 from safelight.local.cluster import ephemeral_config
-from safelight.node.state.data_directory import create_cluster, load_keyring
+from safelight.node.state.data_directory import create_cluster, find_keyring
 from safelight.node.state.key_file import KeyFile
 from safelight.wire import signed
 from safelight.wire.admin_commands import KEY, LIFETIME, AddKey, AdminCommand, UseKey, add_key_command
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 
 def ring_of(config: Config) -> Keyring:
-    return load_keyring(config.data_dir, create=False)
+    return find_keyring(config.data_dir).read()
 
 
 def rotate(config: Config, cwd: Path) -> subprocess.CompletedProcess[str]:

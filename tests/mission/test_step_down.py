@@ -12,7 +12,7 @@ import pytest
 
 from safelight.client.requests.leader_request_state import STALLED
 from safelight.encryption.keys import Keyring
-from safelight.node.state.data_directory import load_keyring
+from safelight.node.state.data_directory import find_keyring
 from safelight.wire import signed
 from safelight.wire.admin_commands import KEY, LIFETIME, AdminCommand, StepDown
 from tests.cli.commandline import safelight
@@ -42,7 +42,7 @@ def give(cluster: Running, text: str, node: int = 3) -> tuple[int, str]:
 
 
 def key_of(cluster: Running) -> bytes:
-    return load_keyring(cluster.config.data_dir, create=False).derive(KEY)
+    return find_keyring(cluster.config.data_dir).read().derive(KEY)
 
 
 def test_the_leader_steps_down_and_another_takes_uploads(cluster: Running, tmp_path: Path, photograph: Path) -> None:
@@ -158,7 +158,7 @@ def test_only_the_operators_own_order_is_obeyed_and_once(cluster: Running) -> No
         "expired": signed.write(order(lasts=-1), key),
         "far ahead": signed.write(order(lasts=3600), key),
         "longer than may be": signed.write(order(seconds=1e9), key),
-        "a ticket's key": signed.write(order(), load_keyring(cluster.config.data_dir, create=False).derive("tickets")),
+        "a ticket's key": signed.write(order(), find_keyring(cluster.config.data_dir).read().derive("tickets")),
     }
     for what, text in refused.items():
         status, body = give(cluster, text)

@@ -16,7 +16,7 @@ from safelight.client.session import Session
 from safelight.encryption.keys import Keyring
 from safelight.encryption.sealed import read_header
 from safelight.local.cluster import environment
-from safelight.node.state.data_directory import load_keyring
+from safelight.node.state.data_directory import find_keyring
 from tests.node.raw_http import ask, enrolled, image
 from tests.running import Running, as_user
 
@@ -67,7 +67,7 @@ def test_nobody_sees_a_secret(cluster: Running, photograph: Path, tmp_path: Path
         answers.append(ask(address, "POST /v1/offers", header, body=offer).body)
         answers.append(ask(address, "GET /v1/status").body)
     [token] = [path.read_text().strip() for path in (cluster.config.client_dir / "tokens").rglob("alice")]
-    keyring = load_keyring(cluster.config.data_dir, create=False)
+    keyring = find_keyring(cluster.config.data_dir).read()
     secrets |= {token, *(each for user in ("alice", "bob") for key in keys(keyring, user) for each in spellings(key))}
     secrets |= {each for path in (tmp_path / "images").iterdir() for each in spellings(data_key(path, keyring))}
     cluster.cluster.stop()

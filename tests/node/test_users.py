@@ -20,7 +20,7 @@ from safelight.cli.output.documents import Outcome
 from safelight.config import Config
 from safelight.errors import SafelightError
 from safelight.local.cluster import environment, ephemeral_config
-from safelight.node.state.data_directory import DataError, create_cluster, load_keyring
+from safelight.node.state.data_directory import DataError, create_cluster, find_keyring
 from safelight.node.state.users import FRESH, MISSED, NoSuchUser, Users
 from safelight.vault.records import TOKENS, USERS
 from safelight.vault.stores.base import StoreError
@@ -63,9 +63,13 @@ def enrol(config: Config, name: str, mine: str) -> bool:
     return do(config, lambda users: users.enrol(name, mine))
 
 
+async def of_token(users: Users, token: str) -> str:
+    return (await users.account(fingerprint(token))).user
+
+
 def whose(config: Config, token: str) -> str | None:
     try:
-        return do(config, lambda users: users.of_token(token))
+        return do(config, lambda users: of_token(users, token))
     except Refusal as refusal:
         if refusal.problem is not Problem.UNKNOWN_TOKEN:
             raise
@@ -291,7 +295,7 @@ def test_whatever_meets_the_outcome_is_one_of_theirs(config: Config) -> None:
         async with admin.opened(config) as users:
             for token in tokens:
                 try:
-                    assert await users.of_token(token) == name
+                    assert await of_token(users, token) == name
                     working.append(token)
                 except Refusal:
                     pass
@@ -341,13 +345,13 @@ def test_a_user_at_work_is_looked_up_once_in_a_while(config: Config) -> None:
     enrol(config, "ann", MINE)
 
     async def work(users: Users, store: Counting, clock: list[float]) -> None:
-        assert await asyncio.gather(*(users.of_token("slt_mine") for _ in range(100))) == ["ann"] * 100
+        assert await asyncio.gather(*(of_token(users, "slt_mine") for _ in range(100))) == ["ann"] * 100
         assert store.reads == 3  # the token, the user's record, and that there is no later one
         clock[0] += FRESH / 2
-        await users.of_token("slt_mine")
+        await of_token(users, "slt_mine")
         assert store.reads == 3
         clock[0] += FRESH
-        await asyncio.gather(*(users.of_token("slt_mine") for _ in range(100)))
+        await asyncio.gather(*(of_token(users, "slt_mine") for _ in range(100)))
         assert store.reads == 4
 
     remembering(config, work)
@@ -357,16 +361,16 @@ def test_a_revocation_is_noticed_in_time_and_a_new_token_at_once(config: Config)
     enrol(config, "ann", MINE)
 
     async def work(users: Users, store: Counting, clock: list[float]) -> None:
-        assert await users.of_token("slt_mine") == "ann"
+        assert await of_token(users, "slt_mine") == "ann"
         await elsewhere(config, lambda others: others.give("ann", ANOTHERS))
-        assert await users.of_token("slt_anothers") == "ann"
+        assert await of_token(users, "slt_anothers") == "ann"
         clock[0] += FRESH
         with pytest.raises(Refusal):
-            await users.of_token("slt_mine")
+            await of_token(users, "slt_mine")
         await elsewhere(config, lambda others: others.revoke("ann"))
         clock[0] += FRESH
         with pytest.raises(Refusal):
-            await users.of_token("slt_anothers")
+            await of_token(users, "slt_anothers")
 
     remembering(config, work)
 
@@ -375,13 +379,13 @@ def test_where_nobody_can_say_whether_a_user_was_revoked_the_token_is_not_believ
     enrol(config, "ann", MINE)
 
     async def work(users: Users, store: Counting, clock: list[float]) -> None:
-        assert await users.of_token("slt_mine") == "ann"
+        assert await of_token(users, "slt_mine") == "ann"
         store.away = True
         clock[0] += FRESH
         with pytest.raises(StoreError):
-            await users.of_token("slt_mine")
+            await of_token(users, "slt_mine")
         store.away = False
-        assert await users.of_token("slt_mine") == "ann"
+        assert await of_token(users, "slt_mine") == "ann"
 
     remembering(config, work)
 
@@ -390,13 +394,13 @@ def test_a_token_that_is_nobodys_is_looked_up_once_in_a_while(config: Config) ->
     async def work(users: Users, store: Counting, clock: list[float]) -> None:
         for _ in range(100):
             with pytest.raises(Refusal, match="belongs to no user"):
-                await users.of_token("slt_mine")
+                await of_token(users, "slt_mine")
         assert store.reads == 1
         await elsewhere(config, lambda others: others.enrol("ann", MINE))
         with pytest.raises(Refusal, match="belongs to no user"):  # for a moment
-            await users.of_token("slt_mine")
+            await of_token(users, "slt_mine")
         clock[0] += FRESH
-        assert await users.of_token("slt_mine") == "ann"
+        assert await of_token(users, "slt_mine") == "ann"
 
     remembering(config, work)
 
@@ -404,11 +408,11 @@ def test_a_token_that_is_nobodys_is_looked_up_once_in_a_while(config: Config) ->
 def test_a_token_is_a_users_as_soon_as_it_is_enrolled_here(config: Config) -> None:
     async def work(users: Users, store: Counting, clock: list[float]) -> None:
         with pytest.raises(Refusal):
-            await users.of_token("slt_mine")
+            await of_token(users, "slt_mine")
         looking = asyncio.create_task(users._find(MINE))  # it has begun, and ends after the enrolment
         assert await users.enrol("ann", MINE)
         await looking
-        assert await users.of_token("slt_mine") == "ann"
+        assert await of_token(users, "slt_mine") == "ann"
 
     remembering(config, work)
 
@@ -417,7 +421,7 @@ def test_what_is_remembered_of_tokens_that_are_nobodys_is_bounded(config: Config
     async def work(users: Users, store: Counting, clock: list[float]) -> None:
         for number in range(MISSED + 100):
             with pytest.raises(Refusal):
-                await users.of_token(f"slt_{number}")
+                await of_token(users, f"slt_{number}")
         assert len(users._missed) == MISSED
 
     remembering(config, work)
@@ -456,7 +460,7 @@ def before(config: Config, work: Callable[[Users], Awaitable[_T]]) -> _T:
     """As `do`, on a machine that runs Safelight 0.1 without a vault: its users are in the data directory."""
 
     async def go() -> _T:
-        keyring = load_keyring(config.data_dir, create=False)
+        keyring = find_keyring(config.data_dir).read()
         DirectoryStore.make(config.data_dir / "users")
         vault = Vault(DirectoryStore(config.data_dir / "users"), lambda: keyring)
         return await work(Users(lambda: vault))

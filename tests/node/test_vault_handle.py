@@ -11,7 +11,7 @@ import pytest
 from safelight.encryption.keys import Keyring
 from safelight.local.cluster import ephemeral_config
 from safelight.node.state import vault_handle
-from safelight.node.state.data_directory import load_keyring
+from safelight.node.state.data_directory import find_keyring
 from safelight.node.state.vault_handle import VaultHandle
 from tests.running import GENEROUS
 
@@ -20,7 +20,7 @@ def test_a_look_at_the_vault_that_ends_in_anything_unexpected_is_trouble_until_o
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = ephemeral_config(tmp_path, 1)
-    keyring = load_keyring(config.data_dir, create=True)
+    keyring = find_keyring(config.data_dir, create=True).read()
     monkeypatch.setattr(vault_handle, "LOOK", 0.05)
 
     def fails(directory: Path, ring: Keyring) -> str:

@@ -23,7 +23,7 @@ from safelight.cli.admin.cluster import keyring_file
 from safelight.config import Config
 from safelight.encryption.keys import Keyring
 from safelight.local.cluster import ephemeral_config
-from safelight.node.state.data_directory import create_cluster, load_keyring
+from safelight.node.state.data_directory import create_cluster, find_keyring
 from safelight.node.state.vault_handle import VaultHandle
 from safelight.vault.bootstrap import open_vault
 from safelight.vault.records import Aborted, Image, Record
@@ -572,7 +572,7 @@ def test_another_clusters_vault_is_refused_and_left_alone(used: Config, tmp_path
     assert not (other.data_dir / "keyring.json").exists()
     create_cluster(other.data_dir)
     line = refusal(other)  # nor with one that was made on purpose
-    assert load_keyring(used.data_dir, create=False).cluster_id[:8] in line
+    assert find_keyring(used.data_dir).read().cluster_id[:8] in line
     assert sorted((used.data_dir / "vault").rglob("*")) == before
 
 

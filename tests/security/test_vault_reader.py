@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safelight.node.state.data_directory import load_keyring
+from safelight.node.state.data_directory import find_keyring
 from tests.mission.support import enrolled, seal
 from tests.node.test_secrets import data_key, keys, spellings
 from tests.running import Running
@@ -15,7 +15,7 @@ def test_a_reader_of_the_vault_finds_no_name_no_pixel_and_no_secret(cluster: Run
     image = tmp_path / "biopsy of ann.png"
     image.write_bytes(b"\x89PNG\r\n\x1a\n" + pixels)
     saved = seal(cluster.config, image, tmp_path / "images", user="ann")
-    keyring = load_keyring(cluster.config.data_dir, create=False)
+    keyring = find_keyring(cluster.config.data_dir).read()
     secrets = {spelling.encode() for key in keys(keyring, "ann") for spelling in spellings(key)}
     secrets |= {spelling.encode() for spelling in spellings(data_key(saved.path, keyring))}
     hidden = {b"biopsy", b"encrypted_", pixels[:64], enrolled(cluster.config, "ann").encode(), *secrets}

@@ -18,12 +18,12 @@ import pytest
 
 from safelight.config import Config
 from safelight.errors import SafelightError
-from safelight.node.state.data_directory import load_keyring
+from safelight.node.state.data_directory import find_keyring
 from safelight.node.state.users import Users
 from safelight.vault.bootstrap import open_vault
 from safelight.vault.records import Image
 from safelight.vault.vault import Vault
-from safelight.wire.messages import Refusal
+from safelight.wire.messages import Refusal, fingerprint
 from tests.cli.commandline import safelight
 from tests.mission.support import seal
 from tests.running import SETTLED, Running, running
@@ -148,7 +148,7 @@ def store(kept: tuple[Running, Path]) -> Store:
 
 async def with_vault(config: Config, work: Callable[[Vault], Awaitable[T]]) -> T:
     """As a process that has just started."""
-    ring = load_keyring(config.data_dir, create=False)
+    ring = find_keyring(config.data_dir).read()
     vault = await open_vault(config.vault_url, config.data_dir, lambda: ring)
     try:
         return await work(vault)
@@ -166,7 +166,7 @@ def seen_by(config: Config, token: str) -> dict[str, bytes]:
     async def read(vault: Vault) -> dict[str, bytes]:
         seen: dict[str, bytes] = {}
         with suppress(Refusal, SafelightError):
-            user = await Users(lambda: vault).of_token(token)
+            user = (await Users(lambda: vault).account(fingerprint(token))).user
             for image in await all_images(vault, user):
                 with suppress(SafelightError):
                     async with aclosing(vault.part(image, 0, image.size)) as parts:

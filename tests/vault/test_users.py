@@ -61,11 +61,11 @@ def test_after_a_rewrap_users_need_the_old_key_no_more(root: Path) -> None:
         assert counts == {NEW.id: 3}
 
     async def look(vault: Vault, users: Users) -> None:
-        assert await users.of_token("slt_anothers") == "ann"
-        assert await users.of_token("slt_carl") == "carl"
+        assert (await users.account(fingerprint("slt_anothers"))).user == "ann"
+        assert (await users.account(fingerprint("slt_carl"))).user == "carl"
         for token in ("slt_mine", "slt_third"):
             with pytest.raises(Refusal, match="belongs to no user"):
-                await users.of_token(token)
+                await users.account(fingerprint(token))
         assert await users.give("ben", THIRD)
 
     do(root, bring, BETWEEN)
@@ -77,7 +77,7 @@ def test_a_rewrap_takes_no_change_back(root: Path) -> None:
         async for _ in rewrap(vault):
             await Users(lambda: Vault(DirectoryStore(root), lambda: BETWEEN)).revoke("ann")
         with pytest.raises(Refusal):
-            await users.of_token("slt_anothers")
+            await users.account(fingerprint("slt_anothers"))
 
     do(root, meet, BETWEEN)
 

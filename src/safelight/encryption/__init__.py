@@ -47,9 +47,6 @@ class Opener(Protocol):
 
     def finish(self) -> Bytes: ...
 
-    def plain_size(self, file_size: int, /) -> int | None:
-        """The image's size in bytes in a file of `file_size` bytes; None until enough was passed in to know it."""
-
 
 def seal(scheme: Scheme, user: str, keyring: Keyring, *, random: Random = os.urandom) -> Sealer:
     """Start a file for a user. Raises ValueError for a user name that is not 1 to 255 bytes long."""

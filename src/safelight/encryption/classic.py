@@ -24,6 +24,13 @@ def sealed_size(plain_size: int) -> int:
     return COUNTER_SIZE + plain_size
 
 
+def plain_size(file_size: int) -> int:
+    """The image's size in bytes in a classic file of `file_size` bytes. Raises ClassicTooShort."""
+    if file_size < COUNTER_SIZE:
+        raise ClassicTooShort
+    return file_size - COUNTER_SIZE
+
+
 class ClassicSealer:
     """Encrypts an image into a classic file: the concatenation of what `update` and `finish` return."""
 
@@ -50,12 +57,6 @@ class ClassicOpener:
         self._key = AES128(classic_key(user))
         self._beginning = bytearray()  # until it is a whole counter block
         self._cipher: CipherContext | None = None
-
-    def plain_size(self, file_size: int) -> int:
-        """The image's size in bytes in a file of `file_size` bytes. Raises ClassicTooShort."""
-        if file_size < COUNTER_SIZE:
-            raise ClassicTooShort
-        return file_size - COUNTER_SIZE
 
     def update(self, chunk: Bytes) -> list[Bytes]:
         data = memoryview(chunk)

@@ -133,10 +133,6 @@ class FileOpener:
         self._stream: stream.StreamDecryptor | None = None
         self.header: Header | None = None
 
-    def plain_size(self, file_size: int) -> int | None:
-        """The image's size in a file of `file_size` bytes; None before the header is complete. Raises Damaged."""
-        return self.header.plain_size(file_size) if self.header else None
-
     def update(self, chunk: Bytes) -> list[Bytes]:
         """Take a chunk of the file; return the verified pieces of the image, in order."""
         if self._stream:

@@ -24,7 +24,7 @@ FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 async def opened(config: Config) -> AsyncIterator[Users]:
     """The cluster's users. Raises DataError, KeyringError, CannotUseVault and StoreError."""
     data_directory.check_cluster(config.data_dir)
-    keyring = data_directory.load_keyring(config.data_dir, create=False, wrapper=wrapper_of(config))
+    keyring = data_directory.find_keyring(config.data_dir, wrapper=wrapper_of(config)).read()
     vault = await open_vault(config.vault_url, config.data_dir, lambda: keyring)
     try:
         yield Users(lambda: vault)

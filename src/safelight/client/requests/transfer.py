@@ -152,5 +152,5 @@ def _size_of_answer(offer: Offer, source: source_file.SourceFile) -> int:
     if offer.action is Action.SEAL:
         return sealed_size(offer.scheme, source.size, offer.user)
     if offer.scheme is Scheme.CLASSIC:
-        return classic.ClassicOpener(offer.user).plain_size(source.size)
+        return classic.plain_size(source.size)
     return sealed.read_header(next(source.chunks(sealed.MAX_HEADER_SIZE))).plain_size(source.size)

@@ -92,11 +92,6 @@ def check_cluster(directory: Path) -> None:
     prepare(directory)
 
 
-def load_keyring(directory: Path, *, create: bool, wrapper: Wrapper | None = None) -> Keyring:
-    """The keyring. As `load_keys`."""
-    return load_keys(directory, create=create, wrapper=wrapper).ring
-
-
 def load_keys(directory: Path, *, create: bool, wrapper: Wrapper | None = None) -> Keys:
     """The keyring, to work with; with `create`, a new one if the data directory is new, too. Nodes that do this at
     the same moment end with the same keyring. Raises DataError.

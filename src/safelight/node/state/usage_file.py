@@ -14,6 +14,7 @@ from safelight.decoding import Malformed, decode
 from safelight.node.state.data_directory import DataError, replace
 from safelight.node.state.key_file import Keys
 from safelight.node.state.key_usage import KeyUsage, Uses
+from safelight.runtime.tasks import retrieve
 
 
 class UsageFile:
@@ -62,10 +63,4 @@ class UsageFile:
 
     def _save(self, text: bytes) -> None:
         saving = asyncio.get_running_loop().run_in_executor(None, replace, self._path, text)
-        saving.add_done_callback(_retrieve)
-
-
-def _retrieve(saved: asyncio.Future[None]) -> None:
-    """Retrieve an error, which asyncio would log: the count is saved again long before it is needed."""
-    if not saved.cancelled():
-        saved.exception()
+        saving.add_done_callback(retrieve)  # an error does no harm: the count is saved again long before it is needed

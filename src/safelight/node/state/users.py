@@ -30,7 +30,7 @@ from safelight.runtime.tasks import retrieve
 from safelight.vault.records import BODIES, RECORDS, USERS, OtherKey, Record, Revoked, User
 from safelight.vault.stores.base import BadObject, Missing
 from safelight.vault.vault import Vault
-from safelight.wire.messages import Problem, Refusal, fingerprint
+from safelight.wire.messages import Problem, Refusal
 
 FRESH = 1.0
 """Seconds for which a node believes what it read of a user: so long a token works on after it was revoked. Reading
@@ -82,10 +82,6 @@ class Users:
         self._identity: int | None = None  # of the store in which that is so
 
     # -- for every request ---------------------------------------------------------------------------
-
-    async def of_token(self, token: str) -> str:
-        """The name of the user whose token this is. Raises as `account`."""
-        return (await self.account(fingerprint(token))).user
 
     async def account(self, mine: str) -> Account:
         """The user whose token has this fingerprint. Raises Refusal (UNKNOWN_TOKEN)."""

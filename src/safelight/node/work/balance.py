@@ -95,7 +95,3 @@ class Balancer:
     def unused(self, user: str) -> int:
         """How many grants of a user have not started."""
         return self._unused[user]
-
-    def promised(self, node: int) -> int:
-        """The weight of a node's grants that have not started."""
-        return self._promised[node]
