@@ -20,7 +20,7 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeVar
 
-from safelight.runtime.tasks import retrieve
+from safelight.runtime.tasks import shielded
 
 STEP = 1 << 20
 """Bytes of a step at most."""
@@ -161,10 +161,9 @@ async def sendfile(
             await asyncio.sleep(0)  # it takes from the transport first
         while start < end:
             stepping = loop.run_in_executor(file.threads, connection.step, file, start, min(STEP, end - start))
-            stepping.add_done_callback(retrieve)  # the task that waits for it may be gone
             try:
                 with file.watched(False):
-                    sent = await asyncio.shield(stepping)
+                    sent = await shielded(stepping)
             except BlockingIOError:
                 await room()
                 continue

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from safelight.runtime.tasks import retrieve
+from safelight.runtime.tasks import shielded
 from safelight.vault.records import TOKENS, USERS
 from safelight.vault.vault import Vault
 
@@ -45,8 +45,7 @@ class TokenIndex:
         """The tokens' claims and the users' chains, by a listing that has not begun yet."""
         if self._next is None:
             self._next = asyncio.create_task(self._list())
-            self._next.add_done_callback(retrieve)  # all may have gone
-        return await asyncio.shield(self._next)
+        return await shielded(self._next)  # the request that asked first may be gone
 
     async def _list(self) -> frozenset[str]:
         async with self._listing:

@@ -26,7 +26,7 @@ from safelight.errors import SafelightError
 from safelight.names import check_user
 from safelight.node.state.data_directory import DataError
 from safelight.node.state.token_index import TokenIndex
-from safelight.runtime.tasks import retrieve
+from safelight.runtime.tasks import shielded
 from safelight.vault.records import BODIES, RECORDS, USERS, OtherKey, Record, Revoked, User
 from safelight.vault.stores.base import BadObject, Missing
 from safelight.vault.vault import Vault
@@ -135,8 +135,7 @@ class Users:
         if (asking := self._asking.get(mine)) is None:
             asking = self._asking[mine] = asyncio.create_task(self._find(mine))
             asking.add_done_callback(lambda _: self._asking.pop(mine))
-            asking.add_done_callback(retrieve)  # the request that asked may be gone
-        return await asyncio.shield(asking)
+        return await shielded(asking)  # also for others: the request that asked first may be gone
 
     async def _find(self, mine: str) -> Account | None:
         """The user whose token has this fingerprint."""

@@ -30,6 +30,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from safelight.config import is_loopback
 from safelight.encryption.stream import Bytes
+from safelight.runtime.tasks import shielded
 from safelight.vault.stores.base import KEY, MAX_SMALL, BadObject, Body, Entry, Missing, StoreError, StoreFull
 
 if TYPE_CHECKING:
@@ -428,9 +429,8 @@ class BucketBody:
 
     async def _run(self, call: Awaitable[object]) -> None:
         self._running = asyncio.ensure_future(call)
-        self._running.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            await asyncio.shield(self._running)
+            await shielded(self._running)
         except (BaseError, OSError) as error:
             what = self._bucket._error(error)
             if isinstance(what, Missing):

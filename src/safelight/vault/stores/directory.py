@@ -39,6 +39,7 @@ from safelight.encryption.stream import Bytes
 from safelight.errors import reason
 from safelight.runtime.atomic_file import NoHardLinks, PartFile, hidden_name, sync_directory
 from safelight.runtime.sendfile import FileBody
+from safelight.runtime.tasks import shielded
 from safelight.vault.stores.base import KEY, MAX_SMALL, SPARE, BadObject, Body, Entry, Missing, StoreError, StoreFull
 from safelight.vault.stores.beneath import Found, Root, Tree, state_of
 
@@ -261,7 +262,7 @@ class _DirectoryBody:
             self._writing.cancel()  # the thread may still write: it has the lock that `_release` waits for
             await asyncio.gather(self._writing, return_exceptions=True)
         done = self._threads.submit(self._release)
-        await asyncio.shield(asyncio.wrap_future(done))  # done also if whoever waits for it is cancelled
+        await shielded(asyncio.wrap_future(done))  # done also if whoever waits for it is cancelled
 
     async def _hand_over(self, work: Callable[[Sequence[Bytes]], bool]) -> bool:
         if self._state is not _State.OPEN:
