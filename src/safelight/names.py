@@ -48,6 +48,11 @@ def check_user(name: str) -> str:
     )
 
 
+def is_valid_unicode(name: str) -> bool:
+    """Whether this is valid Unicode: it has no lone surrogates."""
+    return _LONE_SURROGATE.search(name) is None
+
+
 def check_image_name(name: str) -> str:
     """`name` itself, if an image may be kept under it: 1 to 255 bytes of UTF-8 that could name a file.
 
@@ -55,7 +60,7 @@ def check_image_name(name: str) -> str:
     """
     if name in ("", ".", ".."):
         raise InvalidName(f"{shown(name)} cannot be an image name: give the name of a file")
-    if _LONE_SURROGATE.search(name):
+    if not is_valid_unicode(name):
         raise InvalidName(f"{shown(name)} cannot be an image name: it is not valid UTF-8")
     if _SEPARATOR_OR_CONTROL.search(name):
         raise InvalidName(f"{shown(name)} cannot be an image name: it has a '/' or a control character in it")

@@ -150,7 +150,7 @@ class Session:
         """
         wanted, headers, _ = _described(source, name, keep=True)
         for encrypted, upload in wanted:
-            offer = await self._offer(source, Action.SEAL, Scheme.SEALED, encrypted, upload)
+            offer = await self._offer(source.size, Action.SEAL, Scheme.SEALED, encrypted, upload)
             transfer = Transfer(self._servers, offer, source, headers, None, feedback)
             try:
                 return encrypted, await self._at_the_leader(offer, feedback, transfer.send)
@@ -211,7 +211,7 @@ class Session:
     async def open_source(self, source: source_file.SourceFile, sink: Sink, *, feedback: Feedback) -> int:
         """Decrypt a sealed file into a sink. Returns the node that did it. Raises SafelightError."""
         name = names.decrypted_name(Path(source.path).name)
-        offer = await self._offer(source, Action.OPEN, Scheme.SEALED, name, secrets.token_hex(16))
+        offer = await self._offer(source.size, Action.OPEN, Scheme.SEALED, name, secrets.token_hex(16))
         transfer = Transfer(self._servers, offer, source, {}, sink, feedback)
         return await self._at_the_leader(offer, feedback, transfer.send)
 
@@ -311,14 +311,7 @@ class Session:
 
     async def remove(self, name: str, *, feedback: Feedback) -> int:
         """Remove an image from the vault, permanently. Returns the node that did it. Raises SafelightError."""
-        offer = Offer(
-            user=self._account.user,
-            upload=secrets.token_hex(16),
-            name=name,
-            size=0,
-            action=Action.REMOVE,
-            cluster=await self._account.cluster(),
-        )
+        offer = await self._offer(0, Action.REMOVE, Scheme.SEALED, name, secrets.token_hex(16))
         return await self._at_the_leader(offer, feedback, Removal(self._servers).send)
 
     async def fingerprint(self) -> str:
@@ -350,7 +343,7 @@ class Session:
                     yield name
 
             with atomic_output.reserve(to, candidates(), mode=source.mode) as reservation:
-                offer = await self._offer(source, action, scheme, reservation.name, upload, keep)
+                offer = await self._offer(source.size, action, scheme, reservation.name, upload, keep)
                 transfer = Transfer(self._servers, offer, source, headers or {}, reservation, feedback)
                 try:
                     node = await self._at_the_leader(offer, feedback, transfer.send)
@@ -366,13 +359,13 @@ class Session:
                 return Saved(reservation.path, node, reservation.size, transfer.kept, offer.name)
 
     async def _offer(
-        self, source: source_file.SourceFile, action: Action, scheme: Scheme, name: str, upload: str, keep: bool = True
+        self, size: int, action: Action, scheme: Scheme, name: str, upload: str, keep: bool = True
     ) -> Offer:
         return Offer(
             user=self._account.user,
             upload=upload,
             name=name,
-            size=source.size,
+            size=size,
             action=action,
             scheme=scheme,
             cluster=await self._account.cluster(),

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from safelight.client.files.source_file import CannotRead
+from safelight.client.files.source_file import cannot_read
 from safelight.errors import SafelightError, reason
 from safelight.names import counted, shown
 from safelight.runtime.atomic_file import PartFile, hidden_name, sync_directory
@@ -138,7 +138,7 @@ class Reservation:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise CannotRead(f"cannot read {shown(str(path))}: {reason(error)}") from error
+            raise cannot_read(path, error) from error
 
     def commit_counted(self, name: str | None = None) -> None:
         """As `commit`, under the first free name, counted up from `name` or the reserved one.
@@ -232,7 +232,7 @@ def examine(path: Path) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise CannotRead(f"cannot read {shown(str(path))}: {reason(error)}") from error
+        raise cannot_read(path, error) from error
 
 
 def dated(path: Path, found: os.stat_result, times: Sequence[int | None]) -> bool:

@@ -20,11 +20,10 @@ from pathlib import Path
 
 import msgspec
 
-from safelight.client.files.source_file import CannotRead
+from safelight.client.files.source_file import CannotRead, cannot_read
 from safelight.decoding import Malformed, decode
 from safelight.encryption.sealed import MAX_HEADER_SIZE
 from safelight.errors import reason
-from safelight.names import shown
 from safelight.wire.messages import Scheme
 
 
@@ -55,7 +54,7 @@ class Planned(msgspec.Struct, omit_defaults=True, kw_only=True):
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise CannotRead(f"cannot read {shown(str(path))}: {reason(error)}") from error
+            raise cannot_read(path, error) from error
 
     @property
     def key(self) -> tuple[object, ...]:

@@ -33,6 +33,11 @@ class CannotRead(SafelightError):
     """An input cannot be read, or is too large."""
 
 
+def cannot_read(path: str | Path, error: OSError) -> CannotRead:
+    """What to raise for this error of a file."""
+    return CannotRead(f"cannot read {shown(str(path))}: {reason(error)}")
+
+
 class SkipReason(Enum):
     """Why an entry of a directory is skipped: a phrase for one, and one for several."""
 
@@ -107,7 +112,7 @@ class SourceFile:
             raise ChangedWhileReading(f"{shown(str(self.path))} changed while it was read; try again")
 
     def unreadable(self, error: OSError) -> CannotRead:
-        return CannotRead(f"cannot read {shown(str(self.path))}: {reason(error)}")
+        return cannot_read(self.path, error)
 
     def file(self) -> FileBody:
         """The same bytes, for sendfile."""
@@ -141,7 +146,7 @@ def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bo
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
             raise CannotRead(f"{quoted} is not a regular file; give the path of an image") from error
-        raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
+        raise cannot_read(path, error) from error
     except ValueError as error:
         raise CannotRead(f"{quoted} is not a path: it contains a null character") from error
     return _examined(path, descriptor, any_type=any_type, max_size=max_size, once_more=once_more)
@@ -162,7 +167,7 @@ def spool(content: bytes | BinaryIO, name: str, *, any_type: bool, max_size: int
             file.flush()
             descriptor = os.dup(file.fileno())
     except OSError as error:
-        raise CannotRead(f"cannot read {shown(name)}: {reason(error)}") from error
+        raise cannot_read(name, error) from error
     source = _examined(name, descriptor, any_type=any_type, max_size=max_size, once_more=True)
     source.dated, source.mode = False, 0o666
     return source
@@ -176,7 +181,7 @@ def _examined(path: str | Path, descriptor: int, *, any_type: bool, max_size: in
         try:
             found = os.fstat(descriptor)
         except OSError as error:
-            raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
+            raise cannot_read(path, error) from error
         if stat.S_ISDIR(found.st_mode):
             inside = shlex.quote(str(path).rstrip("/")) + "/*"
             raise CannotRead(f"{quoted} is a directory; for the files in it type {inside}")
@@ -194,7 +199,7 @@ def _examined(path: str | Path, descriptor: int, *, any_type: bool, max_size: in
         try:
             head = os.pread(descriptor, HEAD, 0)
         except OSError as error:
-            raise CannotRead(f"cannot read {quoted}: {reason(error)}") from error
+            raise cannot_read(path, error) from error
         image_type = sniff(head)
         if head.startswith(MAGIC) and not (any_type and once_more):
             raise NotAnImage(

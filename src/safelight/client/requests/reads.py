@@ -29,7 +29,7 @@ from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, not_a_
 from safelight.config import Config
 from safelight.encryption import Scheme, sealed_size
 from safelight.errors import SafelightError
-from safelight.names import NAME_MAX, InvalidName, check_image_name, shown
+from safelight.names import NAME_MAX, InvalidName, check_image_name, is_valid_unicode, shown
 from safelight.runtime.http import aiohttp
 from safelight.wire.messages import (
     ACCEPT_SEALED,
@@ -90,8 +90,8 @@ class Images:
 
     async def all(self, match: str | None = None) -> AsyncIterator[list[Kept]]:
         """All images, or those whose name or original name matches, newest first, in pages of `MAX_LISTED`."""
-        if match is not None and match.encode(errors="ignore").decode() != match:
-            return  # no name has bytes that are not UTF-8
+        if match is not None and not is_valid_unicode(match):
+            return  # an argument's bytes need not be UTF-8, those of a name are
         query = {"limit": str(MAX_LISTED)} | ({"match": match} if match is not None else {})
 
         async def page(server: int, bearer: str, moved: Moved) -> Listing:
@@ -111,13 +111,13 @@ class Images:
         """
         image = await self._one(word)
         if image is None and not glob.has_magic(word):
-            raise NoSuchImage(f"no image is called {shown(word)}: see `ls`")
+            raise _no_image(word)
         return Meaning(self._matching(word) if image is None else _each([image]), pattern=image is None)
 
     async def one(self, name: str) -> Kept:
         """The image of exactly this name, else the only one whose file had exactly this name. Raises NoSuchImage."""
         if (image := await self._one(name)) is None:
-            raise NoSuchImage(f"no image is called {shown(name)}: see `ls`")
+            raise _no_image(name)
         return image
 
     async def _one(self, word: str) -> Kept | None:
@@ -136,13 +136,13 @@ class Images:
         called = [] if word is None else await self._called(word)
         if exact := [image for image in called if image.name == word] or called:
             yield exact
-        elif word is None or (glob.has_magic(word) and _is_text(word)):
+        elif word is None or glob.has_magic(word):
             async for page in self.all(word):
                 yield page
 
     async def _called(self, word: str) -> list[Kept]:
         """The images whose name or original name is exactly this word, the newest first."""
-        if not _is_text(word) or len(word) > NAME_MAX:
+        if len(word) > NAME_MAX:
             return []
         exactly = re.sub(r"[*?[]", "?", word)  # no longer than the word, as glob.escape would make it
         pages = self.all(exactly)
@@ -151,11 +151,10 @@ class Images:
     async def _matching(self, pattern: str) -> AsyncIterator[Kept]:
         """Raises NoSuchImage for none."""
         found = False
-        if _is_text(pattern):
-            async for page in self.all(pattern):
-                for image in page:
-                    found = True
-                    yield image
+        async for page in self.all(pattern):
+            for image in page:
+                found = True
+                yield image
         if not found:
             raise NoSuchImage(f"no image matches {shown(pattern)}: see `ls`")
 
@@ -164,14 +163,14 @@ class Images:
         try:
             check_image_name(name)
         except InvalidName:
-            raise NoSuchImage(f"no image is called {shown(name)}: see `ls`") from None
+            raise _no_image(name) from None
 
         async def head(server: int, bearer: str, moved: Moved) -> Kept:
             headers = {"Authorization": bearer}
             url = self._servers.at(server, _path(name))
             async with self._servers.http.head(url, headers=headers, allow_redirects=False) as response:
                 if response.status == 404:
-                    raise NoSuchImage(f"no image is called {shown(name)}: see `ls`")
+                    raise _no_image(name)
                 if response.status != 200:  # an answer to HEAD has no body that would say more
                     await self._raise_refusal(server, name, bearer)
                 return _kept(name, response.headers)
@@ -348,9 +347,8 @@ async def _each(images: list[Kept]) -> AsyncIterator[Kept]:
         yield image
 
 
-def _is_text(word: str) -> bool:
-    """Whether a name could have this in it: an argument's bytes need not be UTF-8, those of a name do."""
-    return word.isascii() or not any("\ud800" <= character <= "\udfff" for character in word)
+def _no_image(name: str) -> NoSuchImage:
+    return NoSuchImage(f"no image is called {shown(name)}: see `ls`")
 
 
 def _path(name: str) -> str:
