@@ -83,7 +83,7 @@ def test_a_user_whose_record_is_damaged_is_the_operators_business_and_nobody_els
         asyncio.run(admin.add(it.config, "alice", fingerprint(token("mine"))))
         [record] = it.config.data_dir.rglob("users/*.1")
         intact = record.read_bytes()
-        record.write_bytes(intact[::-1])
+        record.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
         answer = ask(address, "PUT /v1/images/a.png", MINE, body=b"hello")
         detail = refused(answer, Problem.INTERNAL)
         assert str(tmp_path) not in detail
