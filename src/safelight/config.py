@@ -105,7 +105,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A person's tokens and REPL history."""
 
     vault: str = ""
-    """Where sealed images are stored: file:///directory, s3://bucket/prefix, gs://… or az://…. Empty: the directory
+    """Where sealed images are stored: file:///directory or s3://bucket/prefix. Empty: the directory
     `vault` in `data_dir`."""
 
     balance: Literal["leader", "least-loaded"] = "leader"

@@ -82,7 +82,7 @@ keyring = stacked(
     _data_dir,
     _setting("keyring_secret_file", "FILE", "File with the secret of a wrapped keyring."),
 )
-vault = _setting("vault", "URL", "Where the vault is: file:///DIR, s3://..., gs://... or az://....")
+vault = _setting("vault", "URL", "Where the vault is: file:///DIR or s3://BUCKET/PREFIX.")
 of_nodes = stacked(
     keyring,
     vault,

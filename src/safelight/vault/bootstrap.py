@@ -27,7 +27,6 @@ from safelight.vault.stores.directory import DirectoryStore, read_from
 from safelight.vault.vault import Vault
 
 MARKER = "vault.json"
-BUCKETS = ("s3", "gs", "az")
 
 
 class CannotUseVault(SafelightError):
@@ -107,11 +106,9 @@ def directory_of(url: str) -> Path | None:
         raise CannotUseVault(f"vault: {url!r} is not a vault's address: {error}") from None
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         return Path(os.fsdecode(unquote_to_bytes(parts.path)))
-    if parts.scheme in BUCKETS and parts.netloc:
+    if parts.scheme == "s3" and parts.netloc:
         return None
-    raise CannotUseVault(
-        f"vault: {url!r} is not a vault's address: write file:///directory, s3://bucket/prefix, gs://… or az://…"
-    )
+    raise CannotUseVault(f"vault: {url!r} is not a vault's address: write file:///directory or s3://bucket/prefix")
 
 
 def fault_in(directory: Path, ring: Keyring) -> str:

@@ -1,4 +1,4 @@
-"""A bucket of an object store: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage.
+"""A store in a bucket: Amazon's S3, and servers with the same interface.
 
 The arbiter is the conditional put, `If-None-Match: *` (RFC 9110, section 13.1.2). Some servers that speak like S3
 ignore it and overwrite; so before its first create a bucket is tested (`_prove`).
@@ -26,15 +26,16 @@ from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import AzureStore, GCSStore, S3Store
+from obstore.store import S3Store
 
 from safelight.config import is_loopback
 from safelight.encryption.stream import Bytes
 from safelight.runtime.tasks import shielded
 from safelight.vault.stores.base import KEY, MAX_SMALL, BadObject, Body, Entry, Missing, StoreError, StoreFull
+from safelight.vault.stores.provider_errors import Cause, classify
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 REQUEST_TIMEOUT = 10.0
 """Seconds for what moves little. A store that takes longer is unavailable."""
@@ -63,33 +64,32 @@ _RETRY: RetryConfig = {
 _MARK = "mark"
 _PROBE = ".probe"  # no key begins with a dot
 
-# Environment variables of endpoints other than the cloud's, and of credentials.
-_ENDPOINTS = {
-    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
-    "gs": ("GOOGLE_BASE_URL",),
-    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
-}
-_ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
-_CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-}
+_CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_ALLOW_HTTP = "AWS_ALLOW_HTTP"
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
 
-_STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
-_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
-_FULL = {"QuotaExceeded", "AccountQuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
-_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
+_NO_CONDITIONS = (
+    "does not support conditional puts (If-None-Match), and would overwrite images: use another server, or a newer "
+    "version of it"
+)
+_REASONS = {
+    Cause.UNSUPPORTED: f"its server {_NO_CONDITIONS}",
+    Cause.NO_CREDENTIALS: f"there are no credentials: set {_CREDENTIALS}",
+    Cause.OTHER_REGION: "it is in another region: set AWS_REGION",
+    Cause.TIMEOUT: "it does not answer in time: check the network, or try again later",
+    Cause.REFUSED: "nothing listens there: is it running, and is the endpoint right?",
+    Cause.UNKNOWN_HOST: "its host is not known: check the endpoint and the network",
+    Cause.CERTIFICATE: "its TLS certificate is not trusted",
+    Cause.CONNECTION: "the connection fails or breaks: check the endpoint and the network, or try again later",
+}
 
 
 class BucketStore:
     """A `Store` in a bucket, or below a prefix in it. A bad key is a ValueError."""
 
-    def __init__(self, url: str, store: S3Store | GCSStore | AzureStore) -> None:
+    def __init__(self, url: str, store: S3Store) -> None:
         self._url = url
-        self._scheme = url.partition(":")[0]
         self._store = store
         self._proven = False
         self._guard: tuple[str, bytes] | None = None
@@ -102,29 +102,21 @@ class BucketStore:
 
     @classmethod
     def open(cls, url: str) -> BucketStore:
-        """`s3://bucket/prefix`, `gs://…` or `az://…`; the prefix is optional. Sends no request yet.
+        """`s3://bucket/prefix`; the prefix is optional. Sends no request yet.
 
         Credentials and endpoints come from the environment, as obstore reads it. Raises StoreError.
         """
+        _check_url(url)
         client: ClientConfig = {
             "connect_timeout": timedelta(seconds=3),
             "timeout": timedelta(seconds=TRANSFER),
-            "allow_http": _plain_http(_scheme(url)),
+            "allow_http": _plain_http(),
         }
-        try:
-            match urlsplit(url).scheme:
-                case "s3":
-                    # Not every server that speaks like S3 knows DeleteObjects, and we delete one at a time.
-                    store: S3Store | GCSStore | AzureStore = S3Store.from_url(
-                        url, config={"disable_bulk_delete": True}, client_options=client, retry_config=_RETRY
-                    )
-                case "gs":
-                    store = GCSStore.from_url(url, client_options=client, retry_config=_RETRY)
-                case _:
-                    store = AzureStore.from_url(url, client_options=client, retry_config=_RETRY)
+        try:  # without DeleteObjects, which some servers do not know: objects are deleted one at a time
+            config: S3Config = {"disable_bulk_delete": True}
+            store = S3Store.from_url(url, config=config, client_options=client, retry_config=_RETRY)
         except (BaseError, OSError, ValueError):
-            advice = f"check {_CREDENTIALS[urlsplit(url).scheme]} in the environment"
-            raise StoreError(f"The bucket {url} cannot be opened: {advice}") from None
+            raise StoreError(f"The bucket {url} cannot be opened: check {_CREDENTIALS} in the environment") from None
         return cls(url.rstrip("/"), store)
 
     async def room(self) -> None:
@@ -174,7 +166,7 @@ class BucketStore:
                 # Not HEAD: its answer has no body, so it does not distinguish a missing bucket from a missing object.
                 return (await obstore.get_async(self._store, key, options={"range": (0, 1)})).meta["size"]
             except BaseError as error:
-                if _status(error) == 416:  # there is no first byte
+                if classify(error).status == 416:  # there is no first byte
                     return 0
                 raise
 
@@ -270,7 +262,7 @@ class BucketStore:
     async def _prove(self) -> None:
         """Make sure that a create does not overwrite. Raises StoreError."""
         if not self._proven and await self._create(_PROBE, b"first") and await self._create(_PROBE, b"second"):
-            raise StoreError(_no_conditions(self._url))
+            raise StoreError(f"The bucket {self._url} cannot be used: its server {_NO_CONDITIONS}")
         self._proven = True
 
     async def _create(self, key: str, data: bytes) -> bool:
@@ -286,7 +278,7 @@ class BucketStore:
                         pass
                     except (BaseError, OSError) as error:
                         failure = error
-                        if _refused(error):
+                        if classify(error).not_applied:
                             raise
                     try:
                         found = await obstore.get_async(self._store, key)
@@ -306,7 +298,7 @@ class BucketStore:
         try:
             return memoryview(await obstore.get_range_async(self._store, key, start=start, end=end))
         except (BaseError, OSError) as error:
-            if _status(error) == 416:
+            if classify(error).status == 416:
                 return memoryview(b"")
             raise self._error(error) from None
 
@@ -320,44 +312,21 @@ class BucketStore:
             raise self._error(error) from None
 
     def _error(self, error: BaseError | OSError) -> StoreError | Missing:
-        """Translate an error of the library. Its own text contains addresses, which may contain secrets."""
-        what = self._meaning(error)
-        if isinstance(what, StoreError):
-            self._assured = -inf  # whatever was away may come back as another
-        return what
-
-    def _meaning(self, error: BaseError | OSError) -> StoreError | Missing:
-        text = str(error)
-        code = _code(error)
-        if code in _FULL or _status(error) == 507:
-            return StoreFull(f"The bucket {self._url} is full: free space in it, or raise its quota")
-        if code in _NO_BUCKET:
-            return StoreError(f"There is no bucket {self._url}: make it, or correct the vault's URL")
-        if isinstance(error, FileNotFoundError):
+        """Translate an error of the library."""
+        cause, status, code = classify(error)
+        if cause is Cause.MISSING:
             return Missing()
-        if _status(error) == 501:
-            return StoreError(_no_conditions(self._url))
-        return StoreError(f"The bucket {self._url} cannot be used: {self._reason(error, text)}")
-
-    def _reason(self, error: BaseError | OSError, text: str) -> str:
-        status, code, credentials = _status(error), _code(error), _CREDENTIALS[self._scheme]
-        if any(f" http://{service}" in text for service in _METADATA_SERVICES):
-            return f"there are no credentials: set {credentials}"
-        if status in (401, 403):
-            return f"it denies access{f' ({code})' if code else ''}: check {credentials}, and what they allow"
-        if "LOCATION" in text or status in (301, 307):
-            return "it is in another region: set AWS_REGION"
-        if status is not None:
-            return f"it answers with status {status}{f' ({code})' if code else ''}: try again later"
-        if isinstance(error, TimeoutError) or "TimedOut" in text:
-            return "it does not answer in time: check the network, or try again later"
-        if "ConnectionRefused" in text:
-            return "nothing listens there: is it running, and is the endpoint right?"
-        if "dns error" in text:
-            return "its host is not known: check the endpoint and the network"
-        if "certificate" in text:
-            return "its TLS certificate is not trusted"
-        return "the connection fails or breaks: check the endpoint and the network, or try again later"
+        self._assured = -inf  # a bucket that was unavailable may come back as another
+        if cause is Cause.FULL:
+            return StoreFull(f"The bucket {self._url} is full: free space in it, or raise its quota")
+        if cause is Cause.NO_BUCKET:
+            return StoreError(f"There is no bucket {self._url}: make it, or correct the vault's URL")
+        answer = f" ({code})" if code else ""
+        if cause is Cause.DENIED:
+            why = f"it denies access{answer}: check {_CREDENTIALS}, and what they allow"
+        else:
+            why = _REASONS.get(cause, f"it answers with status {status}{answer}: try again later")
+        return StoreError(f"The bucket {self._url} cannot be used: {why}")
 
 
 class BucketBody:
@@ -367,7 +336,7 @@ class BucketBody:
     aborted.
     """
 
-    def __init__(self, bucket: BucketStore, store: S3Store | GCSStore | AzureStore, key: str) -> None:
+    def __init__(self, bucket: BucketStore, store: S3Store, key: str) -> None:
         self._bucket = bucket
         self._key = key
         self._writer = obstore.open_writer_async(store, key, buffer_size=PART, max_concurrency=IN_FLIGHT)
@@ -444,55 +413,31 @@ def _checked(key: str) -> str:
     return key
 
 
-def _scheme(url: str) -> str:
-    """The scheme of a bucket's URL. Raises StoreError, which does not repeat the URL: it may contain a secret."""
+def _check_url(url: str) -> None:
+    """Raises StoreError, which does not repeat the URL: it may contain a secret."""
     try:
         parts = urlsplit(url)
     except ValueError:
         raise StoreError("The vault's URL is not one: write s3://bucket/prefix") from None
-    if parts.scheme not in _ENDPOINTS:
-        raise StoreError("The vault's URL has to begin with s3://, gs:// or az://")
+    if parts.scheme != "s3":
+        raise StoreError("The vault's URL has to begin with s3://")
     if parts.query or parts.fragment or "@" in parts.netloc:
-        raise StoreError(f"Credentials do not belong in the vault's URL: set {_CREDENTIALS[parts.scheme]}")
+        raise StoreError(f"Credentials do not belong in the vault's URL: set {_CREDENTIALS}")
     if not _BUCKET_NAME.fullmatch(parts.netloc):
-        raise StoreError(f"The vault's URL names no bucket: write {parts.scheme}://bucket/prefix, in lower case")
+        raise StoreError("The vault's URL names no bucket: write s3://bucket/prefix, in lower case")
     prefix = parts.path.strip("/")
     if prefix and not KEY.fullmatch(prefix):
         raise StoreError("The vault's URL has a prefix that is not of a-z, 0-9, '.', '_', '-' and '/'")
-    return parts.scheme
 
 
-def _plain_http(scheme: str) -> bool:
+def _plain_http() -> bool:
     """Whether requests may be unencrypted: only to this machine, or if the environment allows it."""
-    if os.environ.get(_ALLOW_HTTP[scheme], "").lower() in ("1", "true", "yes", "on"):
+    if os.environ.get(_ALLOW_HTTP, "").lower() in ("1", "true", "yes", "on"):
         return True
-    endpoints = [urlsplit(os.environ[name]) for name in _ENDPOINTS[scheme] if os.environ.get(name)]
+    endpoints = [urlsplit(os.environ[name]) for name in _ENDPOINTS if os.environ.get(name)]
     plain = [endpoint for endpoint in endpoints if endpoint.scheme == "http"]
     if not all(is_loopback(endpoint.hostname or "") for endpoint in plain):
         raise StoreError(
-            f"The vault's endpoint is http:// and not on this machine: use https://, or set {_ALLOW_HTTP[scheme]}=true"
+            f"The vault's endpoint is http:// and not on this machine: use https://, or set {_ALLOW_HTTP}=true"
         )
     return bool(plain)
-
-
-def _no_conditions(url: str) -> str:
-    return (
-        f"The bucket {url} is on a server that does not support conditional puts (If-None-Match) and would overwrite "
-        "images: use another server, or a newer version of it"
-    )
-
-
-def _refused(error: BaseError | OSError) -> bool:
-    """Whether the store certainly rejected the request; after any other error it may have executed it."""
-    status = _status(error)
-    return status is not None and (400 <= status < 500 or status in (501, 507)) and status not in (408, 409, 429)
-
-
-def _status(error: BaseError | OSError) -> int | None:
-    found = _STATUS.search(str(error))
-    return int(found[1]) if found else None
-
-
-def _code(error: BaseError | OSError) -> str | None:
-    found = _CODE.search(str(error))
-    return found[1] if found else None
