@@ -152,5 +152,5 @@ def test_a_record_that_does_not_open_keeps_the_others_from_nothing(
     done = safelight("rewrap", config=cluster.config, cwd=tmp_path)
     assert done.returncode == 1
     assert f": {IMAGES} rewrapped\n" in done.stdout  # alice and the other five
-    assert "1 records or images do not open" in done.stderr
+    assert "1 records or images cannot be decrypted" in done.stderr
     assert "Nothing in the vault needs" not in done.stdout

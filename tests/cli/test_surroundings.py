@@ -142,7 +142,7 @@ def test_a_cluster_and_a_node_start_with_closed_streams_and_stop_where_their_lin
         "until (: < /dev/tcp/127.0.0.1/$port) 2> /dev/null; do sleep 0.05; done; kill $pid; wait $pid"
     )
     assert alone(serving.format("<&- >&- 2>&-")) == (0, "", "")
-    assert alone(serving.format("> /dev/full")) == (1, "", f"safelight: lines of this node are lost: {FULL[11:]}")
+    assert alone(serving.format("> /dev/full")) == (1, "", f"safelight: log lines of this node are lost: {FULL[11:]}")
 
 
 # -- terminals --

@@ -46,7 +46,7 @@ def rotated(config: Config, cwd: Path) -> str:
     done = rotate(config, cwd)
     assert (done.returncode, done.stderr) == (0, "")
     current = ring_of(config).current_id
-    assert f"All nodes seal with the key {current} now." in done.stdout
+    assert f"All nodes encrypt with the key {current} now." in done.stdout
     return current
 
 
@@ -131,7 +131,7 @@ def test_a_single_node_that_is_down_keeps_the_key_from_being_used_and_the_next_r
     # Killed right after the new key was on the operator's disk: the run after it begins there.
     key = ClusterKey(os.urandom(32), int(time.time()) + 1)
     KeyFile(config.data_dir).change(lambda ring: ring.added(key))
-    assert "not used before every node has it" in complaint(config, tmp_path)
+    assert "not used until every node has it" in complaint(config, tmp_path)
     assert key_used(config, photograph, images, 3) == before.current_id
     cluster.cluster.start(1)
     cluster.wait_for_line(1, "listening", after=1)
@@ -288,7 +288,7 @@ def test_the_list_tells_which_key_is_which_and_no_secret(cluster: Running, tmp_p
     assert shown.returncode == 0
     _, one, other = shown.stdout.splitlines()
     assert one.startswith(first)
-    assert one.endswith(" opens")
+    assert one.endswith(" decrypts")
     assert other.startswith(second)
     assert other.endswith("(current)")
     document = json.loads(safelight("keys", "list", "--json", config=config, cwd=tmp_path).stdout)

@@ -94,7 +94,7 @@ def test_no_keyring_is_wrapped_with_a_short_secret_and_one_that_is_stays_usable(
         it.cluster.start()
         assert "safelight keys unwrap" in it.wait_for_line(1, "WARNING: the keyring's secret has fewer than 16 bytes")
         it.wait_until_leader(1)
-        assert "All nodes seal with the key" in says("keys rotate", 0)
+        assert "All nodes encrypt with the key" in says("keys rotate", 0)
     assert "is unwrapped now" in says("keys unwrap", 0)
     secret_file(tmp_path, short + "!")
     assert "is wrapped now" in says("keys wrap", 0)

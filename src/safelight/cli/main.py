@@ -166,8 +166,10 @@ def _history(config: Config, **options: Any) -> None:
     _complete(history(History(config.client_dir, user_of(config)), **options))
 
 
-for _name in ("upload", "decrypt", "ls", "get", "rm"):
+for _name in ("upload", "decrypt"):
     _add(_name, _with_session(_name), user_option, configured(of_clients, max_image_size))
+for _name in ("ls", "get", "rm"):
+    _add(_name, _with_session(_name), user_option, configured(of_clients))
 _add("info", _info)
 _add("status", _status, configured(of_clients))
 _add("history", _history, user_option, configured(of_clients))

@@ -41,9 +41,7 @@ from safelight.names import shown
 from safelight.wire.messages import Kept, Problem, Refusal, Scheme
 
 HOPELESS = (NoLeader, Unreachable, Disagreement, DiskFull, ResumeLogUnreadable)
-"""Errors that would affect every image, beside refusals that the retry policy lists. After `AT_ONCE` of them without a
-success in between, the run stops.
-"""
+"""Errors that would affect every image, beside refusals that the retry policy lists."""
 
 Entry = dict[str, Any]
 """A result as a JSON object: see docs/json.md."""
@@ -84,6 +82,9 @@ class _Run(ABC, Generic[_T]):
     kind: str
     """The field that identifies an item: "file" or "name"."""
 
+    give_up = AT_ONCE
+    """The number of hopeless errors, without a success in between, after which the run stops."""
+
     def __init__(self, session: Session, reporter: ConsoleReporter, history: History | None = None) -> None:
         self._session, self._reporter, self._history = session, reporter, history
         self._many = reporter.many(self.doing)
@@ -117,7 +118,7 @@ class _Run(ABC, Generic[_T]):
                         if isinstance(result, Result) and result.status == self.done:
                             hopeless_ones = 0
                         hopeless_ones += hopeless(result)
-                        if hopeless_ones == AT_ONCE:
+                        if hopeless_ones >= self.give_up:
                             self._untried = str(result)
                             break
                 left = f"; the rest was not tried: {self._untried}" if self._untried else ""
@@ -239,7 +240,7 @@ class Upload(_Run[Item]):
 class Decrypt(_Run[str]):
     """Decrypt files."""
 
-    command, doing, done, kind = "decrypt", "decrypting", "done", "file"
+    command, doing, done, kind, give_up = "decrypt", "decrypting", "done", "file", 1
 
     def __init__(
         self, session: Session, reporter: ConsoleReporter, history: History | None, to: Path, scheme: Scheme
