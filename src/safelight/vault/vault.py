@@ -25,6 +25,7 @@ from safelight.encryption.sealed import PartOpener, read_header, rewrapped
 from safelight.encryption.stream import Bytes
 from safelight.errors import SafelightError, reason
 from safelight.runtime.sendfile import FileBody
+from safelight.runtime.tasks import cancel
 from safelight.vault.chain import Chains, Generation, key_of
 from safelight.vault.records import Aborted, BadRecord, Image, Record, Records, Removed, Revoked, new_body
 from safelight.vault.stores.base import BadObject, Body, Missing, Store, StoreError
@@ -361,8 +362,7 @@ async def _one_ahead(
             yield piece
     finally:
         if ahead is not None:
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
+            await cancel(ahead)
 
 
 def _owned(record: _Record, enrolment: str | None) -> _Record:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import time
 from datetime import UTC, datetime
 
@@ -27,6 +26,7 @@ from safelight.wire.admin_commands import (
     StepDown,
     UseKey,
     add_key_command,
+    new_command,
     read_acknowledgement,
 )
 from safelight.wire.messages import API, CommandResult, Refusal
@@ -70,7 +70,7 @@ async def step_down(config: Config, node: int | None, seconds: float) -> Outcome
             raise SafelightError(f"node {leader} leads and cannot be reached from here ({silent})")
         raise SafelightError(f"no node leads{silent and f' ({silent})'}: see `safelight status`")
     async with Servers(config, keyring.cluster_id) as servers:
-        await _send(servers, keyring, _command(target, StepDown(seconds)))
+        await _send(servers, keyring, new_command(target, StepDown(seconds)))
         if seconds == 0:
             return Outcome.of(f"Node {target} is eligible again.", node=target, leader=None, seconds=0)
     async for _ in rounds(POLL, LIFETIME):
@@ -107,7 +107,7 @@ async def rotate(config: Config) -> Outcome:
         answers = await _send_to_all(
             servers,
             ring,
-            [_command(node, UseKey(key.id)) for node in servers.addresses],
+            [new_command(node, UseKey(key.id)) for node in servers.addresses],
             f"every node has stored the key {key.id}, but not every node has confirmed that it uses it: the others use "
             "it when they are connected again, or when you run `safelight keys rotate` again",
         )
@@ -117,9 +117,7 @@ async def rotate(config: Config) -> Outcome:
 
 async def _store_on_all(servers: Servers, file: KeyFile, keyring: Keyring, key: ClusterKey) -> list[Acknowledgement]:
     """Return when every node has stored the key on its disk. Raises SafelightError."""
-    commands = [
-        add_key_command(key, keyring, node, time.time() + LIFETIME, secrets.token_hex(8)) for node in servers.addresses
-    ]
+    commands = [add_key_command(key, keyring, node) for node in servers.addresses]
     used = "not used until every node has it" if key.id != keyring.current_id else "not changed"
     answers = await _send_to_all(
         servers, keyring, commands, f"the key is {used}: correct this, then run `safelight keys rotate` again"
@@ -185,10 +183,6 @@ def wrap(config: Config, *, wrapped: bool) -> Outcome:
 def keyring_file(config: Config) -> KeyFile:
     """The keyring of this machine. Raises DataError."""
     return find_keyring(config.data_dir, wrapper=wrapper_of(config))
-
-
-def _command(node: int, task: StepDown | UseKey) -> AdminCommand:
-    return AdminCommand(node, task, time.time() + LIFETIME, secrets.token_hex(8))
 
 
 async def _send(servers: Servers, keyring: Keyring, command: AdminCommand) -> Acknowledgement:

@@ -10,9 +10,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from safelight.client.files.source_file import CannotRead, SkipReason
-from safelight.errors import SafelightError, reason
-from safelight.names import shown
+from safelight.client.files.atomic_output import Identity, identity
+from safelight.client.files.source_file import CannotRead, SkipReason, cannot_read
+from safelight.errors import SafelightError
+from safelight.runtime.tasks import cancel
 
 AT_ONCE = 8
 """Files in progress: a node encrypts one while the client reads another and syncs a third."""
@@ -22,7 +23,6 @@ AHEAD = 16 * AT_ONCE
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-_Identity = tuple[int, int]
 
 
 async def bounded_map(
@@ -51,9 +51,7 @@ async def bounded_map(
             yield tasks[0][0], await tasks[0][1]
             tasks.popleft()
     finally:
-        for _, task in tasks:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
+        await cancel(*(task for _, task in tasks))
 
 
 class FoundFile(NamedTuple):
@@ -94,8 +92,8 @@ def files(paths: Iterable[str], *, to: Path, follow_links: bool) -> list[Item]:
     for path, status in named:
         if status is None or not stat.S_ISDIR(status.st_mode):
             found.append(FoundFile(path, status.st_size if status else 0, None))
-        elif _identity(status) in roots:
-            roots.remove(_identity(status))
+        elif identity(status) in roots:
+            roots.remove(identity(status))
             found += walk.inside(path)
         else:
             found.append(SkippedEntry(path, SkipReason.ENTERED))
@@ -106,26 +104,26 @@ class _Walk:
     """Enters each directory once; device and inode identify it."""
 
     def __init__(self, to: Path, follow_links: bool) -> None:
-        self._output = {_identity(status)} if (status := _stat(to)) else set()
+        self._output = {identity(status)} if (status := _stat(to)) else set()
         self._follow_links = follow_links
-        self._entered: set[_Identity] = set()
+        self._entered: set[Identity] = set()
 
-    def claim(self, directories: Iterable[os.stat_result]) -> set[_Identity]:
+    def claim(self, directories: Iterable[os.stat_result]) -> set[Identity]:
         """Mark directories that were named: a walk that reaches one on another path does not enter it."""
-        claimed = {_identity(each) for each in directories if stat.S_ISDIR(each.st_mode)}
+        claimed = {identity(each) for each in directories if stat.S_ISDIR(each.st_mode)}
         self._entered |= claimed
         return claimed
 
     def inside(self, root: str) -> Iterator[Item]:
         """Links come last, so a directory that also has a path without a link is entered on that path."""
-        folders, linked = [root], deque[tuple[str, _Identity]]()
+        folders, linked = [root], deque[tuple[str, Identity]]()
         while folders or linked:
             if not folders:
-                link, identity = linked.popleft()
-                if identity in self._entered:
+                link, directory = linked.popleft()
+                if directory in self._entered:
                     yield SkippedEntry(link, SkipReason.ENTERED)
                     continue
-                self._entered.add(identity)
+                self._entered.add(directory)
                 folders.append(link)
             folder = folders.pop()
             inner = list[str]()
@@ -139,7 +137,7 @@ class _Walk:
                 yield _unread(folder, problem)
             folders += reversed(inner)
 
-    def _item(self, path: str, root: str, folders: list[str], linked: deque[tuple[str, _Identity]]) -> Item | None:
+    def _item(self, path: str, root: str, folders: list[str], linked: deque[tuple[str, Identity]]) -> Item | None:
         """One entry of a directory. A directory to enter is added to `folders` or `linked` instead."""
         if os.path.basename(path).startswith("."):
             return SkippedEntry(path, SkipReason.HIDDEN)
@@ -156,16 +154,16 @@ class _Walk:
             return FoundFile(path, found.st_size, root)
         if not stat.S_ISDIR(found.st_mode):
             return SkippedEntry(path, SkipReason.SPECIAL)
-        if _identity(found) in self._output:
+        if identity(found) in self._output:
             return SkippedEntry(path, SkipReason.OUTPUT)
         if is_link and not self._follow_links:
             return SkippedEntry(path, SkipReason.LINK)
         if is_link:
-            linked.append((path, _identity(found)))
-        elif _identity(found) in self._entered:
+            linked.append((path, identity(found)))
+        elif identity(found) in self._entered:
             return SkippedEntry(path, SkipReason.ENTERED)
         else:
-            self._entered.add(_identity(found))
+            self._entered.add(identity(found))
             folders.append(path)
         return None
 
@@ -183,11 +181,7 @@ def _names(folder: str) -> tuple[list[str], OSError | None]:
 
 
 def _unread(path: str, error: OSError) -> UnreadableEntry:
-    return UnreadableEntry(path, CannotRead(f"cannot read {shown(path)}: {reason(error)}"))
-
-
-def _identity(status: os.stat_result) -> _Identity:
-    return status.st_dev, status.st_ino
+    return UnreadableEntry(path, cannot_read(path, error))
 
 
 def _stat(path: str | Path) -> os.stat_result | None:

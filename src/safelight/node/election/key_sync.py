@@ -9,7 +9,6 @@ then the node is ineligible, and it does not treat what it cannot decrypt as dam
 from __future__ import annotations
 
 import asyncio
-import secrets
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -163,7 +162,7 @@ class KeySync:
     async def _send_key(self, peer: int, key: ClusterKey) -> None:
         """Return when the peer has stored the key. Raises SafelightError, and the errors of a failed connection."""
         ring = self._keys.ring
-        command = add_key_command(key, ring, peer, time.time() + LIFETIME, secrets.token_hex(8))
+        command = add_key_command(key, ring, peer)
         headers = {"Authorization": f"Order {signed.write(command, ring.derive(KEY))}"}
         url = f"{self._addresses[peer].url}{API}/orders"
         async with self._session.post(url, headers=headers, ssl=self._tls or True, allow_redirects=False) as response:

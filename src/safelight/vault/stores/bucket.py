@@ -30,7 +30,7 @@ from obstore.store import S3Store
 
 from safelight.config import is_loopback
 from safelight.encryption.stream import Bytes
-from safelight.runtime.tasks import shielded
+from safelight.runtime.tasks import cancel, shielded
 from safelight.vault.stores.base import KEY, MAX_SMALL, BadObject, Body, Entry, Missing, StoreError, StoreFull
 from safelight.vault.stores.provider_errors import Cause, classify
 
@@ -186,8 +186,7 @@ class BucketStore:
                     return
         finally:
             if ahead is not None:
-                ahead.cancel()
-                await asyncio.gather(ahead, return_exceptions=True)
+                await cancel(ahead)
 
     def file(self, key: str) -> None:
         return None
