@@ -3,7 +3,6 @@ import hashlib
 import os
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from safelight.client.transport.tokens import TokenError, load, load_or_create
 from safelight.names import InvalidName
 from safelight.wire.messages import fingerprint
+from tests.client.test_atomic_output import together
 
 CLUSTER = "00ff" * 8
 
@@ -75,24 +75,7 @@ for n in range(50):
     token, created = load_or_create(Path(sys.argv[1]), sys.argv[2], f"user{n}")
     print(token + "", created)
 """
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, tmp_path, CLUSTER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    for process in processes:
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    answers = [process.communicate()[0].splitlines() for process in processes]
-    for of_one_user in zip(*answers, strict=True):
+    for of_one_user in zip(*together(script, tmp_path, CLUSTER), strict=True):
         tokens, created = zip(*(answer.split() for answer in of_one_user), strict=True)
         assert len(set(tokens)) == 1
         assert created.count("True") == 1
