@@ -68,8 +68,14 @@ def test_the_tables_are_read_and_contradict_each_other_nowhere() -> None:
     assert not [say for say, meaning, _ in ROWS if PHRASES.search(f"{say} {meaning}")]
 
 
+def text_of(document: Path) -> str:
+    """A document, without the names of fields in docs/json.md: programs read those since 0.1."""
+    text = document.read_text()
+    return re.sub(r"\"\w+\":|`\w+`", "``", text) if document.name == "json.md" else text
+
+
 def test_documents_use_the_glossarys_words() -> None:
-    wrong = [each for path in DOCUMENTS for each in found(path, iter([(1, path.read_text())]))]
+    wrong = [each for path in DOCUMENTS for each in found(path, iter([(1, text_of(path))]))]
     assert not wrong, "\n".join(wrong)
 
 

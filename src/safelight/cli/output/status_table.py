@@ -57,7 +57,12 @@ def status_document(servers: list[ServerStatus]) -> dict[str, Any]:
     found = []
     for status in servers:
         own = status.load if not status.heard else None
-        found.append(dataclasses.asdict(status) | {"load": status.load, "epoch": epoch(own) if own else None})
+        words = {
+            "node": status.server,
+            "epoch": epoch(own) if own else None,
+            "ineligible": own.ineligible if own else "",
+        }
+        found.append(dataclasses.asdict(status) | words | {"load": status.load})
     used = sum(status.load.used for status in servers if status.load)
     current = next((each["epoch"] for each in found if each["server"] == leader), None)
     return {"leader": leader, "epoch": current, "used": used, "servers": found}

@@ -262,7 +262,7 @@ class _DirectoryBody:
             self._writing.cancel()  # the thread may still write: it has the lock that `_release` waits for
             await asyncio.gather(self._writing, return_exceptions=True)
         done = self._threads.submit(self._release)
-        await shielded(asyncio.wrap_future(done))  # done also if whoever waits for it is cancelled
+        await shielded(asyncio.wrap_future(done))  # done also if its waiter is cancelled
 
     async def _hand_over(self, work: Callable[[Sequence[Bytes]], bool]) -> bool:
         if self._state is not _State.OPEN:
