@@ -218,7 +218,7 @@ async def elsewhere(config: Config, work: Callable[[Users], Awaitable[object]]) 
 def test_a_revocation_that_comes_between_is_not_undone(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     enrol(config, "ann", MINE)
     before_creating(monkeypatch, USERS, lambda: elsewhere(config, lambda users: users.revoke("ann")))
-    with pytest.raises(SafelightError, match="changed by somebody else"):
+    with pytest.raises(SafelightError, match="changed by another operator"):
         do(config, lambda users: users.give("ann", ANOTHERS))
     assert whose(config, "slt_mine") is whose(config, "slt_anothers") is None
 
@@ -235,7 +235,7 @@ def test_of_two_tokens_that_meet_one_is_given_and_the_other_told(
 ) -> None:
     enrol(config, "ann", MINE)
     before_creating(monkeypatch, USERS, lambda: elsewhere(config, lambda users: users.give("ann", ANOTHERS)))
-    with pytest.raises(SafelightError, match="changed by somebody else"):
+    with pytest.raises(SafelightError, match="changed by another operator"):
         do(config, lambda users: users.give("ann", THIRD))
     assert [whose(config, f"slt_{each}") for each in ("mine", "anothers", "third")] == [None, "ann", None]
 

@@ -1,8 +1,9 @@
-"""One connection from a client: HTTP as aiohttp reads it, and our answer to what is not HTTP.
+"""One connection from a client: HTTP as aiohttp parses it, within bounds, and the response to what is not HTTP.
 
-aiohttp answers a malformed request with the offending bytes, and logs them with a traceback. They may be a token
-or a ticket, and anybody can send them as often as they like: so we answer with a problem document that
-repeats none of it, and log nothing.
+The bounds are those that aiohttp lacks: the time that one connection parses at a stretch, the size of a head, and the
+overhead of a chunked body. aiohttp responds to a malformed request with its bytes, and logs them with a traceback. They
+may be a token or a ticket, and any client can send them in any number: here a problem document repeats none of them,
+and nothing is logged. After such a response, what still arrives is discarded for a while (`_linger`).
 """
 
 from __future__ import annotations
@@ -26,49 +27,48 @@ MAX_HEADER = 8190
 MAX_HEADERS = 128
 
 MAX_HEAD = 32 << 10
-"""Bytes of a request's head, all lines together: it is kept before it is known whose it is."""
+"""Bytes of a request's head, all lines together: it is in memory before the request is authenticated."""
 
 MAX_FRAMING = 16 << 10
-"""Bytes of a chunked body that are no payload, beyond an eighth of the payload: chunks of a few bytes cost more work
-than they bring."""
+"""Bytes of a chunked body beside its payload, beyond an eighth of that: chunks of a few bytes cost much work."""
 
 SLICE = 4 << 10
-"""Bytes that are parsed before the clock is looked at; a body with a Content-Length is copied, not parsed."""
+"""Bytes that are parsed between two checks of the clock; a body with a Content-Length is copied, not parsed."""
 
 FRAMES = 1 << 10
-"""The same of a WebSocket: an empty frame of a few bytes is answered, if it is a ping."""
+"""The same for a WebSocket: each ping, a frame of a few bytes, gets a response."""
 
 TURN = 0.001
-"""Seconds that one connection parses before others get their turn."""
+"""Seconds that one connection parses before the others continue."""
 
 LINGER = 2.0
-"""Seconds for which what follows a refused request is thrown away, so that its client can read the answer: a
-reset would reach it first (RFC 9112, 9.6)."""
+"""Seconds for which input after a refused request is discarded, so that its client can read the response: a reset
+would reach it first (RFC 9112, 9.6)."""
 
-THROWN_AWAY = 4 << 20
+MAX_DISCARDED = 4 << 20
 """Bytes of that; more waits in the socket until it is closed."""
 
 READ_BUFFER = 1 << 18
 """Bytes that aiohttp buffers of a body before it stops reading the socket."""
 
 KEEPALIVE = 75.0
-"""Seconds that a connection may be idle, and that the head of a request may take: longer than clients keep theirs. Its
-first request has less: `connections.FIRST_HEAD`."""
+"""Seconds that a connection may be idle, and that the head of a request may take: longer than clients keep idle
+connections. The first request has less: `eviction.FIRST_HEAD`."""
 
 USER = web.RequestKey("user", str)
-"""Whose request it is, once that is proved."""
+"""The user, once the request is authenticated."""
 
 TOKEN_OF = web.RequestKey("token", str)
-"""The fingerprint of the token that proved it; missing where a ticket did."""
+"""The fingerprint of the token that authenticated it; missing if a ticket did."""
 
 _UNKNOWN_CODING = "Request has invalid `Transfer-Encoding`"
-"""What the parser says where the last transfer coding is not chunked. It leaves codings before that one to us."""
+"""The parser's message if the last transfer coding is not chunked. It does not check those before."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class HttpConnection(web.RequestHandler):
-    """One connection of a node; `server` keeps count of them."""
+    """One connection of a node; `server` counts them."""
 
     __slots__ = (
         "_allowance",
@@ -101,16 +101,16 @@ class HttpConnection(web.RequestHandler):
         )
         self._node = node
         self._allowance: int | None = None
-        self._backlog = b""  # came, and waits to be parsed
+        self._backlog = b""  # received, and not parsed yet
         self._turn: asyncio.Handle | None = None
-        self._head = 0  # bytes since the last head, or the body after it, was complete
-        self._body: tuple[StreamReader, int | None] | None = None  # that is coming; its length, if it is announced
+        self._head = 0  # bytes since the last head, or the body after it, ended
+        self._body: tuple[StreamReader, int | None] | None = None  # in progress; its length, if it is announced
         self._body_wire = 0
-        self._answered: StreamReader | None = None  # the body of the request that is, or is being, answered
-        self._broken = self._too_long = False  # nothing more can be read of this connection; for its head's length
-        self._discards = False  # what comes is thrown away
+        self._answered: StreamReader | None = None  # the body of the request with the current response
+        self._broken = self._too_long = False  # no more requests can be parsed; because of the length of a head
+        self._discards = False  # input is discarded
         self._gone = asyncio.Event()
-        self._wire: asyncio.Transport | None = None  # as long as there is one: aiohttp forgets it before it is closed
+        self._wire: asyncio.Transport | None = None  # until it is closed: aiohttp drops its own earlier
         self.entry = entry
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -125,19 +125,19 @@ class HttpConnection(web.RequestHandler):
         super().connection_lost(exc)
 
     def abort(self) -> bool:
-        """Break it off, now. False if there is nothing to break off: it is not made yet, or lost."""
+        """Close the connection at once. False if it is not established yet, or closed."""
         if self._wire is None:
             return False
         with suppress(OSError), socket.socket(fileno=os.dup(self._wire.get_extra_info("socket").fileno())) as its:
-            its.shutdown(socket.SHUT_RDWR)  # for those as well who send by a descriptor of their own, as `pour` does
+            its.shutdown(socket.SHUT_RDWR)  # also for a sender with a descriptor of its own, such as `sendfile`
         self._wire.abort()
         return True
 
     def allow(self, size: int | None) -> None:
-        """Take so many more bytes of this connection, and leave those that follow in the socket; None: take all."""
+        """Read so many more bytes of this connection, and leave the rest in the socket; None: read all."""
         self._allowance = size
         if size is None:
-            self._go_on()
+            self._continue()
 
     def data_received(self, data: bytes) -> None:
         if self._allowance is not None:
@@ -146,7 +146,7 @@ class HttpConnection(web.RequestHandler):
                 self._pause_transport_reading()
         if self._discards:
             return
-        if not data:  # aiohttp goes on with what it has kept
+        if not data:  # aiohttp continues with its own buffer
             self._parse(data)
             return
         self._backlog += data
@@ -156,21 +156,21 @@ class HttpConnection(web.RequestHandler):
     def set_parser(self, *args: Any, **kwargs: Any) -> None:
         """What aiohttp calls when the connection becomes a WebSocket."""
         super().set_parser(*args, **kwargs)
-        self._go_on()
+        self._continue()
 
     def _resume_transport_reading(self) -> None:
-        """What aiohttp calls when it has room again."""
+        """What aiohttp calls when its buffer has space again."""
         if self._backlog:
             self._schedule()
         elif self._allowance is None or self._allowance > 0:
             super()._resume_transport_reading()
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         if not self._held():
             self._resume_transport_reading()
 
     def _held(self) -> bool:
-        """Whether aiohttp has as much as it takes now; while it answers a request to upgrade, it takes nothing."""
+        """Whether aiohttp takes no input now: its buffer is full, or it responds to a request to upgrade."""
         return self._reading_paused or self._buffer_paused or (self._upgraded and self._payload_parser is None)
 
     def _schedule(self) -> None:
@@ -178,7 +178,7 @@ class HttpConnection(web.RequestHandler):
             self._turn = asyncio.get_running_loop().call_soon(self._take_turn)
 
     def _take_turn(self) -> None:
-        """Parse what came, for a while."""
+        """Parse the backlog, for at most `TURN`."""
         self._turn = None
         data, done, ends = self._backlog, 0, time.monotonic() + TURN
         self._backlog = b""
@@ -197,10 +197,10 @@ class HttpConnection(web.RequestHandler):
             if not self._held():
                 self._schedule()
         elif transport is not None and not transport.is_closing() and not transport.is_reading():
-            self._go_on()
+            self._continue()
 
     def _slice(self) -> int:
-        """How much to parse next."""
+        """How many bytes to parse next."""
         if self._payload_parser is not None:
             return FRAMES
         if self._body is None:
@@ -209,7 +209,7 @@ class HttpConnection(web.RequestHandler):
         return SLICE if length is None else max(SLICE, length - payload.total_bytes)
 
     def _parse(self, data: bytes) -> None:
-        """Have aiohttp parse it, and bound what it does not bound."""
+        """Let aiohttp parse the data, within the bounds."""
         if self._broken:
             return
         before, in_body = self._request_count, self._body is not None
@@ -219,7 +219,7 @@ class HttpConnection(web.RequestHandler):
         if self._upgraded:
             self._head, self._body = 0, None
         elif self._request_count != before:
-            self._came(*self._messages[-1])
+            self._head_parsed(*self._messages[-1])
         elif self._body is not None:
             self._body_wire += len(data)
             self._check_framing(*self._body)
@@ -227,12 +227,12 @@ class HttpConnection(web.RequestHandler):
             self._head += len(data)
             if self._head > MAX_HEAD:
                 self._too_long = self._broken = True
-                super().data_received(b"\0")  # no head may have it: the parser refuses it, after what came before
+                super().data_received(b"\0")  # invalid in a head: the parser refuses it, after the requests before
         if self._body is not None and self._body[0].is_eof():
             self._body = None
 
-    def _came(self, message: Any, payload: StreamReader) -> None:
-        """The head of a request came, or what is none: then aiohttp has its own kind of message."""
+    def _head_parsed(self, message: Any, payload: StreamReader) -> None:
+        """A head is complete, or is malformed: then aiohttp has another kind of message."""
         self._head = self._body_wire = 0
         self._broken = not hasattr(message, "chunked")
         length = None if self._broken or message.chunked else message.headers.get("Content-Length")
@@ -246,23 +246,23 @@ class HttpConnection(web.RequestHandler):
             self.abort()
             return
         self._discards = True
-        payload.set_exception(Refusal(Problem.BAD_REQUEST, "the body comes in chunks of a few bytes: send larger ones"))
+        payload.set_exception(Refusal(Problem.BAD_REQUEST, "the body has chunks of a few bytes: send larger chunks"))
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """What aiohttp calls to send an answer. If a stranger's body is not there yet, or what came is not HTTP, it is
-        the last one: reading on would be work for nobody.
+        """What aiohttp calls to send a response. It is the last one if the request is not authenticated and its body is
+        incomplete, or is not HTTP: then reading on is useless work.
         """
         self._discards |= USER not in request and not request.content.is_eof()
         if not self._discards:
             before, self._answered = self._request_count, request.content
             finished = await super().finish_response(request, resp, start_time)
-            if self._request_count != before and self._messages:  # it parses what came after a refused upgrade
-                self._came(*self._messages[-1])
-            self._go_on()
+            if self._request_count != before and self._messages:  # it parses the input after a refused upgrade
+                self._head_parsed(*self._messages[-1])
+            self._continue()
             return finished
-        self._lingering_time = 0.0  # that of aiohttp, which parses
+        self._lingering_time = 0.0  # that of aiohttp, which would parse the input
         if not resp.prepared:
             resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
@@ -270,8 +270,8 @@ class HttpConnection(web.RequestHandler):
         return finished
 
     async def _linger(self) -> None:
-        """Throw away what still comes, for a while."""
-        self._backlog, self._allowance, transport = b"", THROWN_AWAY, self.transport
+        """Discard input, for a while."""
+        self._backlog, self._allowance, transport = b"", MAX_DISCARDED, self.transport
         if transport is None or transport.is_closing():
             return
         super()._resume_transport_reading()
@@ -288,14 +288,14 @@ class HttpConnection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """What aiohttp calls for a request that it cannot read, and for an exception that nobody caught."""
+        """What aiohttp calls for a malformed request, and for an exception that no handler caught."""
         if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
-            raise ConnectionError("it is too late for an answer")
+            raise ConnectionError("it is too late for a response")
         if status >= 500:
-            log.error("Node %d failed", self._node, exc_info=exc)
-            refusal = Refusal(Problem.INTERNAL, f"node {self._node} failed: see its log", node=self._node)
+            logger.error("Node %d failed", self._node, exc_info=exc)
+            refusal = Refusal(Problem.INTERNAL, "the node failed: see its log", node=self._node)
         elif message is not None and message.startswith(_UNKNOWN_CODING):
-            detail = "the only transfer coding known here is chunked"
+            detail = "the only supported transfer coding is chunked"
             refusal = Refusal(Problem.UNKNOWN_CODING, detail, node=self._node)
         elif isinstance(exc, LineTooLong):
             detail = f"a line of the request is longer than {MAX_HEADER} bytes: shorten the address or the header"
@@ -315,19 +315,19 @@ class HttpConnection(web.RequestHandler):
 
 
 def _entry(request: web.Request) -> TrackedConnection:
-    """The connection that a request came on."""
+    """The connection of a request."""
     assert isinstance(request.protocol, HttpConnection)
     return request.protocol.entry
 
 
 def address_of(request: web.Request) -> str:
-    """Where a request comes from: its IPv4 address, or the network of its IPv6 address."""
+    """The source of a request: its IPv4 address, or the network of its IPv6 address."""
     return _entry(request).address
 
 
 @contextmanager
 def serving(request: web.Request) -> Iterator[None]:
-    """Its connection has a request in work: not the first to be closed."""
+    """Mark the connection as busy, so that it is not the first to be evicted."""
     entry = _entry(request)
     entry.began()
     try:
@@ -338,7 +338,7 @@ def serving(request: web.Request) -> Iterator[None]:
 
 @contextmanager
 def waiting(request: web.Request) -> Iterator[None]:
-    """A request that is being served waits for what comes next on its connection, which may be closed meanwhile."""
+    """Mark the connection of an active request as idle while the request waits for input."""
     entry = _entry(request)
     entry.ended()
     try:
@@ -348,11 +348,11 @@ def waiting(request: web.Request) -> Iterator[None]:
 
 
 def authenticated(request: web.Request, user: str) -> None:
-    """The request is this user's: its connection is no stranger's any more."""
+    """Record that the request, and so its connection, is of this user."""
     request[USER] = user
     _entry(request).belongs_to(user)
 
 
 def proved_peer(request: web.Request) -> None:
-    """A node of the cluster is at the other end of its connection."""
+    """Record that the connection is to a node of the cluster."""
     _entry(request).is_a_peers()
