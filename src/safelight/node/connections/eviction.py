@@ -1,16 +1,16 @@
-"""How many connections a node keeps, and which one it closes for the sake of a new one.
+"""How many connections a node has, and which one it closes (evicts) to accept a new one.
 
 A new connection is always accepted, as nobody can tell yet whose it is: a peer's, the operator's, a health check's, or
 the thousandth of a client that never says a word. Where there are too many, another is closed for it (eviction):
 
-- Strangers are connections on which no request has proved yet who sends it. The one that has been quiet longest is
-  closed. One address (for IPv6: one /64 network) has at most half of all places, so that it evicts its own first.
-- Users' connections are those on which a valid token or ticket came. Strangers never evict one. Together they have at
-  most three quarters of the places; beyond that the user with the most loses the one that has been quiet longest.
-- Peers that have proved themselves are not counted, and never closed here.
+- Strangers are connections without an authenticated request so far. The one that has been idle longest is closed. One
+  address (for IPv6: one /64 network) has at most half of all connections, so that it evicts its own first.
+- Users' connections have had a valid token or ticket. Strangers never evict one. Together they are at most three
+  quarters of all; beyond that the user with the most loses the one that has been idle longest.
+- Authenticated peers are not counted, and never closed here.
 
-So every newcomer gets in, at any time, and stays for as long as it takes as many others to come as there are places: a
-request moves its connection to the end of the queue.
+So every new connection is accepted, at any time, and stays at least until as many others have arrived as the node has:
+a request moves its connection to the end of the queue.
 
 Without I/O: `Listener` accepts.
 """
@@ -23,56 +23,56 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 FIRST_HEAD = 10.0
-"""Seconds from a connection's beginning until the head of its first request is there; TLS's handshake has as long."""
+"""Seconds from accept(2) until the head of the first request is complete; the TLS handshake has as long."""
 
 MOST = 4096
-"""Connections of one node at most; each costs some 15 KiB, and as much again in the kernel."""
+"""Connections of one node at most; each costs some 15 KiB, and as much in the kernel."""
 
 WORKING = 1024
-"""File descriptors beside connections that a node needs at most: bodies, spools, files that are sent, peers, itself.
-Where the limit is so low that this is more than half of it: half of it.
+"""File descriptors that a node needs at most beside connections: bodies, spools, files that are sent, peers, itself.
+At most half of the process's limit.
 """
 
 ITSELF = 64
-"""File descriptors that a node has open when it does nothing."""
+"""File descriptors of an idle node."""
 
 CALM = 30.0
 """Seconds without an eviction after which the crowd counts as gone."""
 
 
 def most_of(descriptors: int) -> int:
-    """How many connections a node with so many file descriptors keeps."""
+    """How many connections a node with so many file descriptors has."""
     return max(8, min(MOST, max((descriptors - ITSELF) // 2, descriptors - WORKING)))
 
 
 class TrackedConnection:
-    """One connection, as `Connections` knows it. `close` breaks it off, now."""
+    """One connection in a `ConnectionTable`. `close` closes it at once."""
 
     def __init__(self, connections: ConnectionTable, address: str, close: Callable[[], None], opened: float) -> None:
         self._connections = connections
         self.address = address
         self.close = close
         self.opened = opened
-        self.spoke = False  # the head of a request has come
-        self.busy = 0  # requests being answered; several are one WebSocket's offers
+        self.spoke = False  # the head of a request has arrived
+        self.busy = 0  # active requests; several if they are the offers of a WebSocket
         self.user: str | None = None
 
     def began(self) -> None:
-        """A request came, with all of its head."""
+        """A request has started: its head is complete."""
         self.spoke = True
         self.busy += 1
         self._connections.touch(self)
 
     def ended(self) -> None:
-        """A request was answered, or waits for more to come, as a WebSocket does."""
+        """A request has ended, or waits for input, as a WebSocket does."""
         self.busy -= 1
 
     def belongs_to(self, user: str) -> None:
-        """A request proved to be this user's."""
+        """A request of this user was authenticated."""
         self._connections.authenticated(self, user)
 
     def is_a_peers(self) -> None:
-        """A node of the cluster is at the other end."""
+        """The connection is to a node of the cluster."""
         self._connections.closed(self)
 
     def closed(self) -> None:
@@ -82,12 +82,12 @@ class TrackedConnection:
 class ConnectionTable:
     """All connections of one node."""
 
-    def __init__(self, most: int, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
-        """At most `most`, but for peers'. `say` is called when they are too many, and when that is over. `clock` gives
-        seconds.
+    def __init__(self, most: int, log: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        """At most `most`, peers not counted. `log` gets a line when there are too many, and when that is over. `clock`
+        returns seconds.
         """
-        self._most, self._say, self._clock = most, say, clock
-        self._strangers: OrderedDict[TrackedConnection, None] = OrderedDict()  # both: the longest quiet first
+        self._most, self._log, self._clock = most, log, clock
+        self._strangers: OrderedDict[TrackedConnection, None] = OrderedDict()  # both: the longest idle first
         self._users: OrderedDict[TrackedConnection, None] = OrderedDict()
         self._by_address: Counter[str] = Counter()
         self._by_user: Counter[str] = Counter()
@@ -97,7 +97,7 @@ class ConnectionTable:
         return len(self._strangers) + len(self._users)
 
     def opened(self, peer: str, close: Callable[[], None]) -> TrackedConnection:
-        """A connection came from this IP address. It is there until `closed`; another may be closed for it."""
+        """A connection from this IP address was accepted. It counts until `closed`; another may be evicted for it."""
         entry = TrackedConnection(self, _network(peer), close, self._clock())
         if self._by_address[entry.address] >= self._most // 2:
             self._evict_stranger(entry.address)
@@ -108,23 +108,23 @@ class ConnectionTable:
         return entry
 
     def closed(self, entry: TrackedConnection) -> None:
-        """A connection has ended, or is a peer's. A second time is no harm."""
+        """A connection has ended, or is a peer's. May be called again."""
         if entry in self._strangers:
             del self._strangers[entry]
-            _less(self._by_address, entry.address)
+            _decrement(self._by_address, entry.address)
         if entry in self._users:
             del self._users[entry]
             assert entry.user is not None
-            _less(self._by_user, entry.user)
+            _decrement(self._by_user, entry.user)
 
     def touch(self, entry: TrackedConnection) -> None:
-        """It was used just now."""
+        """The connection is used now."""
         for kind in (self._strangers, self._users):
             if entry in kind:
                 kind.move_to_end(entry)
 
     def authenticated(self, entry: TrackedConnection, user: str) -> None:
-        """A request on it proved to be this user's."""
+        """A request of this user on the connection was authenticated."""
         if entry.user == user or (entry not in self._strangers and entry not in self._users):
             return
         self.closed(entry)
@@ -141,33 +141,33 @@ class ConnectionTable:
             self._close(entry)
 
     def tick(self) -> None:
-        """To be called every second or so: close what has not sent a first request in time."""
+        """To be called about every second: close connections without a first request in time."""
         now = self._clock()
         for entry in [each for each in self._strangers if not each.spoke and now - each.opened >= FIRST_HEAD]:
             self._close(entry)
         if self._exhausted_at is not None and now - self._exhausted_at >= CALM:
             self._exhausted_at = None
-            self._say("there are no longer too many connections")
+            self._log("there are no longer too many connections")
 
     def _evict_stranger(self, address: str | None = None) -> None:
-        """Close the stranger that was quiet longest: of all, or of this address."""
+        """Close the stranger that has been idle longest: of all, or of this address."""
         for entry in self._strangers:
             if address is None or entry.address == address:
-                self._exhausted(f"{self._most} are the most that this node keeps, half of them for one address")
+                self._exhausted(f"this node has at most {self._most}, half of them for one address")
                 self._close(entry)
                 return
 
     def _evict_user(self) -> None:
-        """Close the connection that was quiet longest, of the user with the most; one without a request, if it can."""
-        self._exhausted(f"{self._most} are the most that this node keeps, three quarters of them for users")
+        """Close the connection that has been idle longest, of the user with the most; not a busy one, if possible."""
+        self._exhausted(f"this node has at most {self._most}, three quarters of them for users")
         most = max(self._by_user, key=self._by_user.__getitem__)
         of_user = [entry for entry in self._users if entry.user == most]
         self._close(next((entry for entry in of_user if not entry.busy), of_user[0]))
 
-    def _exhausted(self, why: str) -> None:
-        """Say it once, until there was none of it for `CALM`: a client decides how often this happens."""
+    def _exhausted(self, reason: str) -> None:
+        """Log this once until there is no eviction for `CALM`: clients decide how often it happens."""
         if self._exhausted_at is None:
-            self._say(f"too many connections ({why}): those that have been quiet longest are closed")
+            self._log(f"too many connections ({reason}): those that have been idle longest are closed")
         self._exhausted_at = self._clock()
 
     def _close(self, entry: TrackedConnection) -> None:
@@ -176,7 +176,7 @@ class ConnectionTable:
 
 
 def _network(peer: str) -> str:
-    """What counts as one address: an IPv4 address, or the network that one IPv6 customer has (RFC 6177)."""
+    """What counts as one address: an IPv4 address, or the network of one IPv6 customer (RFC 6177)."""
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:
@@ -186,7 +186,7 @@ def _network(peer: str) -> str:
     return address.ipv4_mapped.compressed if address.ipv4_mapped else address.exploded[:19]
 
 
-def _less(count: Counter[str], key: str) -> None:
+def _decrement(count: Counter[str], key: str) -> None:
     count[key] -= 1
     if not count[key]:
         del count[key]

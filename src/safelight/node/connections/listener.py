@@ -1,8 +1,8 @@
-"""Accepts connections, and goes on doing so when the process runs out of file descriptors.
+"""Accepts connections, and continues when the process runs out of file descriptors.
 
-Neither asyncio's servers nor uvloop's know of a connection before TLS's handshake is over, and both stop accepting for
-a while or permanently when accept(2) fails. Here every connection is counted from its first moment, and where accept(2)
-finds no descriptor, one is freed for it.
+The servers of asyncio and uvloop do not know a connection before its TLS handshake has ended, and stop accepting, for a
+while or permanently, when accept(2) fails. Here a connection counts from its start, and when accept(2) finds no free
+descriptor, an idle connection is closed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from safelight.runtime.descriptors import NONE_LEFT
 from safelight.runtime.http import web
 
 BACKLOG = 1024
-"""Connections that the operating system holds for us while we are busy: a crowd may come at once."""
+"""Connections that the operating system queues while this process is busy."""
 
 AT_ONCE = 32
-"""Connections that are accepted before others get their turn; so many descriptors may be in use beyond the bound."""
+"""Connections that are accepted before other work continues; so many descriptors may be in use beyond the bound."""
 
 PAUSE = 0.1
-"""Seconds without accepting after accept(2) found no descriptor, or no memory."""
+"""Seconds without accepting after accept(2) found no free descriptor, or no memory."""
 
 TICK = 1.0
 
-_NO_MEANS = NONE_LEFT | {errno.ENOBUFS, errno.ENOMEM}
+_EXHAUSTED = NONE_LEFT | {errno.ENOBUFS, errno.ENOMEM}
 
 
 class Listener:
@@ -56,7 +56,7 @@ class Listener:
         self._ticking = asyncio.create_task(self._tick())
 
     def close(self) -> None:
-        """Accept no more. What was accepted goes on."""
+        """Accept no more. Open connections continue."""
         self._ticking.cancel()
         if self._timer is not None:
             self._timer.cancel()
@@ -72,23 +72,23 @@ class Listener:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _NO_MEANS:
+                if error.errno in _EXHAUSTED:
                     self._connections.out_of_descriptors()
                     self._pause()
                     return
-                continue  # that connection has ended before it began (accept(2))
+                continue  # that connection has ended already (accept(2))
             accepted.setblocking(False)
             task = self._loop.create_task(self._open(accepted, address[0]))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
     def _pause(self) -> None:
-        """Let the loop do other work: the socket stays readable, and would wake it at once."""
+        """Let the loop do other work: the socket stays readable, and would wake it again at once."""
         self._loop.remove_reader(self._socket)
         self._timer = self._loop.call_later(PAUSE, self._loop.add_reader, self._socket, self._accept)
 
     async def _open(self, accepted: socket.socket, address: str) -> None:
-        """Make a connection of it, and shake hands for TLS. Until then its end is the end of this task."""
+        """Create the connection, with a TLS handshake. Until that ends, closing it cancels this task."""
         connection: HttpConnection | None = None
         task = asyncio.current_task()
         assert task is not None
@@ -108,7 +108,7 @@ class Listener:
                 {} if self._tls is None else {"ssl": self._tls, "ssl_handshake_timeout": FIRST_HEAD}
             )
             await self._loop.connect_accepted_socket(made, accepted, **handshake)
-        except (OSError, asyncio.CancelledError):  # of a handshake that failed, or took too long; or evicted
+        except (OSError, asyncio.CancelledError):  # the handshake failed or timed out, or it was evicted
             self._connections.closed(entry)
             accepted.close()
 

@@ -1,4 +1,4 @@
-"""How often a node's process has crashed lately: a file that a clean stop removes.
+"""How often a node's process has crashed lately: a file that a clean stop deletes.
 
 life-N.json   while node N runs, and after a crash: when it started, and after how many crashes
 """
@@ -24,15 +24,15 @@ class Run(NamedTuple):
 
 
 def next_run(last: Run | None, now: float) -> Run:
-    """The run that starts `now` (Unix time) after `last` crashed; None: there was a clean stop, or nothing is known."""
+    """The run that starts `now` (Unix time) after `last` crashed; None after a clean stop, or if nothing is known."""
     if last is None:
         return Run(now, 0)
-    lately = abs(now - last.since) < CALM  # a clock that was set back forgets crashes, which does no harm
+    lately = abs(now - last.since) < CALM  # a clock that was set back forgets crashes, harmlessly
     return Run(now, 1 + (last.crashes if lately else 0))
 
 
 def record_start(directory: Path, node: int, now: float) -> Run:
-    """Record that the node starts `now` (Unix time). With a disk that fails, nothing is known of earlier crashes."""
+    """Record that the node starts `now` (Unix time). If the disk fails, earlier crashes are unknown."""
     path, last = _path(directory, node), None
     with suppress(OSError, Malformed):
         last = decode(path.read_bytes(), Run)
@@ -43,7 +43,7 @@ def record_start(directory: Path, node: int, now: float) -> Run:
 
 
 def record_stop(directory: Path, node: int) -> None:
-    """The node stops on request: this is not a crash. It needs no free space on the disk."""
+    """Record a stop on request, which is not a crash. It needs no free space on the disk."""
     with suppress(OSError):
         _path(directory, node).unlink(missing_ok=True)
 

@@ -161,17 +161,17 @@ class NodeFiles:
 
 def _examine(directory: Path, node: int, others: Iterable[int], keys: Keys) -> DirectoryState:
     enough = any_left()
-    trouble, full = _disk_trouble(directory, node)
-    everybodys = full and all(os.path.exists(_epoch_path(directory, each)) for each in others)
+    fault, full = _disk_fault(directory, node)
+    shared = full and all(os.path.exists(_epoch_path(directory, each)) for each in others)
     state = DirectoryState(
-        disk="" if everybodys else trouble,
+        disk="" if shared else fault,
         keyring=keys.look(),
-        full=trouble if everybodys else "",
+        full=fault if shared else "",
     )
     return state if enough and any_left() else DirectoryState("", "", "", NO_DESCRIPTORS)
 
 
-def _disk_trouble(directory: Path, node: int) -> tuple[str, bool]:
+def _disk_fault(directory: Path, node: int) -> tuple[str, bool]:
     """What is wrong with the disk, in words, if anything is; and whether that is only that it is full."""
     try:
         probe = os.open(directory / f"probe-{node}", os.O_WRONLY | os.O_CREAT, 0o600)

@@ -166,7 +166,7 @@ class Keys:
         self._file = file
         self.weak = file.weak
         self._busy = threading.RLock()  # the health monitor and an admin command may call at the same time
-        self._stamp, self._trouble = file.stamp(), ""
+        self._stamp, self._fault = file.stamp(), ""
         self.ring = file.read()
 
     def current(self) -> Keyring:
@@ -194,9 +194,9 @@ class Keys:
         """
         with self._busy:
             stamp = self._file.stamp()
-            if self._trouble or stamp != self._stamp:
-                self._trouble, self._stamp = self._adopt(), stamp
-            return self._trouble
+            if self._fault or stamp != self._stamp:
+                self._fault, self._stamp = self._adopt(), stamp
+            return self._fault
 
     def _adopt(self) -> str:
         try:

@@ -39,9 +39,9 @@ class _Fault:
 class OutageLog:
     """The faults of one node's vault, as its requests meet them."""
 
-    def __init__(self, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds."""
-        self._say, self._clock = say, clock
+    def __init__(self, log: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` returns seconds."""
+        self._log, self._clock = log, clock
         self._faults: dict[str, _Fault] = {}  # by kind
         self._damaged: OrderedDict[str, float] = OrderedDict()  # when they were met; the longest ago first
 
@@ -55,11 +55,11 @@ class OutageLog:
         if fault is None:
             if len(self._faults) < MOST:
                 self._faults[kind] = _Fault(now, changes)
-                self._say(str(error))
+                self._log(str(error))
             return
         if fault.over:
             if not fault.returns:
-                self._say(f"{error} (it comes and goes, and is not reported each time)")
+                self._log(f"{error} (it comes and goes, and is not reported each time)")
             fault.over, fault.returns = False, True
         fault.last = now
         fault.only_changes &= changes
@@ -73,7 +73,7 @@ class OutageLog:
             if not fault.returns or now - fault.last >= CALM:
                 fault.over = ended = True
         if ended and all(fault.over for fault in self._faults.values()):
-            self._say("the vault can be used again")
+            self._log("the vault can be used again")
 
     def damaged(self, error: SafelightError) -> None:
         """A request has failed for an object that is damaged or cannot be read here; the message names it."""
@@ -83,7 +83,7 @@ class OutageLog:
         if text not in self._damaged:
             if len(self._damaged) >= MOST:
                 return
-            self._say(text)
+            self._log(text)
         self._damaged[text] = now
         self._damaged.move_to_end(text)
 

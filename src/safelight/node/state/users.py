@@ -69,7 +69,7 @@ class Users:
     """The users of a cluster. All methods raise StoreError, and DataError for records that are damaged."""
 
     def __init__(self, vault: Callable[[], Vault], *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`vault` gives where the records are, or raises StoreError while that is away. `clock` gives seconds."""
+        """`vault` returns the vault, or raises StoreError while it is unavailable. `clock` returns seconds."""
         self._vault = vault
         self._clock = clock
         self.claims = TokenIndex(vault)

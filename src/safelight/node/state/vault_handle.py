@@ -84,7 +84,7 @@ class VaultHandle:
         self._url, self._data_dir = config.vault_url, config.data_dir
         self._keyring, self._interval = keyring, interval
         self._vault: Vault | None = None
-        self._trouble = "the vault is not open yet"
+        self._fault = "the vault is not open yet"
         self._place: tuple[int, int] | None = None  # the directory's device and inode, when it was the vault last
         self._untended = ""  # why housekeeping failed the last time
         self._health = StoreHealth()
@@ -94,7 +94,7 @@ class VaultHandle:
     def vault(self) -> Vault:
         """The vault. Raises StoreError while it is unavailable."""
         if self._vault is None:
-            raise StoreError(self._trouble)
+            raise StoreError(self._fault)
         return self._vault
 
     def get(self) -> Vault:
@@ -109,7 +109,7 @@ class VaultHandle:
             try:
                 await opening
             except StoreError as error:
-                self._tell(error)
+                self._log_once(error)
         self._tasks = [asyncio.create_task(each) for each in (self._look_after(opening), self._keep_looking())]
 
     async def stop(self) -> None:
@@ -130,7 +130,7 @@ class VaultHandle:
             while True:
                 now = time.monotonic()
                 if self._vault is None:
-                    self._observer.observe_vault(self._trouble, "")
+                    self._observer.observe_vault(self._fault, "")
                 else:
                     if directory is not None and (looking is None or looking.done()):
                         looking = asyncio.create_task(self._look(directory))
@@ -152,17 +152,17 @@ class VaultHandle:
         self._health.begun(CallKind.LOOK, time.monotonic())
 
         def look() -> tuple[str, tuple[int, int] | None]:
-            if trouble := fault_in(directory, self._keyring()):
-                return trouble, self._place
+            if fault := fault_in(directory, self._keyring()):
+                return fault, self._place
             state = os.stat(directory)
             return "", (state.st_dev, state.st_ino)
 
         place = self._place
         try:
-            trouble, place = await asyncio.to_thread(look)
+            fault, place = await asyncio.to_thread(look)
         except Exception as error:  # among them, that no thread can be started
-            trouble = f"the vault cannot be examined ({error})"
-        self._health.answered(CallKind.LOOK, time.monotonic(), trouble, probe=True)
+            fault = f"the vault cannot be examined ({error})"
+        self._health.answered(CallKind.LOOK, time.monotonic(), fault, probe=True)
         was, self._place = self._place, place
         if was not in (None, place):  # it has the same object `vault`, as an older copy would have
             self._log(
@@ -177,7 +177,7 @@ class VaultHandle:
             try:
                 await opening
             except SafelightError as error:
-                self._tell(error)
+                self._log_once(error)
                 await asyncio.sleep(RETRY)
                 opening = asyncio.create_task(self._open())
         while True:
@@ -202,8 +202,8 @@ class VaultHandle:
             if removed:
                 self._log(f"swept the vault: removed {removed} {what}")
 
-    def _tell(self, error: SafelightError) -> None:
-        """Say what keeps the vault closed; the same once."""
-        if str(error) != self._trouble:
-            self._trouble = str(error)
+    def _log_once(self, error: SafelightError) -> None:
+        """Log why the vault is not open; the same reason once."""
+        if str(error) != self._fault:
+            self._fault = str(error)
             self._log(f"WARNING: {error}")
