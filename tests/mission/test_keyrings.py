@@ -131,7 +131,7 @@ def test_a_node_does_not_start_on_a_keyring_that_is_not_as_it_was(
         before = {node: len(cluster.said(node)) for node in (1, 2, 3)}
         cluster.cluster.start()
         for node in (1, 2, 3):
-            assert "exit status 1" in cluster.wait_for_line(node, "ended by itself", after=before[node])
+            assert "exit status 1" in cluster.wait_for_line(node, "ended with", after=before[node])
             (line, _) = cluster.said(node)[before[node] :]
             assert str(keyring) in line
             assert reason in line

@@ -138,7 +138,7 @@ def said_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path | None:
         (empty, "16 to 4096 bytes"),
         (endless, "16 to 4096 bytes"),
         (not_there, "No such file"),
-        (said_twice, "said twice"),
+        (said_twice, "set twice"),
     ],
 )
 def test_without_the_right_secret_one_line_says_so(

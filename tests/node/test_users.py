@@ -287,8 +287,8 @@ def test_whatever_meets_the_outcome_is_one_of_theirs(config: Config) -> None:
     async def meet(name: str) -> tuple[list[str], list[str]]:
         tokens = [f"slt_{name}_{each}" for each in range(6)]
         done = await asyncio.gather(
-            *(attempt(partial(Users.enrol, name=name, mine=fingerprint(token))) for token in tokens[:3]),
-            *(attempt(partial(Users.give, name=name, mine=fingerprint(token))) for token in tokens[3:]),
+            *(attempt(partial(Users.enrol, name=name, fingerprint=fingerprint(token))) for token in tokens[:3]),
+            *(attempt(partial(Users.give, name=name, fingerprint=fingerprint(token))) for token in tokens[3:]),
             attempt(lambda users: users.revoke(name)),
         )
         working = []
@@ -470,7 +470,7 @@ def before(config: Config, work: Callable[[Users], Awaitable[_T]]) -> _T:
 
 def test_users_of_the_time_before_the_vault_come_with_it(config: Config) -> None:
     for name, mine in (("ann", MINE), ("ben", ANOTHERS), ("carl", THIRD)):
-        before(config, partial(Users.enrol, name=name, mine=mine))
+        before(config, partial(Users.enrol, name=name, fingerprint=mine))
     before(config, lambda users: users.give("ann", fingerprint("slt_new")))
     before(config, lambda users: users.revoke("ben"))
     found = [whose(config, f"slt_{each}") for each in ("new", "mine", "anothers", "third")]

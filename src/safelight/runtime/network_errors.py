@@ -1,4 +1,4 @@
-"""Why a node could not be reached, said to clients and by nodes of each other."""
+"""Why a node could not be reached, as clients and nodes report it."""
 
 import errno
 
@@ -6,11 +6,11 @@ from safelight.runtime.http import aiohttp
 
 
 class WrongCluster(aiohttp.ClientConnectionError):
-    """Who answers is no node of this cluster. The message says so in a few words."""
+    """A process that is no node of this cluster answers; the message says so in a few words."""
 
 
 def why_unreachable(error: BaseException) -> str:
-    """What aiohttp and the operating system mean, in a few words for the middle of a line."""
+    """An error of aiohttp or the operating system, in a few words for the middle of a line."""
     if isinstance(error, WrongCluster):
         return str(error)
     if isinstance(error, TimeoutError | aiohttp.ServerTimeoutError):
@@ -31,7 +31,7 @@ def why_unreachable(error: BaseException) -> str:
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether something has answered that there is no way: trying again, or waiting longer, hardly helps.
+    """Whether the error is definite: waiting longer hardly helps.
 
     A timeout is not: a node that hangs, or whose machine has just died, looks the same.
     """

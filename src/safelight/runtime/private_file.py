@@ -1,4 +1,4 @@
-"""Files that hold a secret: whose they may be, and who may read them.
+"""Files with a secret: who may own and read them.
 
 One rule for keyrings, their secrets, TLS keys and tokens: a regular file, of this account or root's, that group and
 others cannot use at all. A file of root's may be readable for its group, as systems hand secrets to services so
@@ -16,11 +16,11 @@ from safelight.errors import SafelightError
 
 
 class NotPrivate(SafelightError):
-    """A file or directory that is not as it has to be for a secret; the message says how to correct that."""
+    """The owner or the mode of a file or directory is not safe for a secret; the message says how to fix it."""
 
 
 def read(path: Path, most: int) -> bytes:
-    """What a file with a secret has in it, at most so many bytes. Raises NotPrivate, OSError."""
+    """The contents of a file with a secret, at most so many bytes. Raises NotPrivate, OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found, quoted = os.fstat(descriptor), shlex.quote(str(path))
@@ -38,7 +38,7 @@ def read(path: Path, most: int) -> bytes:
 
 
 def check_directory(path: Path) -> None:
-    """Make sure that only its owner can write to the directory of files with secrets. Raises NotPrivate, OSError."""
+    """Raises NotPrivate if others than the owner can write to a directory of files with secrets, and OSError."""
     found, quoted = path.stat(), shlex.quote(str(path))
     if not stat.S_ISDIR(found.st_mode):
         raise NotPrivate(f"{quoted} is not a directory; move it away, then try again")

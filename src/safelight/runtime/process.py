@@ -67,7 +67,7 @@ def end(code: int) -> int:
 
 
 class _Output(io.FileIO):
-    """A standard stream's descriptor. What cannot be written is remembered; nothing is written after it."""
+    """A standard stream's descriptor. It records the first error, and writes nothing after that."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "wb", closefd=False)
@@ -92,7 +92,7 @@ class _Output(io.FileIO):
 
 
 def _checked(stream: TextIO | None, descriptor: int) -> TextIO:
-    """The same stream, but that errors are noticed, and what its encoding lacks is shown as "?"."""
+    """The same stream, but with errors recorded, and with "?" for what its encoding lacks."""
     return io.TextIOWrapper(
         _Output(descriptor),  # unbuffered: the text's own buffer is enough
         encoding=stream.encoding if stream else "utf-8",
@@ -103,9 +103,9 @@ def _checked(stream: TextIO | None, descriptor: int) -> TextIO:
 
 
 def _tidy_environment() -> None:
-    """Take out what nobody can use: sizes that no terminal has, and directories that are not absolute.
+    """Remove unusable values: sizes that no terminal has, and directories that are not absolute.
 
-    The XDG Base Directory Specification has the latter ignored; a HOME like that is as good as none.
+    The XDG Base Directory Specification requires that the latter are ignored; such a HOME is useless, too.
     """
     for name in ("COLUMNS", "LINES"):
         if not _SIZE.fullmatch(os.environ.get(name, "1")):

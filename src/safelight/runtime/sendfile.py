@@ -31,27 +31,27 @@ LITTLE = 1 << 16
 _NO_SENDFILE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 LOOK = 0.25
-"""Seconds between two looks at whether a full socket's bytes are being taken."""
+"""Seconds between two checks of whether the other side still reads from a full socket."""
 
 _T = TypeVar("_T")
 
 
 class FileBody:
-    """A file to pour from, to be opened and closed.
+    """A file to send, to be opened and closed.
 
-    Closing waits for nobody: what a thread is still about ends first.
+    `close` does not wait: a thread that uses the file ends first.
     """
 
     def __init__(self, opener: Callable[[], int], threads: Executor | None = None) -> None:
-        """`opener` gives a descriptor, which is the file's own then; `threads` do the work, else the event loop's."""
+        """`opener` returns a descriptor, which this object closes. `threads` do the work, or the event loop's."""
         self._opener = opener
         self._descriptor = -1
         self._over = False
         self._lock = threading.Lock()
         self.threads = threads
         self.watched: Callable[[bool], AbstractContextManager[None]] = lambda little: nullcontext()
-        """What every call of the file is made in, for as long as it takes; whether it reads but little of it is said.
-        It may raise something else than the call.
+        """The context of each call of the file; its argument is whether the call reads only little. It may replace the
+        call's exception.
         """
 
     async def open(self) -> None:
@@ -112,7 +112,7 @@ def _reading(count: int, offset: int) -> Callable[[int], bytes]:
 
 
 def can_sendfile(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether what is poured arrives as it is: TLS would have to encrypt it."""
+    """Whether sendfile(2) is possible: not with TLS, which has to encrypt the bytes."""
     return transport is not None and transport.get_extra_info("sslcontext") is None and hasattr(os, "sendfile")
 
 
@@ -176,7 +176,7 @@ async def sendfile(
 
 
 class _Socket:
-    """A connection's socket, under a descriptor of our own: the transport may close its own at any time."""
+    """A connection's socket, under another descriptor: the transport may close its own at any time."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -38,13 +38,13 @@ RESERVE = 32 << 20
 """Bytes that must be free where the data directory is: for epochs, users and the spools of a few images."""
 
 NO_DESCRIPTORS = "it has no free file descriptors"
-"""Why a node cannot work that can open no file, and accept no connection: whatever else it says is a consequence."""
+"""The fault of a node that can open no file, and accept no connection: other faults are its consequences."""
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync(2)
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory, readable by its owner alone. Raises DataError."""
+    """Create the directory, readable by its owner alone. Raises DataError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -67,10 +67,10 @@ def _check(directory: Path) -> None:
 
 
 def create_cluster(directory: Path, wrapper: Wrapper | None = None) -> Keyring:
-    """Make the keyring of a new cluster, wrapped if there is a `wrapper`. Raises DataError if there is one, or was."""
+    """Create the keyring of a new cluster, encrypted if there is a `wrapper`. Raises DataError if one exists."""
     prepare(directory)
     file = KeyFile(directory, wrapper)
-    if _lived_in(directory) and not file.path.exists():
+    if _used(directory) and not file.path.exists():
         raise _lost(file.path)
     keyring = _new_keyring()
     if not file.create(keyring):
@@ -79,7 +79,7 @@ def create_cluster(directory: Path, wrapper: Wrapper | None = None) -> Keyring:
 
 
 def check_cluster(directory: Path) -> None:
-    """Make sure that a directory can have users: it has a cluster. Raises DataError."""
+    """Raises DataError if the directory has no cluster."""
     try:
         KeyFile(directory).path.stat()
     except FileNotFoundError:
@@ -93,20 +93,20 @@ def check_cluster(directory: Path) -> None:
 
 
 def load_keys(directory: Path, *, create: bool, wrapper: Wrapper | None = None) -> Keys:
-    """The keyring, to work with; with `create`, a new one if the data directory is new, too. Nodes that do this at
-    the same moment end with the same keyring. Raises DataError.
+    """The keyring, for a running node; with `create`, a new one if the data directory is new, too. Nodes that do this
+    at the same time get the same keyring. Raises DataError.
     """
     return Keys(find_keyring(directory, create=create, wrapper=wrapper))
 
 
 def find_keyring(directory: Path, *, create: bool = False, wrapper: Wrapper | None = None) -> KeyFile:
-    """The keyring's file, which is there, or is made as `load_keys` says. Raises DataError."""
+    """The keyring's file, which exists, or is created as for `load_keys`. Raises DataError."""
     file = KeyFile(directory, wrapper)
     if directory.exists():
         _check(directory)
-    lived_in = _lived_in(directory)
+    used = _used(directory)
     if not file.path.exists():
-        if lived_in:
+        if used:
             raise _lost(file.path)
         if not create:
             raise DataError(f"there is no keyring in {directory}: make one with `safelight init`, or copy it there")
@@ -116,32 +116,32 @@ def find_keyring(directory: Path, *, create: bool = False, wrapper: Wrapper | No
 
 
 def load_epoch(directory: Path, node: int) -> Epoch:
-    """The epoch that the node was last in, or the one before the first. Raises DataError."""
+    """The last epoch of the node; `NEVER` if there is none. Raises DataError."""
     path = _epoch_path(directory, node)
     try:
         return decode(path.read_bytes(), Epoch)
     except FileNotFoundError:
         with suppress(OSError):  # the health monitor will find out what is wrong with the disk
-            save_epoch(directory, node, NEVER)  # the file also says that this node lives here
+            save_epoch(directory, node, NEVER)  # the file also marks this directory as the node's
         return NEVER
     except (OSError, Malformed) as error:
         raise DataError(f"{path} is unreadable ({error}): delete it while the node's peers run") from None
 
 
 def save_epoch(directory: Path, node: int, epoch: Epoch) -> None:
-    """Put the epoch on the disk, also on a full one, where the node has been before. Raises OSError."""
+    """Put the epoch on the disk; also on a full one, if the file exists. Raises OSError."""
     replace(_epoch_path(directory, node), msgspec.json.encode(epoch))
 
 
 class DirectoryState(NamedTuple):
-    """What is wrong with a data directory and a vault in a directory, in words; empty where all is well."""
+    """The faults of a data directory, each as a message; empty if there is none."""
 
     disk: str
     keyring: str
     full: str
-    """That there is too little room, where all those nodes keep their epochs here: no other node has more."""
+    """Too little free space, if all nodes that may lead have their epochs here: then no other node has more."""
     descriptors: str = ""
-    """Whether this process could open no file: then it is not known what is wrong with the rest."""
+    """This process can open no file; then the other faults are unknown."""
 
 
 class NodeFiles:
@@ -172,11 +172,11 @@ def _examine(directory: Path, node: int, others: Iterable[int], keys: Keys) -> D
 
 
 def _disk_fault(directory: Path, node: int) -> tuple[str, bool]:
-    """What is wrong with the disk, in words, if anything is; and whether that is only that it is full."""
+    """The fault of the disk, if any; and whether the disk is only full."""
     try:
         probe = os.open(directory / f"probe-{node}", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.write(probe, b"\n")  # always the same block: a second's look costs a flash disk next to nothing
+            os.write(probe, b"\n")  # always the same block, which wears a flash disk little
             _sync(probe)
         finally:
             os.close(probe)
@@ -189,7 +189,7 @@ def _disk_fault(directory: Path, node: int) -> tuple[str, bool]:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Replace a small file, also on a full disk, where it exists. Raises OSError."""
+    """Replace a small file, also on a full disk if the file exists. Raises OSError."""
     try:
         atomic_file.replace(path, data)
     except OSError as error:
@@ -202,14 +202,14 @@ def _new_keyring() -> Keyring:
     return Keyring.new(created=int(time.time()))
 
 
-def _lived_in(directory: Path) -> bool:
-    """Whether a cluster has worked here: then a missing keyring is a loss, not a beginning."""
+def _used(directory: Path) -> bool:
+    """Whether a cluster has used this directory: then a missing keyring is data loss."""
     return any(directory.glob("users/*/*")) or any(directory.glob("epoch-*.json"))
 
 
 def _lost(path: Path) -> DataError:
     return DataError(
-        f"{path} is missing, but this cluster has been at work: restore it from a backup "
+        f"{path} is missing, but this cluster is in use: restore it from a backup "
         "(a new keyring could not open the images of the old one)"
     )
 

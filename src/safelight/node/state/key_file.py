@@ -47,7 +47,7 @@ def wrapper_of(config: Config) -> Wrapper | None:
         if said is None:
             return None
     elif said is not None:
-        raise DataError(f"the keyring's secret is said twice: leave out keyring_secret_file or {SECRET}")
+        raise DataError(f"the keyring's secret is set twice: unset keyring_secret_file or {SECRET}")
     else:
         secret, where = _read_private(path, MAX_SECRET + 2, "keyring_secret_file"), str(path)
     secret = secret.rstrip(b"\r\n")
@@ -107,7 +107,7 @@ class KeyFile:
             return keyring
 
     def stamp(self) -> tuple[int, ...]:
-        """What changes whenever the file does; empty if it cannot be seen."""
+        """A value that changes with the file; empty if the file cannot be read."""
         try:
             seen = os.stat(self.path)
         except OSError:
@@ -143,7 +143,7 @@ class KeyFile:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """The lock ends with its process, whatever becomes of it; the file stays."""
+        """The lock ends with its process; the file stays."""
         try:
             descriptor = os.open(self._lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -156,7 +156,7 @@ class KeyFile:
 
 
 class Keys:
-    """The keyring that a node works with: `ring`, to be looked up at every use. From any thread.
+    """The keyring of a running node: `ring`, to be read at every use. From any thread.
 
     What `ring` has come to know it never forgets, and it knows of nothing current that is not on the disk.
     """
@@ -174,11 +174,11 @@ class Keys:
         return self.ring
 
     def add(self, key: ClusterKey) -> None:
-        """Have another key, on the disk when this returns; it is not used yet. Raises DataError, KeyringError."""
+        """Store another key, durably; it is not used yet. Raises DataError, KeyringError."""
         self._change(lambda ring: ring.added(key))
 
     def use(self, key_id: str) -> bool:
-        """Seal with this key from now on, and say so on the disk first. False if it, or a later one, is used already.
+        """Encrypt with this key from now on; stored first. False if this, or a later one, is used already.
 
         Raises DataError, KeyringError.
         """
@@ -189,8 +189,8 @@ class Keys:
         return self.ring.current_id != before
 
     def look(self) -> str:
-        """Learn what others wrote to the file. What would keep a node that starts now from opening what is sealed here,
-        in words; empty where all is well.
+        """Read what others wrote to the file. Return its fault, if a node that starts now could not decrypt what this
+        node encrypts; otherwise an empty text.
         """
         with self._busy:
             stamp = self._file.stamp()

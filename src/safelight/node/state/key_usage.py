@@ -1,4 +1,4 @@
-"""How often this node has used each cluster key with a random nonce, and when it is time to rotate.
+"""How often this node has used each cluster key with a random nonce, and when to rotate the key.
 
 AES-GCM with random nonces may be used 2^32 times under one key (NIST SP 800-38D, section 8.3), on all nodes together:
 see docs/format.md, "Bounds". So each node counts, and warns in time for its share.
@@ -16,21 +16,21 @@ LIMIT = 1 << 32
 """Uses of one key."""
 
 BLOCK = 1 << 16
-"""Uses that are written down ahead: so many at most are counted too many by a crash."""
+"""Uses that are saved ahead: a crash adds at most so many to the count."""
 
 WARNINGS = ((7 / 8, "now"), (1 / 2, "soon"))
-"""The share of what a node may do by itself, and when to rotate if it has done that."""
+"""Shares of a node's part of LIMIT, and when to rotate after that."""
 
 
 class Uses(msgspec.Struct):
-    """Of one key: `records` sealed under its record key, `wraps` of data keys under the user keys made of it."""
+    """Of one key: `records` encrypted under its record key, `wraps` of data keys under user keys derived from it."""
 
     records: int = 0
     wraps: int = 0
 
     @property
     def most(self) -> int:
-        """The larger: each is bounded by itself, as the keys are different ones."""
+        """The larger: each has its own bound, as the keys are different."""
         return max(self.records, self.wraps)
 
 
@@ -38,13 +38,13 @@ class KeyUsage:
     """One node's count. On the event loop only."""
 
     def __init__(self, found: dict[str, Uses], nodes: int, save: Callable[[bytes], None]) -> None:
-        """`found`: as last saved. `save` gets what is to be written, in good time before it is needed."""
+        """`found`: as last saved. `save` gets the text to save, long before it is needed."""
         self._uses, self._nodes, self._save = found, nodes, save
-        self._said: dict[str, str] = {}
+        self._advised: dict[str, str] = {}
         self._reserved = {key: uses.most for key, uses in found.items()}
 
     def record(self, key_id: str) -> None:
-        """A record is sealed under this cluster key."""
+        """A record is encrypted under this cluster key."""
         self._of(key_id).records += 1
 
     def wrap(self, key_id: str) -> None:
@@ -58,7 +58,7 @@ class KeyUsage:
         return self._uses.get(key_id, Uses()).most
 
     def advice(self, key_id: str) -> str:
-        """What the operator had better do, in words; empty if nothing."""
+        """What the operator should do, as a message; empty if nothing."""
         used = self.used(key_id)
         for share, when in WARNINGS:
             if used >= share * LIMIT / self._nodes:
@@ -69,16 +69,16 @@ class KeyUsage:
         return ""
 
     def due(self, key_id: str) -> str:
-        """The advice, if it has not been asked for since it became more urgent; empty if it has."""
+        """The advice, once each time that it becomes more urgent; otherwise empty."""
         advice = self.advice(key_id)
         when = advice.rpartition(" ")[2]
-        if when == self._said.get(key_id, ""):
+        if when == self._advised.get(key_id, ""):
             return ""
-        self._said[key_id] = when
+        self._advised[key_id] = when
         return advice
 
     def written(self, ahead: int) -> bytes:
-        """What `usage-N.json` is to say, so many uses ahead."""
+        """The text of `usage-N.json`, so many uses ahead."""
         return msgspec.json.encode(
             {k: Uses(each.records + ahead, each.wraps + ahead) for k, each in self._uses.items()}
         )
