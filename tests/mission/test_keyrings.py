@@ -37,7 +37,6 @@ def test_nodes_started_at_once_on_an_empty_directory_end_with_one_keyring(tmp_pa
             "keyring.json",
             *(f"life-{node}.json" for node in range(1, 6)),
             *(f"probe-{node}" for node in range(1, 6)),
-            "users",
             "vault",
             "vault.json",
         ]

@@ -60,7 +60,7 @@ def test_init_wraps_at_once_and_wrap_and_unwrap_lose_nothing(tmp_path: Path) -> 
 
     keys("init")
     ring = keyring_of(config)
-    assert contents(config.data_dir) == ["keyring.json", "users"]
+    assert contents(config.data_dir) == ["keyring.json"]
     hidden = [each for secret in (ring.node_secret, ring.current.secret) for each in spellings(secret)]
     for command, outcome, readable in [
         ("keys unwrap", "is unwrapped now", True),
@@ -71,7 +71,7 @@ def test_init_wraps_at_once_and_wrap_and_unwrap_lose_nothing(tmp_path: Path) -> 
         assert any(each in text_of(config) for each in hidden) == readable
         assert keyring_of(config) == ring
         assert (config.data_dir / "keyring.json").stat().st_mode & 0o777 == 0o600
-    assert contents(config.data_dir) == ["keyring.json", "keyring.lock", "users"]
+    assert contents(config.data_dir) == ["keyring.json", "keyring.lock"]
     assert "is wrapped already" in admin.wrap(config, wrapped=True)
 
 
@@ -219,4 +219,4 @@ def test_a_keyring_survives_whoever_is_killed_in_mid_change(tmp_path: Path) -> N
     file.change(
         lambda found: found, wrapped=not file.wrapped
     )  # nobody holds the lock, and what was half-written is gone
-    assert contents(tmp_path) == ["keyring.json", "keyring.lock", "users"]
+    assert contents(tmp_path) == ["keyring.json", "keyring.lock"]
