@@ -27,7 +27,7 @@ def call(
     health: StoreHealth, now: float, why: str = "", *, kind: CallKind = CallKind.READ, probe: bool = False
 ) -> None:
     """A call that is answered at once."""
-    health.begun(kind, now)
+    health.started(kind, now)
     health.answered(kind, now, why, probe=probe)
 
 
@@ -65,7 +65,7 @@ def test_a_probes_success_does_not_outweigh_real_calls_that_fail_at_the_same_tim
 
 def test_a_call_that_waits_while_none_is_answered_is_a_hang_also_if_its_caller_has_gone() -> None:
     health = StoreHealth()
-    health.begun(CallKind.COMMIT, 0.0)
+    health.started(CallKind.COMMIT, 0.0)
     assert health.suspicion(SUSPICIOUS) != ""
     assert health.reason(HANG - 0.1) == ""
     health.dropped(CallKind.COMMIT, 0.5)
@@ -78,7 +78,7 @@ def test_a_call_that_waits_while_none_is_answered_is_a_hang_also_if_its_caller_h
 
 def test_one_slow_call_is_no_hang_as_long_as_others_are_answered() -> None:
     health = StoreHealth()
-    health.begun(CallKind.COMMIT, 0.0)  # a gigabyte is synced
+    health.started(CallKind.COMMIT, 0.0)  # a gigabyte is synced
     for second in range(60):
         call(health, second, kind=CallKind.COMMIT, probe=True)
         assert health.reason(second + 0.9) == ""
@@ -87,7 +87,7 @@ def test_one_slow_call_is_no_hang_as_long_as_others_are_answered() -> None:
 @pytest.mark.parametrize("kind", [CallKind.READ, CallKind.BODY])
 def test_a_probe_that_may_read_from_memory_does_not_end_a_real_reads_wait(kind: CallKind) -> None:
     health = StoreHealth()
-    health.begun(kind, 0.0)
+    health.started(kind, 0.0)
     for tenth in range(10, 30):
         call(health, tenth / 10, kind=kind, probe=True)
     assert "answered nothing" in health.reason(HANG)
@@ -98,7 +98,7 @@ def test_a_probe_that_may_read_from_memory_does_not_end_a_real_reads_wait(kind: 
 @pytest.mark.parametrize("kind", list(CallKind))
 def test_a_caller_that_goes_early_leaves_a_question_for_a_probe_and_no_trouble(kind: CallKind) -> None:
     health = StoreHealth()
-    health.begun(kind, 0.0)
+    health.started(kind, 0.0)
     assert not health.unknown
     health.dropped(kind, 0.1)
     assert health.unknown
@@ -110,7 +110,7 @@ def test_a_caller_that_goes_early_leaves_a_question_for_a_probe_and_no_trouble(k
 def test_callers_that_give_up_bodies_one_after_the_other_are_a_row_of_failures_though_the_probes_succeed() -> None:
     health = StoreHealth()
     for start in (0.0, 3.0):
-        health.begun(CallKind.BODY, start)
+        health.started(CallKind.BODY, start)
         health.dropped(CallKind.BODY, start + 2)
         for tenth in (21, 26):
             call(health, start + tenth / 10, kind=CallKind.BODY, probe=True)

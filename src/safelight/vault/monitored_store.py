@@ -149,7 +149,7 @@ class MonitoredStore:
     @contextmanager
     def call(self, kind: CallKind, *, probe: bool = False, little: bool = False) -> Iterator[None]:
         """Report the call that the block makes. The success of a read of `little` counts no more than a probe's."""
-        self._health.begun(kind, time.monotonic())
+        self._health.started(kind, time.monotonic())
         try:
             yield
         except StoreFull:  # it works, and has no space: another node would not find more

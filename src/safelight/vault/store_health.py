@@ -50,7 +50,7 @@ class _Calls:
         self._latest = self._real = 0.0  # failure, and failure of a real call
         self._why = ""
 
-    def begun(self, now: float) -> None:
+    def started(self, now: float) -> None:
         self._waiting += 1
         if self._since is None:
             self._since = now
@@ -102,9 +102,9 @@ class StoreHealth:
     def __init__(self) -> None:
         self._calls = {kind: _Calls(cached=kind in _CACHED) for kind in CallKind}
 
-    def begun(self, kind: CallKind, now: float) -> None:
+    def started(self, kind: CallKind, now: float) -> None:
         """A call was made."""
-        self._calls[kind].begun(now)
+        self._calls[kind].started(now)
 
     def answered(self, kind: CallKind, now: float, why: str = "", *, probe: bool = False) -> None:
         """A call was answered; with a reason in `why`, it failed because of the store."""

@@ -149,7 +149,7 @@ class VaultHandle:
 
     async def _look(self, directory: Path) -> None:
         """Look at the vault without a call of it. Costs next to nothing, and so is done also where nobody calls."""
-        self._health.begun(CallKind.LOOK, time.monotonic())
+        self._health.started(CallKind.LOOK, time.monotonic())
 
         def look() -> tuple[str, tuple[int, int] | None]:
             if fault := fault_in(directory, self._keyring()):

@@ -28,6 +28,25 @@ MAX_SMALL = 64 * 1024
 """Bytes of the largest object that is created and read in one call."""
 
 
+def checked_key(key: str) -> str:
+    """The key. A string that is not one is a bug: ValueError."""
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is not a key of an object")
+    return key
+
+
+def check_prefix(prefix: str) -> None:
+    """As `checked_key`, for the prefix of a listing."""
+    if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
+        raise ValueError(f"{prefix!r} is not a prefix of keys")
+
+
+def check_small(data: bytes) -> None:
+    """As `checked_key`, for the content of an object that is created in one call."""
+    if len(data) > MAX_SMALL:
+        raise ValueError(f"{len(data)} bytes are too many for one call")
+
+
 class StoreError(SafelightError):
     """The store is unavailable, for the moment or permanently; the message names it, the reason and the remedy.
 

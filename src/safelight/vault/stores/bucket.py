@@ -31,8 +31,20 @@ from obstore.store import S3Store
 from safelight.config import is_loopback
 from safelight.encryption.stream import Bytes
 from safelight.runtime.tasks import cancel, shielded
-from safelight.vault.stores.base import KEY, MAX_SMALL, BadObject, Body, Entry, Missing, StoreError, StoreFull
-from safelight.vault.stores.provider_errors import Cause, classify
+from safelight.vault.stores.base import (
+    KEY,
+    MAX_SMALL,
+    BadObject,
+    Body,
+    Entry,
+    Missing,
+    StoreError,
+    StoreFull,
+    check_prefix,
+    check_small,
+    checked_key,
+)
+from safelight.vault.stores.provider_errors import CREDENTIALS, Cause, classify
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
@@ -64,25 +76,9 @@ _RETRY: RetryConfig = {
 _MARK = "mark"
 _PROBE = ".probe"  # no key begins with a dot
 
-_CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _ALLOW_HTTP = "AWS_ALLOW_HTTP"
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
-
-_NO_CONDITIONS = (
-    "does not support conditional puts (If-None-Match), and would overwrite images: use another server, or a newer "
-    "version of it"
-)
-_REASONS = {
-    Cause.UNSUPPORTED: f"its server {_NO_CONDITIONS}",
-    Cause.NO_CREDENTIALS: f"there are no credentials: set {_CREDENTIALS}",
-    Cause.OTHER_REGION: "it is in another region: set AWS_REGION",
-    Cause.TIMEOUT: "it does not answer in time: check the network, or try again later",
-    Cause.REFUSED: "nothing listens there: is it running, and is the endpoint right?",
-    Cause.UNKNOWN_HOST: "its host is not known: check the endpoint and the network",
-    Cause.CERTIFICATE: "its TLS certificate is not trusted",
-    Cause.CONNECTION: "the connection fails or breaks: check the endpoint and the network, or try again later",
-}
 
 
 class BucketStore:
@@ -98,7 +94,7 @@ class BucketStore:
         self.identity = 0
 
     def guard(self, key: str, data: bytes) -> None:
-        self._guard = _checked(key), data
+        self._guard = checked_key(key), data
 
     @classmethod
     def open(cls, url: str) -> BucketStore:
@@ -116,7 +112,7 @@ class BucketStore:
             config: S3Config = {"disable_bulk_delete": True}
             store = S3Store.from_url(url, config=config, client_options=client, retry_config=_RETRY)
         except (BaseError, OSError, ValueError):
-            raise StoreError(f"The bucket {url} cannot be opened: check {_CREDENTIALS} in the environment") from None
+            raise StoreError(f"The bucket {url} cannot be opened: check {CREDENTIALS} in the environment") from None
         return cls(url.rstrip("/"), store)
 
     async def room(self) -> None:
@@ -124,15 +120,14 @@ class BucketStore:
 
     async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
         """As in `Store`; a bucket has nothing in reserve."""
-        if len(data) > MAX_SMALL:
-            raise ValueError(f"{len(data)} bytes are too many for one call")
-        _checked(key)
+        check_small(data)
+        checked_key(key)
         await self._assure()
         await self._prove()
         return await self._create(key, data)
 
     async def get(self, key: str) -> bytes:
-        _checked(key)
+        checked_key(key)
         async with self._finding():
             return await self._get(key)
 
@@ -153,14 +148,14 @@ class BucketStore:
         return await asyncio.gather(*map(in_turn, keys))
 
     async def body(self, key: str) -> BucketBody:
-        return BucketBody(self, self._store, _checked(key))
+        return BucketBody(self, self._store, checked_key(key))
 
     async def create_with_body(self, body: Body, key: str, data: bytes) -> bool:
         await body.finish()
         return await self.create(key, data)
 
     async def size(self, key: str) -> int:
-        _checked(key)
+        checked_key(key)
         async with self._finding(), self._asking():
             try:
                 # Not HEAD: its answer has no body, so it does not distinguish a missing bucket from a missing object.
@@ -171,7 +166,7 @@ class BucketStore:
                 raise
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[Bytes]:
-        _checked(key)
+        checked_key(key)
         ahead: asyncio.Task[memoryview] | None = None
         try:
             for begin in range(start, end, RANGE):
@@ -192,8 +187,7 @@ class BucketStore:
         return None
 
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
-        if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
-            raise ValueError(f"{prefix!r} is not a prefix of keys")
+        check_prefix(prefix)
         pages = obstore.list(self._store, prefix[:-1] or None, chunk_size=1000)
         while True:
             async with self._asking():
@@ -206,7 +200,7 @@ class BucketStore:
                     yield Entry(item["path"], item["size"], item["last_modified"].timestamp())
 
     async def delete(self, key: str) -> None:
-        _checked(key)
+        checked_key(key)
         await self._assure()
         try:
             async with self._asking():
@@ -216,7 +210,7 @@ class BucketStore:
 
     async def ensure_durable(self, key: str) -> None:
         """No effect: what an object store shows is durable."""
-        _checked(key)
+        checked_key(key)
 
     async def close(self) -> None:
         """No effect: connections end with the last reference to them."""
@@ -261,7 +255,7 @@ class BucketStore:
     async def _prove(self) -> None:
         """Make sure that a create does not overwrite. Raises StoreError."""
         if not self._proven and await self._create(_PROBE, b"first") and await self._create(_PROBE, b"second"):
-            raise StoreError(f"The bucket {self._url} cannot be used: its server {_NO_CONDITIONS}")
+            raise StoreError(f"The bucket {self._url} cannot be used: {Cause.UNSUPPORTED.value}")
         self._proven = True
 
     async def _create(self, key: str, data: bytes) -> bool:
@@ -312,20 +306,15 @@ class BucketStore:
 
     def _error(self, error: BaseError | OSError) -> StoreError | Missing:
         """Translate an error of the library."""
-        cause, status, code = classify(error)
-        if cause is Cause.MISSING:
+        found = classify(error)
+        if found.cause is Cause.MISSING:
             return Missing()
         self._assured = -inf  # a bucket that was unavailable may come back as another
-        if cause is Cause.FULL:
+        if found.cause is Cause.FULL:
             return StoreFull(f"The bucket {self._url} is full: free space in it, or raise its quota")
-        if cause is Cause.NO_BUCKET:
+        if found.cause is Cause.NO_BUCKET:
             return StoreError(f"There is no bucket {self._url}: make it, or correct the vault's URL")
-        answer = f" ({code})" if code else ""
-        if cause is Cause.DENIED:
-            why = f"it denies access{answer}: check {_CREDENTIALS}, and what they allow"
-        else:
-            why = _REASONS.get(cause, f"it answers with status {status}{answer}: try again later")
-        return StoreError(f"The bucket {self._url} cannot be used: {why}")
+        return StoreError(f"The bucket {self._url} cannot be used: {found}")
 
 
 class BucketBody:
@@ -406,12 +395,6 @@ class BucketBody:
             raise what from None
 
 
-def _checked(key: str) -> str:
-    if not KEY.fullmatch(key):
-        raise ValueError(f"{key!r} is not a key of an object")
-    return key
-
-
 def _check_url(url: str) -> None:
     """Raises StoreError, which does not repeat the URL: it may contain a secret."""
     try:
@@ -421,7 +404,7 @@ def _check_url(url: str) -> None:
     if parts.scheme != "s3":
         raise StoreError("The vault's URL has to begin with s3://")
     if parts.query or parts.fragment or "@" in parts.netloc:
-        raise StoreError(f"Credentials do not belong in the vault's URL: set {_CREDENTIALS}")
+        raise StoreError(f"Credentials do not belong in the vault's URL: set {CREDENTIALS}")
     if not _BUCKET_NAME.fullmatch(parts.netloc):
         raise StoreError("The vault's URL names no bucket: write s3://bucket/prefix, in lower case")
     prefix = parts.path.strip("/")

@@ -40,7 +40,20 @@ from safelight.errors import reason
 from safelight.runtime.atomic_file import NoHardLinks, PartFile, hidden_name, sync_directory
 from safelight.runtime.sendfile import FileBody
 from safelight.runtime.tasks import shielded
-from safelight.vault.stores.base import KEY, MAX_SMALL, SPARE, BadObject, Body, Entry, Missing, StoreError, StoreFull
+from safelight.vault.stores.base import (
+    KEY,
+    MAX_SMALL,
+    SPARE,
+    BadObject,
+    Body,
+    Entry,
+    Missing,
+    StoreError,
+    StoreFull,
+    check_prefix,
+    check_small,
+    checked_key,
+)
 from safelight.vault.stores.beneath import Found, Root, Tree, state_of
 
 CHUNK = 1 << 20
@@ -103,13 +116,14 @@ class DirectoryStore:
         return self._files.root.identity
 
     def guard(self, key: str, data: bytes) -> None:
-        self._files.root.guard(_checked(key), data)
+        self._files.root.guard(checked_key(key), data)
 
     async def room(self) -> int:
         return await self._run(self._files.room)
 
     async def create(self, key: str, data: bytes, *, reserve: bool = False) -> bool:
-        return await self._run(partial(self._files.create, *_small(key, data), reserve=reserve))
+        check_small(data)
+        return await self._run(partial(self._files.create, checked_key(key), data, reserve=reserve))
 
     async def fill_reserve(self) -> None:
         """Fill the reserve, for objects that must fit on a full disk, as far as there is space now.
@@ -119,25 +133,26 @@ class DirectoryStore:
         await self._run(self._files.fill_reserve)
 
     async def get(self, key: str) -> bytes:
-        return await self._run(self._files.get, _checked(key))
+        return await self._run(self._files.get, checked_key(key))
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes]:
-        return await self._run(self._files.get_many, [_checked(key) for key in keys])
+        return await self._run(self._files.get_many, [checked_key(key) for key in keys])
 
     async def body(self, key: str) -> _DirectoryBody:
-        return _DirectoryBody(self._files, _checked(key), self._run, self._threads)
+        return _DirectoryBody(self._files, checked_key(key), self._run, self._threads)
 
     async def create_with_body(self, body: Body, key: str, data: bytes) -> bool:
         """In one thread: handing work to a thread costs more than the work."""
         assert isinstance(body, _DirectoryBody)
-        return await body.finish_and(partial(self._files.create_in, *_small(key, data)))
+        check_small(data)
+        return await body.finish_and(partial(self._files.create_in, checked_key(key), data))
 
     async def size(self, key: str) -> int:
-        return await self._run(self._files.size, _checked(key))
+        return await self._run(self._files.size, checked_key(key))
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """As in `Store`, but an object that is deleted meanwhile is still read to its end."""
-        reader = _Reader(self._files, _checked(key))
+        reader = _Reader(self._files, checked_key(key))
         try:
             while chunk := await self._run(reader.read, max(0, min(CHUNK, end - start)), start):
                 yield chunk
@@ -146,7 +161,7 @@ class DirectoryStore:
             self._threads.submit(reader.close)  # not awaited, so that neither cancellation nor a slow disk delays it
 
     def file(self, key: str) -> FileBody | None:
-        _checked(key)
+        checked_key(key)
 
         def open_it() -> int:
             try:
@@ -157,18 +172,17 @@ class DirectoryStore:
         return FileBody(open_it, self._threads)
 
     async def list(self, prefix: str) -> AsyncIterator[Entry]:
-        if prefix and not (prefix.endswith("/") and KEY.fullmatch(prefix[:-1])):
-            raise ValueError(f"{prefix!r} is not a prefix of keys")
+        check_prefix(prefix)
         found = self._files.objects(prefix)  # not closed here: a thread may still use it after a cancellation
         while batch := await self._run(_next_of, found):
             for entry in batch:
                 yield entry
 
     async def delete(self, key: str) -> None:
-        await self._run(self._files.delete, _checked(key))
+        await self._run(self._files.delete, checked_key(key))
 
     async def ensure_durable(self, key: str) -> None:
-        await self._run(self._files.ensure_durable, _checked(key))
+        await self._run(self._files.ensure_durable, checked_key(key))
 
     async def tidy(self) -> int:
         """Delete the half-written files that crashes left; return their number. Raises StoreError.
@@ -195,7 +209,7 @@ class DirectoryStore:
 def read_from(root: Path, key: str) -> bytes:
     """The content of a small object of a directory store. Blocks. Raises Missing, BadObject and StoreError."""
     try:
-        return _Files(root).get(_checked(key))
+        return _Files(root).get(checked_key(key))
     except OSError as error:
         raise _store_error(root, error) from error
 
@@ -353,24 +367,16 @@ class _Files:
         self._spent = False
         for name in _SPARES:
             try:
-                descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tree.root)
+                with PartFile.create(name, tree.root) as spare:
+                    _allocate(spare.descriptor, SPARE)
+                    spare.close()
             except FileExistsError:
                 continue
             except OSError as error:
-                if error.errno in _FULL:
-                    self._spent = True
-                    return
-                raise
-            try:
-                _allocate(descriptor, SPARE)
-            except OSError as error:
-                os.unlink(name, dir_fd=tree.root)
                 if error.errno not in _FULL:
                     raise
                 self._spent = True
                 return
-            finally:
-                os.close(descriptor)
 
     def take_spare(self, tree: Tree) -> PartFile:
         """Rename a file of the reserve, so that no other writer takes it.
@@ -610,18 +616,6 @@ class _Reader:
             if self._descriptor >= 0:
                 os.close(self._descriptor)  # may be the last reference to a large deleted file, and slow
             self._descriptor = -1
-
-
-def _checked(key: str) -> str:
-    if not KEY.fullmatch(key):
-        raise ValueError(f"{key!r} is not a key of an object")
-    return key
-
-
-def _small(key: str, data: bytes) -> tuple[str, bytes]:
-    if len(data) > MAX_SMALL:
-        raise ValueError(f"{len(data)} bytes are too many for one call")
-    return _checked(key), data
 
 
 def _parent(path: str) -> str:

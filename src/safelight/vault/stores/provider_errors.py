@@ -8,7 +8,7 @@ contain secrets.
 from __future__ import annotations
 
 import re
-from enum import Enum, auto
+from enum import Enum
 from typing import NamedTuple
 
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -17,22 +17,29 @@ _FULL = {"QuotaExceeded", "AccountQuotaExceeded", "XMinioStorageFull", "XMinioAd
 _METADATA_SERVICES = (" http://169.254.169.254", " http://169.254.170.2")
 
 
-class Cause(Enum):
-    """Why a request failed."""
+CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+"""Environment variables."""
 
-    MISSING = auto()
-    NO_BUCKET = auto()
-    FULL = auto()
-    UNSUPPORTED = auto()
-    NO_CREDENTIALS = auto()
-    DENIED = auto()
-    OTHER_REGION = auto()
-    STATUS = auto()  # any other answer
-    TIMEOUT = auto()
-    REFUSED = auto()
-    UNKNOWN_HOST = auto()
-    CERTIFICATE = auto()
-    CONNECTION = auto()  # any other reason why there is no answer
+
+class Cause(Enum):
+    """Why a request failed, and what to do, in words."""
+
+    MISSING = "there is no such object"
+    NO_BUCKET = "there is no such bucket"
+    FULL = "it is full"
+    UNSUPPORTED = (
+        "its server does not support conditional puts (If-None-Match), and would overwrite images: use another "
+        "server, or a newer version of it"
+    )
+    NO_CREDENTIALS = f"there are no credentials: set {CREDENTIALS}"
+    DENIED = f"it denies access: check {CREDENTIALS}, and what they allow"
+    OTHER_REGION = "it is in another region: set AWS_REGION"
+    STATUS = "it reports an error: try again later"
+    TIMEOUT = "it does not answer in time: check the network, or try again later"
+    REFUSED = "nothing listens there: is it running, and is the endpoint right?"
+    UNKNOWN_HOST = "its host is not known: check the endpoint and the network"
+    CERTIFICATE = "its TLS certificate is not trusted"
+    CONNECTION = "the connection fails or breaks: check the endpoint and the network, or try again later"
 
 
 class ProviderError(NamedTuple):
@@ -41,6 +48,10 @@ class ProviderError(NamedTuple):
     cause: Cause
     status: int | None = None
     code: str = ""
+
+    def __str__(self) -> str:
+        answer = f" (status {self.status}{f' {self.code}' if self.code else ''})" if self.status else ""
+        return self.cause.value + answer
 
     @property
     def not_applied(self) -> bool:
