@@ -51,7 +51,7 @@ __all__ = [
     "__version__",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "client.async_client": ("AsyncClient", "AsyncImageFile"),
