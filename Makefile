@@ -50,8 +50,9 @@ check: $(VENV)/installed-dev ## format check, lint, types, and the coverage of t
 		$(patsubst %,--cov=safelight.%,$(CORE)) --cov-report=term:skip-covered
 
 release: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
-release: check $(VENV)/installed-release ## build sdist, wheel and SBOM in dist/, check them, and print the version's changes
+release: check $(VENV)/installed-release ## print the version's changes; build sdist, wheel and SBOM in dist/, and check them
 	@git diff --quiet HEAD || { echo "commit first: a release is built from a commit"; exit 1; }
+	@$(BIN)/python -m tools.release_notes $(VERSION)
 	@rm -rf dist
 	$(BUILD) dist
 	$(BUILD) dist/check/again
@@ -67,7 +68,6 @@ release: check $(VENV)/installed-release ## build sdist, wheel and SBOM in dist/
 		--output-reproducible --output-file dist/safelight-$(VERSION).cdx.json
 	@rm -rf dist/check
 	@ls -l dist
-	@$(BIN)/python -m tools.release_notes $(VERSION)
 
 simulate: $(VENV)/installed-dev ## run SEEDS elections through a simulated, hostile network (FROM=K: from seed K)
 	$(BIN)/python -m tests.election.simulate --seeds $(SEEDS) --from $(FROM)
