@@ -10,6 +10,17 @@ from collections.abc import Mapping
 class SafelightError(Exception):
     """What was wrong, and what to do, in one line."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled by its attributes: subclasses take other arguments than the message."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[SafelightError], args: tuple[object, ...], attributes: dict[str, object]) -> SafelightError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
 
 class ClusterUnavailable(SafelightError):
     """The cluster did nothing in all the time that was allowed. Trying again later may help."""

@@ -24,8 +24,8 @@ class SendsAgainAfterSuccess(RequestMachine):
 class TwoBodies(RequestMachine):
     """The stalled body is not broken off before another server gets it."""
 
-    def step(self, now: float, *events: Event) -> list[Effect]:
-        return [effect for effect in super().step(now, *events) if not isinstance(effect, CancelBody)]
+    def step(self, now: float, event: Event | None = None) -> list[Effect]:
+        return [effect for effect in super().step(now, event) if not isinstance(effect, CancelBody)]
 
 
 class GivesUpAtOnce(RequestMachine):
@@ -79,8 +79,8 @@ class PauseWithoutTimer(RequestMachine):
 class OffersNotCancelled(RequestMachine):
     """A second search begins beside the offers of the first."""
 
-    def step(self, now: float, *events: Event) -> list[Effect]:
-        return [effect for effect in super().step(now, *events) if not isinstance(effect, CancelOffers)]
+    def step(self, now: float, event: Event | None = None) -> list[Effect]:
+        return [effect for effect in super().step(now, event) if not isinstance(effect, CancelOffers)]
 
 
 MUTATIONS: list[type[RequestMachine]] = RequestMachine.__subclasses__()

@@ -102,9 +102,24 @@ class World:
     # -- what happens --------------------------------------------------------------------------------
 
     def step(self, *events: Event) -> None:
-        for event in events:
+        """One event after the other, as the driver does; those that an effect has cancelled meanwhile never happen."""
+        for event in events or (None,):
+            if event is None or self._is_awaited(event):
+                self._step(event)
+
+    def _is_awaited(self, event: Event) -> bool:
+        match event:
+            case OfferGranted(server) | OfferRefused(server) | OfferFailed(server):
+                return server in self.offers
+            case ServerChecked(server):
+                return server in self.checks
+            case _:
+                return self.body is not None
+
+    def _step(self, event: Event | None) -> None:
+        if event is not None:
             self._note(event)
-        effects = self.machine.step(self.time, *events)
+        effects = self.machine.step(self.time, event)
         if self.end is not None and effects:
             raise Violation(f"after the end: {effects}")
         for effect in effects:

@@ -81,8 +81,8 @@ class LeaderRequest:
                 self._wake.clear()
                 if self._error is not None:
                     raise self._error
-                events, self._events = self._events, []
-                for effect in machine.step(self._clock(), *(event for event, _ in events)):
+                event = self._events.pop(0)[0] if self._events else None  # one at a time: an effect may cancel the rest
+                for effect in machine.step(self._clock(), event):
                     match effect:
                         case Succeed(granted):
                             return granted.node
@@ -90,9 +90,10 @@ class LeaderRequest:
                             raise error
                         case _:
                             await self._carry_out(effect)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(machine.next_call()):
-                        await self._wake.wait()
+                if not self._events:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout_at(machine.next_call()):
+                            await self._wake.wait()
         finally:
             for tasks in (self._offers, self._body, self._checks):
                 await self._cancel(tasks)

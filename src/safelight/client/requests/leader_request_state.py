@@ -198,23 +198,22 @@ class RequestMachine:
         self._waiting_for = ""
         self._cut_off_reported = False
 
-    def step(self, now: float, *events: Event) -> list[Effect]:
-        """What is to be done after these events, which happened together."""
+    def step(self, now: float, event: Event | None = None) -> list[Effect]:
+        """What is to be done after this event, before the next event is taken; None: time has passed."""
         if now - self._planned >= 0.75 * STALLED:  # this process itself was suspended: the body is not stalled
             self.moved = now
         self._now = now
-        for event in events:
-            match event:
-                case OfferGranted() | OfferRefused() | OfferFailed():
-                    self._replied(event)
-                case BodyDone() if self.phase is Phase.SENDING:
-                    self._done()
-                case BodyRefused(refusal) if self.phase is Phase.SENDING:
-                    self._refused(refusal)
-                case BodyFailed(reason) if self.phase is Phase.SENDING:
-                    self._broke_off(reason)
-                case ServerChecked(server, hangs) if self._instead and self._granted and server == self._granted.server:
-                    self._checked(self._instead, hangs)
+        match event:
+            case OfferGranted() | OfferRefused() | OfferFailed():
+                self._replied(event)
+            case BodyDone() if self.phase is Phase.SENDING:
+                self._done()
+            case BodyRefused(refusal) if self.phase is Phase.SENDING:
+                self._refused(refusal)
+            case BodyFailed(reason) if self.phase is Phase.SENDING:
+                self._broke_off(reason)
+            case ServerChecked(server, hangs) if self._instead and self._granted and server == self._granted.server:
+                self._checked(self._instead, hangs)
         if self.phase is Phase.SENDING:
             self._watch()
         if self.phase is Phase.PAUSING and now >= self._due:

@@ -303,7 +303,7 @@ class _Download:
         headers = {}
         if self._sealed:
             headers["Accept"] = ACCEPT_SEALED
-        if self.done and self._etag:
+        if 0 < self.done < self._size and self._etag:
             headers |= {"Range": f"bytes={self.done}-", "If-Range": self._etag}
         async with _get(self._servers, server, self._name, bearer, headers) as response:
             if response.status == 200:
@@ -311,8 +311,11 @@ class _Download:
             elif response.headers.get("Content-Range") != f"bytes {self.done}-{self._size - 1}/{self._size}":
                 raise aiohttp.ClientPayloadError  # that is not what was asked for
             async for chunk in response.content.iter_chunked(CHUNK):
+                if self.done + len(chunk) > self._size:
+                    self.done += len(chunk)
+                    break
+                self.done += len(chunk)  # before the write, which ends even if this task is cancelled meanwhile
                 await self._sink.append(chunk)
-                self.done += len(chunk)
                 moved(self.done)
                 self._progress(self.done, self._size)
         if self.done != self._size:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from safelight.client.requests.leader_request_state import Granted
 from safelight.client.transport.servers import Servers, refusal_in
+from safelight.client.transport.tokens import Secret
 from safelight.wire.messages import Problem
 
 
@@ -21,7 +22,7 @@ class Removal:
         sent_before, self._sent_before = self._sent_before, True
         async with self._servers.http.delete(
             self._servers.reach(granted.grant.url, granted.server),
-            headers={"Authorization": f"Ticket {granted.grant.ticket}"},
+            headers={"Authorization": Secret(f"Ticket {granted.grant.ticket}")},
             allow_redirects=False,
         ) as response:
             if response.status in (200, 204):

@@ -12,6 +12,7 @@ from safelight.client.files.sink import Sink
 from safelight.client.requests.feedback import Feedback
 from safelight.client.requests.leader_request_state import Granted
 from safelight.client.transport.servers import TRANSPORT_ERRORS, Servers, refusal_in
+from safelight.client.transport.tokens import Secret
 from safelight.encryption import classic, sealed, sealed_size
 from safelight.runtime.http import AbstractStreamWriter, aiohttp
 from safelight.runtime.sendfile import can_sendfile, sendfile
@@ -53,17 +54,18 @@ class Transfer:
 
         Raises Refusal, `TRANSPORT_ERRORS`, and what reading and writing the files raises.
         """
+        total = self._source.size + self._expected
 
         def advance(done: int) -> None:
             moved()
-            self._feedback.progress(done, 2 * self._source.size)
+            self._feedback.progress(done, total)
 
         own_errors: list[Exception] = []
         if self._sink:
             self._sink.restart()
         headers = {
             **self._headers,
-            "Authorization": f"Ticket {granted.grant.ticket}",
+            "Authorization": Secret(f"Ticket {granted.grant.ticket}"),
             "Content-Length": str(self._source.size),
             "Safelight-Upload": self._upload,
             **({} if self._sink else {"Prefer": "return=minimal"}),
@@ -89,6 +91,8 @@ class Transfer:
                 self.kept = response.headers.get("Safelight-Kept") == "yes"
                 if received != self._expected or not (self._sink or self.kept):
                     raise aiohttp.ClientPayloadError  # whatever that is, it is not the answer
+                if self._source.size <= CHUNK:  # it has gone in one piece
+                    advance(total)
         except TRANSPORT_ERRORS:
             if own_errors:
                 raise own_errors[0] from None

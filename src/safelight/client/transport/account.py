@@ -74,17 +74,17 @@ class Account:
         """
         token = await self.token()
         try:
-            return await request(f"Bearer {token}")
+            return await request(tokens.Secret(f"Bearer {token}"))
         except Refusal as refusal:
             if refusal.problem is not Problem.UNKNOWN_TOKEN:
                 raise
         await self._enrol(server, token)
-        return await request(f"Bearer {token}")
+        return await request(tokens.Secret(f"Bearer {token}"))
 
     async def _enrol(self, server: int, token: tokens.Token) -> None:
         try:
             path = f"{API}/users/{self.user}"
-            await self._servers.ask(server, "PUT", path, msgspec.Struct, authorization=f"Bearer {token}")
+            await self._servers.ask(server, "PUT", path, msgspec.Struct, authorization=tokens.Secret(f"Bearer {token}"))
         except Refusal as refusal:
             if refusal.problem is Problem.ENROLMENT_CLOSED:
                 raise Refusal(

@@ -27,13 +27,19 @@ class TokenError(SafelightError):
     """A token cannot be read or stored. The message never contains the token."""
 
 
-class Token(str):
-    """The secret itself, for an Authorization header; its repr hides it."""
+class Secret(str):
+    """Text whose repr hides it, so that no traceback or log that shows variables has it in it."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return "Token(hidden)"
+        return f"{type(self).__name__}(hidden)"
+
+
+class Token(Secret):
+    """A user's token."""
+
+    __slots__ = ()
 
 
 def load_or_create(directory: Path, cluster_id: str, user: str) -> tuple[Token, bool]:
