@@ -209,8 +209,9 @@ def load(file: Path | None, overrides: Mapping[str, Any]) -> Config:
 
 def load_with_environment(file: Path | None, said: Mapping[str, Any]) -> Config:
     """As `load`, with `SAFELIGHT_...` of the environment for what `said` leaves open, as the command line does."""
-    environment = {key: os.environ.get(f"SAFELIGHT_{key.upper()}") or None for key in ("config", *said)}
-    chosen = {key: environment[key] if value is None else value for key, value in said.items()}
+    keys = ("config", *Config.__struct_fields__)
+    environment = {key: os.environ.get(f"SAFELIGHT_{key.upper()}") or None for key in keys}
+    chosen = {key: environment[key] if said.get(key) is None else said[key] for key in keys[1:]}
     return load(file or (expanded(environment["config"]) if environment["config"] else None), chosen)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, overload
@@ -25,11 +26,14 @@ from safelight.wire.messages import Kept
 
 __all__ = ["AsyncClient", "AsyncImageFile", "Content", "Progress"]
 
-Content = str | Path | bytes | BinaryIO
-"""What can be uploaded or decrypted: a path, the bytes themselves, or a file object open for reading in binary mode."""
+Content = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""What can be uploaded or decrypted: a path, the bytes, or a file object open for reading in binary mode. A file object
+is read once, from its position, and copied to a file without a name in the temporary directory first.
+"""
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all); starts again at 0 when a transfer is retried."""
+"""Called with (bytes done, bytes in all), there and back; starts again at 0 when a transfer is retried. An exception
+that it raises ends the transfer and is raised to the caller."""
 
 
 class AsyncClient:
@@ -40,23 +44,23 @@ class AsyncClient:
 
     Args:
         user: Whose images these are.
-        servers: Addresses of the nodes, `host:port` each.
+        servers: Addresses of the nodes, `host:port` each; a list, or text with commas.
         config: A configuration file (TOML) instead of the user's own.
-        timeout: Seconds to keep trying without progress, for an election or an unavailable vault.
+        timeout: Seconds to keep trying without progress, for an election or an unavailable vault. A body that stalls
+            is given up after `body_timeout`, five times at most.
         tls_ca: PEM file of the authority to trust.
         insecure_http: Allow plain HTTP beyond loopback.
         client_dir: Where tokens are kept.
 
     Raises:
         ConfigError: A setting cannot be used, or no user is named.
-        InvalidName: The user's name is not valid.
     """
 
     def __init__(
         self,
         user: str | None = None,
         *,
-        servers: Sequence[str] | None = None,
+        servers: str | Sequence[str] | None = None,
         config: str | Path | None = None,
         timeout: float | None = None,
         tls_ca: str | Path | None = None,
@@ -65,7 +69,7 @@ class AsyncClient:
     ) -> None:
         said = {
             "user": user,
-            "servers": None if servers is None else list(servers),
+            "servers": servers if servers is None or isinstance(servers, str) else list(servers),
             "timeout": timeout,
             "tls_ca": tls_ca,
             "insecure_http": insecure_http,
@@ -77,7 +81,7 @@ class AsyncClient:
         self._start(settings, settings.user)
 
     def _start(self, settings: Config, user: str) -> None:
-        self._config, self.user = settings, user
+        self._config, self.user, self._used = settings, user, False
         self.session = Session(settings, user)
         """Internal: what the command line adds to the library (progress of each attempt, resumable runs)."""
 
@@ -97,6 +101,9 @@ class AsyncClient:
         return f"<{type(self).__name__} {self.user} at {servers}>"
 
     async def __aenter__(self) -> Self:
+        if self._used:
+            self.session = Session(self._config, self.user)
+        self._used = True
         await self.session.__aenter__()
         return self
 
@@ -131,8 +138,13 @@ class AsyncClient:
             Refusal: The cluster refused it; `problem` says why.
         """
         with await self._source(image, any_type=any_type, name=name) as source:
-            name = name or _name_of(image) or f"image.{source.extension or 'bin'}"
-            feedback = _Feedback(progress)
+            return await self._upload(source, name or _name_of(image), to, progress)
+
+    async def _upload(
+        self, source: SourceFile, name: str, to: str | os.PathLike[str] | None, progress: Progress | None
+    ) -> Receipt:
+        name = name or f"image.{source.extension or 'bin'}"
+        with _reporting(progress) as feedback:
             if to is None:
                 stored, node = await self.session.store(source, name, feedback=feedback)
                 return Receipt(stored, source.size, node, None)
@@ -176,14 +188,15 @@ class AsyncClient:
             Refusal: The cluster refused it.
         """
         image = await self.session.images.one(name)
-        progress = progress or _ignore
-        if to is None:
-            sink = Memory()
-            await self.session.images.fetch(image, sink, sealed=False, progress=progress)
-            return sink.content()
-        directory, file = (Path(to), None) if await asyncio.to_thread(os.path.isdir, to) else os.path.split(to)
-        fetched = await self.session.fetch(image, to=Path(directory), name=file, force=force, progress=progress)
-        return fetched.path
+        with _reporting(progress) as feedback:
+            if to is None:
+                sink = Memory()
+                await self.session.images.fetch(image, sink, sealed=False, progress=feedback.progress)
+                return sink.content()
+            if await asyncio.to_thread(os.path.isdir, to):
+                done = await self.session.fetch(image, to=Path(to), force=force, progress=feedback.progress)
+                return done.path
+            return await self.session.download_to(image, Path(to), force=force, progress=feedback.progress)
 
     async def open(self, name: str) -> AsyncImageFile:
         """An image of the vault as a file to read from, by ranges: only what is read is transferred.
@@ -234,24 +247,29 @@ class AsyncClient:
         await self.session.remove(image.name, feedback=NullFeedback())
 
     @overload
-    async def decrypt(self, sealed: Content, to: None = None, *, progress: Progress | None = None) -> bytes: ...
-
-    @overload
-    async def decrypt(self, sealed: Content, to: str | Path, *, progress: Progress | None = None) -> Path: ...
+    async def decrypt(
+        self, sealed: Content, to: None = None, *, force: bool = False, progress: Progress | None = None
+    ) -> bytes: ...
 
     @overload
     async def decrypt(
-        self, sealed: Content, to: str | Path | None, *, progress: Progress | None = None
+        self, sealed: Content, to: str | Path, *, force: bool = False, progress: Progress | None = None
+    ) -> Path: ...
+
+    @overload
+    async def decrypt(
+        self, sealed: Content, to: str | Path | None, *, force: bool = False, progress: Progress | None = None
     ) -> bytes | Path: ...
 
     async def decrypt(
-        self, sealed: Content, to: str | Path | None = None, *, progress: Progress | None = None
+        self, sealed: Content, to: str | Path | None = None, *, force: bool = False, progress: Progress | None = None
     ) -> bytes | Path:
         """Decrypt a sealed file, such as the local copy that `upload` made.
 
         Args:
             sealed: The sealed file.
-            to: A directory for the image. Not given: its bytes are returned.
+            to: A directory that exists, or the file to make. Not given: the bytes are returned.
+            force: Replace the file `to` if it exists.
             progress: Called while bytes travel.
 
         Returns:
@@ -261,13 +279,25 @@ class AsyncClient:
             CannotOpen: This is not a sealed file.
             Refusal: The file is damaged, or of another user or cluster; `problem` is `CANNOT_OPEN`.
         """
-        with await self._source(sealed, any_type=True, unbounded=True) as source:
+        with await self._source(sealed, any_type=True, sealed=True) as source:
+            return await self._decrypt(source, _name_of(sealed), to, force, progress)
+
+    async def _decrypt(
+        self,
+        source: SourceFile,
+        name: str,
+        to: str | os.PathLike[str] | None,
+        force: bool,
+        progress: Progress | None,
+    ) -> bytes | Path:
+        with _reporting(progress) as feedback:
             if to is None:
                 sink = Memory()
-                await self.session.open_source(source, sink, feedback=_Feedback(progress))
+                await self.session.open_source(source, sink, feedback=feedback)
                 return sink.content()
-            name = _name_of(sealed) or "image"
-            return (await self.session.open_file(source, name, to=Path(to), feedback=_Feedback(progress))).path
+            if await asyncio.to_thread(os.path.isdir, to):
+                return (await self.session.open_file(source, name or "image", to=Path(to), feedback=feedback)).path
+            return await self.session.decrypt_to(source, Path(to), force=force, feedback=feedback)
 
     async def status(self) -> ClusterStatus:
         """Every node, and which one leads. A node that does not answer is in it, with the reason."""
@@ -275,17 +305,26 @@ class AsyncClient:
         return ClusterStatus(leader_of(found), tuple(NodeStatus._of(each) for each in found))
 
     async def _source(
-        self, content: Content, *, any_type: bool, name: str | None = None, unbounded: bool = False
+        self, content: Content, *, any_type: bool, name: str | None = None, sealed: bool = False
     ) -> SourceFile:
-        limit = (1 << 63) - 2 if unbounded else self._config.max_image_size
+        opening = asyncio.ensure_future(
+            asyncio.to_thread(self._open, content, any_type=any_type, name=name, sealed=sealed)
+        )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close)
+            raise
 
-        def opened() -> SourceFile:
-            if isinstance(content, str | Path):
-                return source_file.open_image(content, any_type=any_type, max_size=limit)
-            called = name or _name_of(content) or "these bytes"
-            return source_file.spool(content, called, any_type=any_type, max_size=limit)
-
-        return await asyncio.to_thread(opened)
+    def _open(self, content: Content, *, any_type: bool, name: str | None = None, sealed: bool = False) -> SourceFile:
+        limit = (1 << 63) - 2 if sealed else self._config.max_image_size
+        if isinstance(content, str | os.PathLike):
+            return source_file.open_image(os.fspath(content), any_type=any_type, max_size=limit)
+        called = name or _name_of(content) or "these bytes"
+        if not isinstance(content, bytes | bytearray | memoryview) and not hasattr(content, "read"):
+            raise TypeError(f"expected a path, bytes or a binary file object, not {type(content).__name__}")
+        data = bytes(content) if isinstance(content, bytearray | memoryview) else content
+        return source_file.spool(data, called, any_type=any_type, max_size=limit, sealed=sealed)
 
 
 class AsyncImageFile:
@@ -299,6 +338,7 @@ class AsyncImageFile:
         self._session, self._kept = session, kept
         self.image = Image._of(kept)
         self._at, self._etag = 0, ""
+        self._reading = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.image.name} at {self._at} of {self.image.size}>"
@@ -310,14 +350,19 @@ class AsyncImageFile:
             NoSuchImage: The image was removed.
             ClusterUnavailable: No node answered in time.
         """
-        left = max(self.image.size - self._at, 0)
-        size = left if size is None or size < 0 else min(size, left)
-        if not size:
-            return b""
-        start, end = self._at, self._at + size
-        data, self._etag = await self._session.images.read(self._kept, start, end, self._etag)
-        self._at = end
-        return data
+        return await self.read_through(self._session, size)
+
+    async def read_through(self, session: Session, size: int) -> bytes:
+        """Internal: `read`, with a session that may be newer than this file's."""
+        async with self._reading:
+            left = max(self.image.size - self._at, 0)
+            size = left if size is None or size < 0 else min(size, left)
+            if not size:
+                return b""
+            start, end = self._at, self._at + size
+            data, self._etag = await session.images.read(self._kept, start, end, self._etag)
+            self._at = end
+            return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move, as `io.IOBase.seek`. Returns the new position."""
@@ -334,19 +379,42 @@ class AsyncImageFile:
         return self._at
 
 
+class _CallbackFailed(Exception):
+    """A progress callback raised: not to be confused with what a request raises, whatever it was."""
+
+
 class _Feedback(NullFeedback):
     def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress or _ignore
+        self._progress = progress
+        self.error: BaseException | None = None
 
     def progress(self, done: int, total: int) -> None:
-        self._progress(done, total)
+        if self._progress is not None:
+            try:
+                self._progress(done, total)
+            except BaseException as error:
+                self.error = error
+                raise _CallbackFailed from None
 
 
-def _ignore(done: int, total: int) -> None:
-    pass
+@contextmanager
+def _reporting(progress: Progress | None) -> Iterator[_Feedback]:
+    """Raises what the callback raises."""
+    feedback = _Feedback(progress)
+    try:
+        yield feedback
+    except _CallbackFailed:
+        assert feedback.error is not None
+        raise feedback.error from None
+
+
+def _close(opening: asyncio.Future[SourceFile]) -> None:
+    """Close a file that was opened for a call that has been cancelled meanwhile."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _name_of(content: Content) -> str:
     """The file name of what has one; else empty."""
-    path = content if isinstance(content, str | Path) else getattr(content, "name", None)
-    return os.path.basename(path) if isinstance(path, str | Path) else ""
+    path = content if isinstance(content, str | os.PathLike) else getattr(content, "name", None)
+    return os.path.basename(path) if isinstance(path, str | os.PathLike) else ""

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import io
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast, overload
 
-from safelight.client.async_client import AsyncClient, AsyncImageFile, Content, Progress
+from safelight.client.async_client import AsyncClient, AsyncImageFile, Content, Progress, _name_of
 from safelight.client.models import ClusterStatus, Image, Receipt
 from safelight.runtime.tasks import cancel
 
@@ -33,15 +34,15 @@ _T = TypeVar("_T")
 class Client:
     """One user of one cluster. Use it in `with`, or call `close` when done.
 
-    Settings, arguments and exceptions are those of `AsyncClient`; calls block. A call that is interrupted with Ctrl-C
-    is cancelled.
+    Settings, arguments and exceptions are those of `AsyncClient`; calls block, and several threads may make them.
+    A call that is interrupted with Ctrl-C is cancelled. Progress callbacks run in another thread.
     """
 
     def __init__(
         self,
         user: str | None = None,
         *,
-        servers: Sequence[str] | None = None,
+        servers: str | Sequence[str] | None = None,
         config: str | Path | None = None,
         timeout: float | None = None,
         tls_ca: str | Path | None = None,
@@ -59,8 +60,7 @@ class Client:
         )
         self.user = self._client.user
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._loop: _Loop | None = None
 
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncClient", "Client", 1)
@@ -73,12 +73,17 @@ class Client:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if (loop := getattr(self, "_loop", None)) is not None:
+            loop.end(self._client, wait=False)
+
     def close(self) -> None:
-        """Close all connections. A later call opens new ones."""
+        """Close all connections, and end calls that other threads wait for. A later call opens new connections."""
+        self._refuse_callbacks()
         with self._lock:
-            if self._loop is not None:
-                asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-                self._stop()
+            loop, client, self._loop, self._client = self._loop, self._client, None, self._client.again()
+        if loop is not None:
+            loop.end(client)
 
     def upload(
         self,
@@ -89,8 +94,10 @@ class Client:
         any_type: bool = False,
         progress: Progress | None = None,
     ) -> Receipt:
-        """Encrypt an image into the vault. See `AsyncClient.upload`; `progress` is called in another thread."""
-        return self._run(self._client.upload(image, name=name, to=to, any_type=any_type, progress=progress))
+        """Encrypt an image into the vault. See `AsyncClient.upload`."""
+        with self._client._open(image, any_type=any_type, name=name) as source:
+            called = name or _name_of(image)
+            return self._run(lambda client: client._upload(source, called, to, progress))
 
     @overload
     def download(
@@ -104,90 +111,132 @@ class Client:
         self, name: str, to: str | Path | None = None, *, force: bool = False, progress: Progress | None = None
     ) -> bytes | Path:
         """Decrypt an image of the vault, to bytes or into a file. See `AsyncClient.download`."""
-        return self._run(self._client.download(name, to, force=force, progress=progress))
+        return self._run(lambda client: client.download(name, to, force=force, progress=progress))
 
     def open(self, name: str) -> io.BufferedReader:
         """An image of the vault as a file object: readable, seekable, buffered. See `AsyncClient.open`."""
-        return io.BufferedReader(ImageFile(self, self._run(self._client.open(name))), BUFFER)
+        return io.BufferedReader(ImageFile(self, self._run(lambda client: client.open(name))), BUFFER)
 
     def list(self, pattern: str | None = None) -> Iterator[Image]:
         """The user's images, newest first, in constant memory. See `AsyncClient.list`."""
         pages = self._client._pages(pattern)
-        try:
-            while (page := self._run(_next(pages))) is not None:
-                yield from page
-        finally:
-            if self._loop is not None:
-                self._run(pages.aclose())
+        while (page := self._run(lambda client: _next(pages))) is not None:
+            yield from page
 
     def info(self, name: str) -> Image:
         """What the vault knows of one image. See `AsyncClient.info`."""
-        return self._run(self._client.info(name))
+        return self._run(lambda client: client.info(name))
 
     def remove(self, name: str) -> None:
         """Remove one image from the vault, permanently. See `AsyncClient.remove`."""
-        self._run(self._client.remove(name))
+        self._run(lambda client: client.remove(name))
 
     @overload
-    def decrypt(self, sealed: Content, to: None = None, *, progress: Progress | None = None) -> bytes: ...
+    def decrypt(
+        self, sealed: Content, to: None = None, *, force: bool = False, progress: Progress | None = None
+    ) -> bytes: ...
 
     @overload
-    def decrypt(self, sealed: Content, to: str | Path, *, progress: Progress | None = None) -> Path: ...
+    def decrypt(
+        self, sealed: Content, to: str | Path, *, force: bool = False, progress: Progress | None = None
+    ) -> Path: ...
 
     def decrypt(
-        self, sealed: Content, to: str | Path | None = None, *, progress: Progress | None = None
+        self, sealed: Content, to: str | Path | None = None, *, force: bool = False, progress: Progress | None = None
     ) -> bytes | Path:
-        """Decrypt a sealed file, to bytes or into a directory. See `AsyncClient.decrypt`."""
-        return self._run(self._client.decrypt(sealed, to, progress=progress))
+        """Decrypt a sealed file, to bytes or into a file. See `AsyncClient.decrypt`."""
+        with self._client._open(sealed, any_type=True, sealed=True) as source:
+            called = _name_of(sealed)
+            return self._run(lambda client: client._decrypt(source, called, to, force, progress))
 
     def status(self) -> ClusterStatus:
         """Every node, and which one leads. See `AsyncClient.status`."""
-        return self._run(self._client.status())
+        return self._run(lambda client: client.status())
 
-    # -- the loop ------------------------------------------------------------------------------------
-
-    def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        if threading.current_thread() is self._thread:
-            coroutine.close()
-            raise RuntimeError("a progress callback cannot call the client that calls it")
+    def _run(self, call: Callable[[AsyncClient], Coroutine[Any, Any, _T]]) -> _T:
+        self._refuse_callbacks()
+        if self._loop is not None and self._loop.pid != os.getpid():  # a fork does not take threads along
+            self._client.session.abandon()
+            self._lock, self._loop, self._client = threading.Lock(), None, self._client.again()
         with self._lock:
             if self._loop is None:
-                self._start()
-            future = asyncio.run_coroutine_threadsafe(coroutine, cast(asyncio.AbstractEventLoop, self._loop))
+                self._loop = _Loop(self._client)
+            future = self._loop.submit(call(self._client))
         try:
-            return future.result()
+            result = future.result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeError("the client was closed during this call") from None
         except BaseException:
             future.cancel()
             raise
+        if isinstance(result, _Exit):
+            raise result.error
+        return result
 
-    def _start(self) -> None:
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="safelight client", daemon=True)
-        thread.start()
-        self._loop, self._thread = loop, thread
-        atexit.register(self.close)
+    def _refuse_callbacks(self) -> None:
+        if self._loop is not None and threading.current_thread() is self._loop.thread:
+            raise RuntimeError("a progress callback cannot call the client that calls it")
+
+
+class _Exit(NamedTuple):
+    """SystemExit or KeyboardInterrupt of a callback, which would end the loop on its way to the caller."""
+
+    error: BaseException
+
+
+class _Loop:
+    """An event loop in a thread of its own, with an open client."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self._loop.run_forever, name="safelight client", daemon=True)
+        self.thread.start()
+        _loops[self] = client
         try:
-            asyncio.run_coroutine_threadsafe(self._client.__aenter__(), loop).result()
+            self.submit(client.__aenter__()).result()
         except BaseException:
-            self._stop()
+            self.end(client)
             raise
 
-    def _stop(self) -> None:
-        loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
-            atexit.unregister(self.close)
+    def submit(self, coroutine: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T | _Exit]:
+        async def guarded() -> _T | _Exit:
+            try:
+                return await coroutine
+            except (KeyboardInterrupt, SystemExit) as error:
+                return _Exit(error)
 
-    async def _end(self) -> None:
-        """Wait for what was cancelled to clean up, then end the session."""
-        await cancel(*asyncio.all_tasks() - {asyncio.current_task()})
-        await self._client.__aexit__(None, None, None)
-        loop = asyncio.get_running_loop()
-        await loop.shutdown_asyncgens()
-        await loop.shutdown_default_executor()
-        self._client = self._client.again()
+        return asyncio.run_coroutine_threadsafe(guarded(), self._loop)
+
+    def end(self, client: AsyncClient, *, wait: bool = True) -> None:
+        """Cancel what runs, close the client and stop, also if the wait for that is interrupted."""
+        if _loops.pop(self, None) is None:
+            return
+        if self.pid != os.getpid():
+            client.session.abandon()
+            return
+        asyncio.run_coroutine_threadsafe(self._end(client), self._loop)
+        if wait:
+            self.thread.join()
+
+    async def _end(self, client: AsyncClient) -> None:
+        try:
+            await cancel(*(asyncio.all_tasks() - {cast(asyncio.Task[Any], asyncio.current_task())}))
+            await client.__aexit__(None, None, None)
+            await self._loop.shutdown_asyncgens()
+            await self._loop.shutdown_default_executor()
+        finally:
+            self._loop.call_soon(self._loop.stop)
+
+
+_loops: dict[_Loop, AsyncClient] = {}
+"""All that run."""
+
+
+@atexit.register
+def _end_all() -> None:
+    for loop, client in [*_loops.items()]:
+        loop.end(client)
 
 
 class ImageFile(io.RawIOBase):
@@ -223,13 +272,13 @@ class ImageFile(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Read at most as many bytes as `buffer` holds. Returns how many; 0 at the end."""
         view = memoryview(buffer).cast("B")
-        data = self._client._run(self._file.read(len(view)))
+        data = self._client._run(lambda client: self._file.read_through(client.session, len(view)))
         view[: len(data)] = data
         return len(data)
 
     def readall(self) -> bytes:
         """All that is left, in one request."""
-        return self._client._run(self._file.read())
+        return self._client._run(lambda client: self._file.read_through(client.session, -1))
 
 
 async def _next(pages: AsyncGenerator[Sequence[Image]]) -> Sequence[Image] | None:

@@ -106,8 +106,8 @@ class NodeStatus(_Record):
             return cls(status.server, status.address, "unreachable", "", None, 0, status.problem)
         epoch = f"{load.counter}.{load.leader}" if load.leader is not None else ""
         error = load.ineligible or load.degraded
-        uptime = timedelta(seconds=load.uptime)
-        return cls(load.node, status.address, load.role, epoch, uptime, load.in_flight, error)
+        up = _time(load.uptime)  # from the network: it may be any number
+        return cls(load.node, status.address, load.role, epoch, up - _EPOCH if up else None, load.in_flight, error)
 
     def __repr__(self) -> str:
         return f"<NodeStatus {self.node} {self.role} {self.epoch}>".replace(" >", ">")

@@ -13,7 +13,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count
@@ -89,6 +89,10 @@ class Session:
         for log in self._logs.values():
             log.close()
         await self._servers.__aexit__(kind, error, trace)
+
+    def abandon(self) -> None:
+        """After a fork, in the child."""
+        self._servers.abandon()
 
     async def seal(
         self,
@@ -220,7 +224,6 @@ class Session:
         image: Kept,
         *,
         to: Path,
-        name: str | None = None,
         sealed: bool = False,
         force: bool = False,
         among: set[atomic_output.Identity] | None = None,
@@ -228,7 +231,7 @@ class Session:
         progress: Callable[[int, int], None],
     ) -> Saved:
         """Decrypt an image of the vault into the directory `to`, under its original's name and with its time; or
-        its sealed file, under the image's name. `name`: under this one instead.
+        its sealed file, under the image's name.
 
         `force`: replace an existing file. `among`: the files of the images downloaded before in this run; then a taken
         name is counted up, and AlreadyThere is raised for an image whose file exists, with its size and time, or with
@@ -236,7 +239,7 @@ class Session:
         Raises SafelightError.
         """
         self._sweep(to)
-        name = name or names.restored_name("" if sealed else image.original, image.name)
+        name = names.restored_name("" if sealed else image.original, image.name)
         size = sealed_size(Scheme.SEALED, image.size, self._account.user) if sealed else image.size
         moments = [] if sealed else _times(image)
         ours = set() if among is None else among
@@ -299,6 +302,34 @@ class Session:
                 f"its time of modification is left out: the file system of {names.shown(str(to))} cannot represent it"
             )
             return Saved(reservation.path, node, size, note=note if left_out else "")
+
+    async def download_to(self, image: Kept, path: Path, *, force: bool, progress: Callable[[int, int], None]) -> Path:
+        """Decrypt an image of the vault into exactly this file, with its time; see `fetch`. Raises SafelightError."""
+
+        async def fill(reservation: atomic_output.Reservation) -> None:
+            await self.images.fetch(image, reservation, sealed=False, progress=progress)
+            await asyncio.to_thread(reservation.date, _times(image))
+
+        return await self._write_to(path, force, fill)
+
+    async def decrypt_to(self, source: source_file.SourceFile, path: Path, *, force: bool, feedback: Feedback) -> Path:
+        """Decrypt a sealed file into exactly this file. Raises SafelightError."""
+
+        async def fill(reservation: atomic_output.Reservation) -> None:
+            await self.open_source(source, reservation, feedback=feedback)
+
+        return await self._write_to(path, force, fill)
+
+    async def _write_to(
+        self, path: Path, force: bool, fill: Callable[[atomic_output.Reservation], Awaitable[None]]
+    ) -> Path:
+        if not force and await asyncio.to_thread(os.path.lexists, path):
+            raise atomic_output.OutputExists(f"{names.shown(str(path))} exists")
+        self._sweep(path.parent)
+        with atomic_output.reserve(path.parent, [path.name], replace=force) as reservation:
+            await fill(reservation)
+            await atomic_output.in_thread(partial(reservation.commit, replace=force))
+        return path
 
     async def lookalikes(self) -> Lookalikes:
         """The lookalikes among all the user's images, for `fetch`. Raises SafelightError."""

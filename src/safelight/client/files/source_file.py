@@ -16,8 +16,9 @@ from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
+from safelight.encryption.errors import NotSealed
 from safelight.encryption.sealed import MAGIC
 from safelight.errors import SafelightError, reason
 from safelight.imagetypes import HEAD, ImageType, sniff
@@ -124,6 +125,10 @@ class SourceFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -152,25 +157,63 @@ def open_image(path: str | Path, *, any_type: bool, max_size: int, once_more: bo
     return _examined(path, descriptor, any_type=any_type, max_size=max_size, once_more=once_more)
 
 
-def spool(content: bytes | BinaryIO, name: str, *, any_type: bool, max_size: int) -> SourceFile:
-    """An image that has no path: copied to a file without a name, which goes with the last descriptor of it.
+def spool(content: bytes | BinaryIO, name: str, *, any_type: bool, max_size: int, sealed: bool = False) -> SourceFile:
+    """An image that has no path, copied: bytes to memory, a stream to a file without a name in the temporary directory.
 
-    `name`: what messages call it. Reads at most `max_size` + 1 bytes of a stream. Raises CannotRead as `open_image`.
+    `name`: what messages call it. A stream is read from its position, at most `max_size` + 1 bytes; its type is checked
+    before the rest is read. `sealed`: only a sealed file is accepted. Raises CannotRead or CannotOpen.
     """
     stream = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
-        with tempfile.TemporaryFile() as file:
-            left = max_size + 1
-            while left and (chunk := stream.read(min(left, SPOOLED))):
+        with _unnamed(in_memory=isinstance(content, bytes)) as file:
+            for chunk in _chunks(stream, name, max_size + 1):
+                if not file.tell():
+                    _check_head(chunk, name, any_type=any_type, sealed=sealed)
                 file.write(chunk)
-                left -= len(chunk)
             file.flush()
             descriptor = os.dup(file.fileno())
-    except OSError as error:
-        raise cannot_read(name, error) from error
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise CannotRead(f"cannot copy {shown(name)}: {getattr(error, 'strerror', None) or error}") from error
     source = _examined(name, descriptor, any_type=any_type, max_size=max_size, once_more=True)
     source.dated, source.mode = False, 0o666
     return source
+
+
+def _chunks(stream: BinaryIO, name: str, most: int) -> Iterator[bytes]:
+    """At most so many bytes of a stream; the first chunk is long enough for `sniff`. Raises CannotRead, OSError."""
+    head = b""
+    while most and (chunk := stream.read(min(most, SPOOLED))) != b"":
+        if chunk is None:
+            raise CannotRead(f"{shown(name)} is a non-blocking stream: make it blocking")
+        if not isinstance(chunk, bytes):
+            raise CannotRead(f"{shown(name)} gives text: open it in binary mode")
+        most -= len(chunk)
+        head += chunk
+        if len(head) >= HEAD:
+            yield head
+            head = b""
+    if head:
+        yield head
+
+
+def _unnamed(*, in_memory: bool) -> BinaryIO:
+    """A file without a name: it is gone with its last descriptor."""
+    if in_memory and hasattr(os, "memfd_create"):
+        return open(os.memfd_create("safelight", os.MFD_CLOEXEC), "w+b")
+    return cast(BinaryIO, tempfile.TemporaryFile())
+
+
+def _check_head(head: bytes, name: str, *, any_type: bool, sealed: bool) -> None:
+    if sealed and not head.startswith(MAGIC):
+        raise NotSealed
+    if not any_type and sniff(head[:HEAD]) is None:
+        raise _not_an_image(shown(name))
+
+
+def _not_an_image(quoted: str) -> NotAnImage:
+    return NotAnImage(
+        SkipReason.NOT_AN_IMAGE, f"{quoted} is not an image of a known type; give --any to encrypt it anyway"
+    )
 
 
 def _examined(path: str | Path, descriptor: int, *, any_type: bool, max_size: int, once_more: bool) -> SourceFile:
@@ -207,10 +250,7 @@ def _examined(path: str | Path, descriptor: int, *, any_type: bool, max_size: in
                 f"{quoted} is sealed already: decrypt opens it; give --any to encrypt it again",
             )
         if image_type is None and not any_type:
-            raise NotAnImage(
-                SkipReason.NOT_AN_IMAGE,
-                f"{quoted} is not an image of a known type; give --any to encrypt it anyway",
-            )
+            raise _not_an_image(quoted)
         if image_type is None and not once_more and is_encrypted_name(Path(path).name):  # a classic file has no mark
             raise NotAnImage(SkipReason.SEALED, f"{quoted} has an encrypted file's name: it is taken for one")
         source = SourceFile(path, descriptor, found, image_type)

@@ -40,6 +40,10 @@ class Connector(aiohttp.TCPConnector):
         self._said: WeakKeyDictionary[aiohttp.client_proto.ResponseHandler, str] = WeakKeyDictionary()
         """The cluster that each connection leads to."""
 
+    def abandon(self) -> None:
+        """After a fork: the connections are the parent's, and their event loop does not run here."""
+        self._closed = True
+
     def reaches(self, place: Place) -> bool:
         """Whether a place is reachable: the last attempt connected, and none has been pending for long."""
         long_ago = time.monotonic() - LONG

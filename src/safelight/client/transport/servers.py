@@ -44,10 +44,11 @@ class Servers:
         self._tls = client_tls(config)
         self._cluster = cluster
         self._trying: set[asyncio.Task[str]] = set()
+        self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._connector = Connector(self._cluster, limit=0, keepalive_timeout=KEEPALIVE, ssl=self._tls or True)
-        self.http = aiohttp.ClientSession(
+        self._http = aiohttp.ClientSession(
             connector=self._connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             auto_decompress=False,
@@ -60,6 +61,20 @@ class Servers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.http.close()
+        self._http = None
+
+    def abandon(self) -> None:
+        """See `Connector.abandon`."""
+        if self._http is not None:
+            self._http.detach()
+            self._connector.abandon()
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """The open connections. Raises RuntimeError outside of the `async with` block."""
+        if self._http is None:
+            raise RuntimeError("this client is not open: use it in `async with`")
+        return self._http
 
     def require_cluster(self, cluster: str) -> None:
         """From now on, a request to a node of any other cluster raises WrongCluster (one of `TRANSPORT_ERRORS`)."""
