@@ -218,7 +218,7 @@ def order(config: Config, task: UseKey | AddKey, node: int, *, lasts: float = LI
 
 
 def add(config: Config, ring: Keyring, key: ClusterKey, node: int) -> str:
-    made = add_key_command(key, ring, node)
+    made = add_key_command(key, ring, node, time.time())
     return signed.write(made, ring_of(config).derive(KEY))
 
 
@@ -230,7 +230,7 @@ def give(config: Config, text: str, node: int) -> tuple[int, str]:
 def test_keys_come_by_an_order_of_the_operator_alone(cluster: Running) -> None:
     config, ring = cluster.config, ring_of(cluster.config)
     key = ClusterKey(os.urandom(32), int(time.time()) + 1)
-    good = add_key_command(key, ring, 3)
+    good = add_key_command(key, ring, 3, time.time())
     assert isinstance(good.task, AddKey)
     token = enrolled(config, "alice")
     moved = msgspec.structs.replace
@@ -264,7 +264,7 @@ def test_keys_come_by_an_order_of_the_operator_alone(cluster: Running) -> None:
 
 
 def add_order(ring: Keyring, key: ClusterKey, node: int) -> AdminCommand:
-    return add_key_command(key, ring, node)
+    return add_key_command(key, ring, node, time.time())
 
 
 def test_whoever_answers_in_place_of_a_node_cannot_say_that_it_has_the_key(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from typing import Annotated
 
 import msgspec
@@ -74,19 +73,19 @@ class Acknowledgement(msgspec.Struct, frozen=True):
     """The id of the key that this node encrypts with now."""
 
 
-def new_command(node: int, task: StepDown | UseKey) -> AdminCommand:
-    """The command that has a node do this now."""
-    return AdminCommand(node, task, time.time() + LIFETIME, secrets.token_hex(8))
+def new_command(node: int, task: StepDown | UseKey, now: float) -> AdminCommand:
+    """The command that has a node do this, valid for LIFETIME from `now` (Unix seconds)."""
+    return AdminCommand(node, task, now + LIFETIME, secrets.token_hex(8))
 
 
-def add_key_command(key: ClusterKey, keyring: Keyring, node: int) -> AdminCommand:
+def add_key_command(key: ClusterKey, keyring: Keyring, node: int, now: float) -> AdminCommand:
     """The command that gives a node a cluster key, which only nodes of this cluster can unwrap.
 
     wrapped = iv (12 random bytes) || AES-256-GCM(subkey, iv, cluster key, associated data = command's nonce / node)
     """
     iv, nonce = os.urandom(12), secrets.token_hex(8)
     wrapped = iv + AESGCM(keyring.derive(WRAPPING)).encrypt(iv, key.secret, _bound_to(node, nonce))
-    return AdminCommand(node, AddKey(wrapped, key.created), time.time() + LIFETIME, nonce)
+    return AdminCommand(node, AddKey(wrapped, key.created), now + LIFETIME, nonce)
 
 
 def unwrap_key(command: AdminCommand, task: AddKey, keyring: Keyring) -> ClusterKey:

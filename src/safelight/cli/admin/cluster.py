@@ -70,7 +70,7 @@ async def step_down(config: Config, node: int | None, seconds: float) -> Outcome
             raise SafelightError(f"node {leader} leads and cannot be reached from here ({silent})")
         raise SafelightError(f"no node leads{silent and f' ({silent})'}: see `safelight status`")
     async with Servers(config, keyring.cluster_id) as servers:
-        await _send(servers, keyring, new_command(target, StepDown(seconds)))
+        await _send(servers, keyring, new_command(target, StepDown(seconds), time.time()))
         if seconds == 0:
             return Outcome.of(f"Node {target} is eligible again.", node=target, leader=None, seconds=0)
     async for _ in rounds(POLL, LIFETIME):
@@ -107,7 +107,7 @@ async def rotate(config: Config) -> Outcome:
         answers = await _send_to_all(
             servers,
             ring,
-            [new_command(node, UseKey(key.id)) for node in servers.addresses],
+            [new_command(node, UseKey(key.id), time.time()) for node in servers.addresses],
             f"every node has stored the key {key.id}, but not every node has confirmed that it uses it: the others use "
             "it when they are connected again, or when you run `safelight keys rotate` again",
         )
@@ -117,7 +117,7 @@ async def rotate(config: Config) -> Outcome:
 
 async def _store_on_all(servers: Servers, file: KeyFile, keyring: Keyring, key: ClusterKey) -> list[Acknowledgement]:
     """Return when every node has stored the key on its disk. Raises SafelightError."""
-    commands = [add_key_command(key, keyring, node) for node in servers.addresses]
+    commands = [add_key_command(key, keyring, node, time.time()) for node in servers.addresses]
     used = "not used until every node has it" if key.id != keyring.current_id else "not changed"
     answers = await _send_to_all(
         servers, keyring, commands, f"the key is {used}: correct this, then run `safelight keys rotate` again"

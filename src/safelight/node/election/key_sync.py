@@ -162,7 +162,7 @@ class KeySync:
     async def _send_key(self, peer: int, key: ClusterKey) -> None:
         """Return when the peer has stored the key. Raises SafelightError, and the errors of a failed connection."""
         ring = self._keys.ring
-        command = add_key_command(key, ring, peer)
+        command = add_key_command(key, ring, peer, time.time())
         headers = {"Authorization": f"Order {signed.write(command, ring.derive(KEY))}"}
         url = f"{self._addresses[peer].url}{API}/orders"
         async with self._session.post(url, headers=headers, ssl=self._tls or True, allow_redirects=False) as response:
