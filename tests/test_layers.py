@@ -72,6 +72,23 @@ def own_package(path: Path) -> str:
     return package_of(".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"))
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    found = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts): path for path in modules()}
+    below = {
+        name: {
+            module
+            for imported in imports(path)
+            for module in (imported, imported.rpartition(".")[0])
+            if module in found and module != name
+        }
+        for name, path in found.items()
+        if path.name != "__init__.py"
+    }
+    while leaves := {name for name, others in below.items() if not others & below.keys()}:
+        below = {name: others for name, others in below.items() if name not in leaves}
+    assert not below
+
+
 def test_every_package_has_its_layer() -> None:
     assert {own_package(path) for path in modules()} - {"__init__"} == {each for layer in LAYERS for each in layer}
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from safelight.cli.user.declarations import Decorator, config_of, stacked
+from safelight.cli.user.config_options import config_of
+from safelight.cli.user.declarations import Decorator, stacked
 
 if TYPE_CHECKING:
     from click.types import OptionHelpExtra

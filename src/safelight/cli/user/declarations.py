@@ -6,7 +6,7 @@ under the same name, with the same parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import click
 from safelight.cli.user.shell_completion import image_names
 
 if TYPE_CHECKING:
-    from safelight.config import Config
+    pass
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
@@ -25,20 +25,6 @@ Decorator = Callable[[Function], Function]
 def stacked(*decorators: Decorator) -> Decorator:
     """One decorator for many; the first is the outermost."""
     return lambda function: reduce(lambda inner, each: each(inner), reversed(decorators), function)
-
-
-def config_of(options: Mapping[str, Any]) -> Config:
-    """The configuration from the options of a command line. Raises ConfigError and UsageError."""
-    from safelight.config import Config, load, local_servers
-
-    given = {key: value for key, value in options.items() if key in Config.__struct_fields__}
-    nodes, base_port = options.get("nodes"), options.get("base_port")
-    if nodes is not None or base_port is not None:
-        source = click.get_current_context().get_parameter_source("servers")
-        if source is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError("--servers names every node: leave out --nodes and --base-port")
-        given["servers"] = local_servers(3 if nodes is None else nodes, 8001 if base_port is None else base_port)
-    return load(options.get("file"), given)
 
 
 json_option = click.option("--json", "output", flag_value="json", help="Print the result as one JSON document.")

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from safelight.cli.user.config_options import config_of
+
 TIMEOUT = 2.0
 """Seconds after which a Tab gets no names."""
 
@@ -15,7 +17,6 @@ def image_names(context: click.Context, parameter: click.Parameter, incomplete: 
 
     Click's script for bash splits words, so names with blanks are left out.
     """
-    from safelight.cli.user.declarations import config_of
     from safelight.errors import SafelightError
     from safelight.runtime.signals import run
 
