@@ -60,7 +60,7 @@ user_commands = click.Group("safelight")
 @click.option("--any", "any_type", is_flag=True, help="Encrypt files that are not images, too.")
 @click.option("--no-keep", is_flag=True, help="Do not store the images in the vault.")
 @click.option("--follow-links", is_flag=True, help="Enter directories behind symbolic links, each once.")
-@click.option("--name", metavar="NAME", help="Original name of an image from standard input.  [default: stdin.TYPE]")
+@click.option("--name", metavar="NAME", help="Original name of what 'upload -' reads, if not stdin.TYPE.")
 @_quiet
 @_as_json
 def upload() -> None:
