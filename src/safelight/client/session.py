@@ -16,10 +16,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, tee
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import quote
 
 from safelight import names, timestamps
@@ -65,6 +65,15 @@ class AlreadyThere(SafelightError):
     def __init__(self, path: Path) -> None:
         super().__init__(f"{names.shown(str(path))} exists already")
         self.path = path
+
+
+class _Task(NamedTuple):
+    """What is to be done with a source: what its offer says, and the headers that its body gets."""
+
+    action: Action
+    scheme: Scheme = Scheme.SEALED
+    keep: bool = True
+    headers: Mapping[str, str] = {}
 
 
 class Session:
@@ -127,7 +136,9 @@ class Session:
                 reservation.commit_counted()
 
             wanted = log.noting(planned, wanted)
-            saved = await self._transform(source, Action.SEAL, scheme, to, wanted, commit, feedback, headers, keep)
+            saved = await self._transform(
+                source, _Task(Action.SEAL, scheme, keep, headers), to, wanted, commit, feedback
+            )
             log.finished(planned, saved.name if saved.kept else saved.path.name, saved.kept)
             return replace(saved, note=note if saved.kept else "")
 
@@ -144,7 +155,7 @@ class Session:
         """As `seal`, of an image that is open already, and whose original name is `name`."""
         wanted, headers, note = _described(source, name, keep)
         commit = atomic_output.Reservation.commit_counted
-        saved = await self._transform(source, Action.SEAL, scheme, to, wanted, commit, feedback, headers, keep)
+        saved = await self._transform(source, _Task(Action.SEAL, scheme, keep, headers), to, wanted, commit, feedback)
         return replace(saved, note=note if saved.kept else "")
 
     async def store(self, source: source_file.SourceFile, name: str, *, feedback: Feedback) -> tuple[str, int]:
@@ -154,7 +165,7 @@ class Session:
         """
         wanted, headers, _ = _described(source, name, keep=True)
         for encrypted, upload in wanted:
-            offer = await self._offer(source.size, Action.SEAL, Scheme.SEALED, encrypted, upload)
+            offer = await self._offer(source.size, _Task(Action.SEAL), encrypted, upload)
             transfer = Transfer(self._servers, offer, source, headers, None, feedback)
             try:
                 return encrypted, await self._at_the_leader(offer, feedback, transfer.send)
@@ -210,12 +221,12 @@ class Session:
         """As `open`, of a file that is open already, and whose name is `name`."""
         name = names.decrypted_name(name)
         wanted = ((names.counted(name, number), secrets.token_hex(16)) for number in count(1))
-        return await self._transform(source, Action.OPEN, scheme, to, wanted, _commit_opened, feedback)
+        return await self._transform(source, _Task(Action.OPEN, scheme), to, wanted, _commit_opened, feedback)
 
     async def open_source(self, source: source_file.SourceFile, sink: Sink, *, feedback: Feedback) -> int:
         """Decrypt a sealed file into a sink. Returns the node that did it. Raises SafelightError."""
         name = names.decrypted_name(Path(source.path).name)
-        offer = await self._offer(source.size, Action.OPEN, Scheme.SEALED, name, secrets.token_hex(16))
+        offer = await self._offer(source.size, _Task(Action.OPEN), name, secrets.token_hex(16))
         transfer = Transfer(self._servers, offer, source, {}, sink, feedback)
         return await self._at_the_leader(offer, feedback, transfer.send)
 
@@ -342,7 +353,7 @@ class Session:
 
     async def remove(self, name: str, *, feedback: Feedback) -> int:
         """Remove an image from the vault, permanently. Returns the node that did it. Raises SafelightError."""
-        offer = await self._offer(0, Action.REMOVE, Scheme.SEALED, name, secrets.token_hex(16))
+        offer = await self._offer(0, _Task(Action.REMOVE), name, secrets.token_hex(16))
         return await self._at_the_leader(offer, feedback, Removal(self._servers).send)
 
     async def fingerprint(self) -> str:
@@ -354,28 +365,21 @@ class Session:
     async def _transform(
         self,
         source: source_file.SourceFile,
-        action: Action,
-        scheme: Scheme,
+        task: _Task,
         to: Path,
         wanted: Iterator[tuple[str, str]],
         commit: Callable[[atomic_output.Reservation], None],
         feedback: Feedback,
-        headers: Mapping[str, str] | None = None,
-        keep: bool = True,
     ) -> Saved:
         """`wanted`: the names to try, each with its upload id. `commit` puts the output in place."""
         self._sweep(to)
         while True:
-            upload = ""
-
-            def candidates() -> Iterator[str]:
-                nonlocal upload
-                for name, upload in wanted:  # noqa: B007 — it is the last one's that counts
-                    yield name
-
-            with atomic_output.reserve(to, candidates(), mode=source.mode) as reservation:
-                offer = await self._offer(source.size, action, scheme, reservation.name, upload, keep)
-                transfer = Transfer(self._servers, offer, source, headers or {}, reservation, feedback)
+            candidates, uploads = tee(wanted)
+            with atomic_output.reserve(to, (name for name, _ in candidates), mode=source.mode) as reservation:
+                upload = next(upload for name, upload in uploads if name == reservation.name)
+                wanted = candidates
+                offer = await self._offer(source.size, task, reservation.name, upload)
+                transfer = Transfer(self._servers, offer, source, task.headers, reservation, feedback)
                 try:
                     node = await self._at_the_leader(offer, feedback, transfer.send)
                 except Refusal as refusal:
@@ -389,18 +393,16 @@ class Session:
                     saving.cancel()
                 return Saved(reservation.path, node, reservation.size, transfer.kept, offer.name)
 
-    async def _offer(
-        self, size: int, action: Action, scheme: Scheme, name: str, upload: str, keep: bool = True
-    ) -> Offer:
+    async def _offer(self, size: int, task: _Task, name: str, upload: str) -> Offer:
         return Offer(
             user=self._account.user,
             upload=upload,
             name=name,
             size=size,
-            action=action,
-            scheme=scheme,
+            action=task.action,
+            scheme=task.scheme,
             cluster=await self._account.cluster(),
-            keep=keep,
+            keep=task.keep,
         )
 
     async def _at_the_leader(self, offer: Offer, feedback: Feedback, send: Send) -> int:
