@@ -12,6 +12,8 @@ import pytest
 
 from safelight.client.requests import leader_request_state
 from safelight.client.session import Session
+from safelight.encryption import sealed_size
+from safelight.wire.messages import Scheme
 from tests.mission.support import (
     MEBIBYTE,
     Witness,
@@ -113,7 +115,9 @@ def test_the_feedback_tells_who_declined_and_who_did_the_work(
     assert told[-1] == ("processed", 3)
     done, total = zip(*witness.of("progress"), strict=True)
     assert list(done) == sorted(done)
-    assert set(total) == {2 * photograph.stat().st_size}
+    size = photograph.stat().st_size
+    assert set(total) == {size + sealed_size(Scheme.SEALED, size, "ben")}
+    assert done[-1] == total[-1]
 
 
 def test_a_server_that_is_down_is_told_once_and_is_no_error(tmp_path: Path, photograph: Path) -> None:
